@@ -1,0 +1,5 @@
+//! What must never be forgotten.
+
+pub mod backend;
+pub mod error;
+pub mod txn;
