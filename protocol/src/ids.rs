@@ -26,6 +26,23 @@ pub fn parse_id(text: &str) -> Option<u64> {
     (value <= ID_MAX).then_some(value)
 }
 
+/// Decimal digits of the largest `u64`.
+const DIGITS_MAX: usize = 20;
+
+/// The canonical decimal form, without going through `fmt`: every frame to a client carries several ids.
+fn decimal(mut value: u64, digits: &mut [u8; DIGITS_MAX]) -> &str {
+    let mut start = DIGITS_MAX;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+        start -= 1;
+        if value == 0 {
+            break;
+        }
+    }
+    std::str::from_utf8(&digits[start..]).unwrap_or_default()
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -65,7 +82,8 @@ macro_rules! id {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(&self.0)
+                let mut digits = [0; DIGITS_MAX];
+                serializer.serialize_str(decimal(self.0, &mut digits))
             }
         }
 
@@ -121,6 +139,9 @@ impl MessageId {
 /// The position of an event in its conversation's log: 1, 2, 3, … without holes. 0 stands for "before the first".
 pub type Seq = u64;
 
+/// The largest seq that is taken from a client: the neighbours of any seq it names can be computed without overflow.
+pub const SEQ_MAX: Seq = ID_MAX;
+
 /// The most bytes in a device id.
 pub const DEVICE_ID_BYTES_MAX: usize = 64;
 
@@ -149,6 +170,8 @@ mod tests {
             assert_eq!(UserId::parse(wrong), None, "{wrong:?}");
         }
         assert!(serde_json::from_str::<UserId>("1").is_err(), "a JSON number is refused");
-        assert_eq!(serde_json::to_string(&UserId(42)).unwrap(), "\"42\"");
+        for id in [0, 9, 10, 42, ID_MAX, u64::MAX] {
+            assert_eq!(serde_json::to_string(&UserId(id)).unwrap(), format!("\"{id}\""));
+        }
     }
 }

@@ -1,0 +1,202 @@
+//! The ground floor of the gateway: sockets, rings, clock and threads. Everything that decides is upstairs.
+//!
+//! [`Gateway::start`] opens one listener a shard (`SO_REUSEPORT`) and runs each shard on a thread of its own, under the
+//! driver that [`Driver::choose`] picked. What is not a WebSocket goes to the control thread ([`control`]).
+
+#![expect(clippy::disallowed_methods, reason = "the gateway's threads are started here")]
+
+mod driver;
+pub mod http;
+pub mod link;
+mod meters;
+mod monoio;
+mod station;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use carillon_link::io::doorbell::Doorbell;
+use carillon_link::{Mailbox, Wake};
+use carillon_node::clock::Clock;
+use carillon_node::exit::Fatal;
+use carillon_node::metrics::Registry;
+use carillon_node::tokens::KeyTable;
+
+pub use driver::Driver;
+use link::{Lanes, Uplinks};
+
+use crate::settings::Settings;
+use crate::shard::Shard;
+
+/// Connections that wait to be accepted, per listener.
+const BACKLOG: i32 = 4_096;
+/// New lanes that may wait for a shard.
+const ARRIVALS_MAX: usize = 64;
+/// Connections that may wait for the HTTP server; more are dropped.
+const HAND_OFFS_MAX: usize = 1_024;
+/// Descriptors kept for everything that is not a client's connection: listeners, rings, the store's files, QUIC.
+const DESCRIPTORS_RESERVED: usize = 512;
+
+/// A connection that is not a WebSocket, on its way to the HTTP server.
+#[derive(Debug)]
+pub struct HandedOff {
+    /// The socket, non-blocking.
+    pub stream: std::net::TcpStream,
+    /// What was read from it already.
+    pub received: Vec<u8>,
+}
+
+/// What [`Gateway::start`] needs beside the settings.
+pub struct Needs {
+    /// Our own key table.
+    pub keys: Arc<KeyTable>,
+    /// Whether the key is the development key.
+    pub is_development: bool,
+    /// A random number for this life of the process.
+    pub epoch: u64,
+    /// Seeds the shards' generators.
+    pub seed: u64,
+    /// Makes lanes inside this process; see [`link::Uplinks`].
+    pub uplinks: Arc<dyn Uplinks>,
+    /// Where the metrics go.
+    pub registry: Registry,
+}
+
+/// Doors that are open but not yet served: lets a port that is taken be reported before anything else begins.
+pub struct Doors {
+    listeners: Vec<TcpListener>,
+    address: SocketAddr,
+}
+
+impl Doors {
+    /// Opens `gateway.listen`, once a shard.
+    ///
+    /// # Errors
+    /// Status 2, with what to do.
+    pub fn open(settings: &Settings) -> Result<Doors, Fatal> {
+        // A plain bind finds a foreign listener, which SO_REUSEPORT would join in silence.
+        let probe = carillon_node::listen::tcp("gateway.listen", &settings.gateway.listen)?;
+        let refused = |error: std::io::Error| {
+            Fatal::config(format!("gateway.listen {} cannot be opened: {error}", settings.gateway.listen))
+        };
+        let address = probe.local_addr().map_err(refused)?;
+        drop(probe);
+        let listeners = (0..settings.shards_count())
+            .map(|_| monoio::listen(address))
+            .collect::<std::io::Result<Vec<_>>>()
+            .map_err(refused)?;
+        Ok(Doors { listeners, address })
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// The running shards.
+pub struct Gateway {
+    mailboxes: Vec<Mailbox>,
+    doorbells: Vec<Arc<Doorbell>>,
+    threads: Vec<JoinHandle<()>>,
+    drain: Arc<AtomicBool>,
+    hand_offs: Option<tokio::sync::mpsc::Receiver<HandedOff>>,
+}
+
+impl Gateway {
+    /// Prepares the mailboxes of the shards, before anything runs: lanes may be connected at once.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn start(settings: &Settings, driver: Driver, doors: Doors, needs: &Needs) -> Result<Gateway, Fatal> {
+        let failed = |error: std::io::Error| Fatal::config(format!("a gateway shard cannot start: {error}"));
+        let shards_count = doors.listeners.len();
+        let connections_max = connections_per_shard(settings, shards_count);
+        let drain = Arc::new(AtomicBool::new(false));
+        let (hand_off, hand_offs) = tokio::sync::mpsc::channel(HAND_OFFS_MAX);
+        let mut gateway = Gateway {
+            mailboxes: Vec::new(),
+            doorbells: Vec::new(),
+            threads: Vec::new(),
+            drain: Arc::clone(&drain),
+            hand_offs: Some(hand_offs),
+        };
+        for (number, listener) in doors.listeners.into_iter().enumerate() {
+            let number = u16::try_from(number).unwrap_or(u16::MAX);
+            let doorbell = Doorbell::new().map_err(failed)?;
+            let wake: Arc<dyn Wake> = Arc::clone(&doorbell) as Arc<dyn Wake>;
+            let (mailbox, arrivals) = Mailbox::new(ARRIVALS_MAX, wake);
+            gateway.mailboxes.push(mailbox);
+            gateway.doorbells.push(Arc::clone(&doorbell));
+
+            let lanes = Lanes::new(arrivals, Arc::clone(&needs.uplinks), needs.epoch, number);
+            let (settings, keys) = (settings.clone(), Arc::clone(&needs.keys));
+            let (epoch, seed, is_development) =
+                (needs.epoch, needs.seed.wrapping_add(u64::from(number)), needs.is_development);
+            let meters = needs.registry.meter(&[]);
+            let (hand_off, drain) = (hand_off.clone(), Arc::clone(&drain));
+            let thread = std::thread::Builder::new()
+                .name(format!("gateway-{number}"))
+                .spawn(move || {
+                    let shard = Shard::new(settings, keys, is_development, seed, epoch, number);
+                    let parts = monoio::Parts {
+                        station: station::Station::new(shard, lanes, Clock),
+                        listener,
+                        doorbell,
+                        connections_max,
+                        hand_off,
+                        drain,
+                        meters: meters::ShardMeters::new(meters, driver),
+                    };
+                    if let Err(error) = monoio::run(driver.engine(), parts) {
+                        // A shard without its driver serves nobody: the whole process has to go, loudly.
+                        Fatal::config(format!("a gateway shard's driver failed: {error}")).exit();
+                    }
+                })
+                .map_err(failed)?;
+            gateway.threads.push(thread);
+        }
+        Ok(gateway)
+    }
+
+    /// One mailbox a shard, for new lanes.
+    #[must_use]
+    pub fn mailboxes(&self) -> &[Mailbox] {
+        &self.mailboxes
+    }
+
+    /// Connections for the HTTP server; can be taken once.
+    pub fn take_hand_offs(&mut self) -> Option<tokio::sync::mpsc::Receiver<HandedOff>> {
+        self.hand_offs.take()
+    }
+
+    /// Tells everybody to reconnect, flushes, closes with 1012, and returns when every shard has ended. Each shard bounds
+    /// its own drain (`gateway.drain_ms`).
+    pub fn drain(self) {
+        self.drain.store(true, Ordering::Release);
+        for doorbell in &self.doorbells {
+            doorbell.wake();
+        }
+        for thread in self.threads {
+            // A shard that panicked has aborted the process already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The cap of one shard: what the settings say, and never more than the process has descriptors for (F28).
+fn connections_per_shard(settings: &Settings, shards_count: usize) -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let descriptors_max = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    let possible = descriptors_max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
+    let cap = settings.gateway.connections_max.min(possible.saturating_sub(DESCRIPTORS_RESERVED));
+    cap.div_ceil(shards_count.max(1))
+}

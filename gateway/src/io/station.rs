@@ -1,0 +1,162 @@
+//! A shard and what joins it to the world, without the driver: the part of a turn that is the same whatever moves the
+//! bytes. A driver owns one [`Station`], hands it what completed, and lends it the sockets to carry the outputs out.
+
+use std::io::IoSlice;
+use std::time::Duration;
+
+use carillon_node::clock::Clock;
+use carillon_protocol::time::{Time, WallMs};
+
+use super::link::Lanes;
+use crate::shard::Shard;
+use crate::turn::{ConnectionId, Input, Output};
+
+/// The longest sleep: wall time moves on and idle work is done at least this often.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// Slices of one vectored send; Linux takes 1,024 (`UIO_MAXIOV`), more than fit a socket buffer here.
+const SLICES_MAX: usize = 64;
+
+/// What a send came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// The kernel took so many bytes; when it was not everything, the driver calls
+    /// [`Station::flush`] again once the socket is writable.
+    Bytes(usize),
+    /// The socket is broken.
+    Broken,
+}
+
+/// The sockets of a driver, as a station uses them.
+pub(super) trait Sockets {
+    /// Sends what the kernel takes without waiting.
+    fn send(&mut self, connection: ConnectionId, slices: &[IoSlice<'_>]) -> Sent;
+    /// Remembers to report when the socket is writable.
+    fn await_writable(&mut self, connection: ConnectionId);
+    /// Stops reading.
+    fn pause(&mut self, connection: ConnectionId);
+    /// Reads again.
+    fn resume(&mut self, connection: ConnectionId);
+    /// Nothing more will be queued: once `flush` has emptied it, shuts down, lingers and closes.
+    fn close(&mut self, connection: ConnectionId);
+    /// Everything queued is out.
+    fn emptied(&mut self, connection: ConnectionId);
+    /// Gives the socket to the HTTP server.
+    fn hand_off(&mut self, connection: ConnectionId, received: Vec<u8>);
+}
+
+/// One shard, its lanes and its clock.
+pub(super) struct Station {
+    shard: Shard,
+    lanes: Lanes,
+    clock: Clock,
+    now: Time,
+    wall: WallMs,
+    is_drained: bool,
+}
+
+impl Station {
+    pub(super) fn new(shard: Shard, lanes: Lanes, clock: Clock) -> Station {
+        let mut station =
+            Station { shard, lanes, clock, now: Time(0), wall: WallMs(0), is_drained: false };
+        station.begin();
+        station
+    }
+
+    /// Begins a turn: reads the clock, once.
+    pub(super) fn begin(&mut self) {
+        self.now = Time(self.clock.now_ns());
+        self.wall = WallMs(self.clock.wall_ms());
+    }
+
+    /// Something happened.
+    pub(super) fn input(&mut self, input: Input<'_>) {
+        self.shard.handle(self.now, self.wall, input);
+    }
+
+    /// Takes what came over the lanes. `true`: there is more.
+    pub(super) fn receive_frames(&mut self) -> bool {
+        let (shard, now, wall) = (&mut self.shard, self.now, self.wall);
+        self.lanes.receive(|input| shard.handle(now, wall, input))
+    }
+
+    /// Carries out what the shard decided, then lets the lanes go.
+    pub(super) fn carry_out(&mut self, sockets: &mut impl Sockets) {
+        self.shard.handle(self.now, self.wall, Input::Tick);
+        while let Some(output) = self.shard.poll_output() {
+            match output {
+                Output::Flush { connection } => self.flush(connection, sockets),
+                Output::Link { router, frame } => self.lanes.send(router, frame),
+                Output::Pause { connection } => sockets.pause(connection),
+                Output::Resume { connection } => sockets.resume(connection),
+                Output::Close { connection } => {
+                    sockets.close(connection);
+                    self.flush(connection, sockets);
+                }
+                Output::HandOff { connection, received } => sockets.hand_off(connection, received),
+                Output::Drained => self.is_drained = true,
+            }
+        }
+        self.lanes.flush();
+    }
+
+    /// Sends what is pending on one connection, in one system call unless there are more than [`SLICES_MAX`] pieces.
+    pub(super) fn flush(&mut self, connection: ConnectionId, sockets: &mut impl Sockets) {
+        loop {
+            let mut slices = [const { IoSlice::new(&[]) }; SLICES_MAX];
+            let (mut count, mut bytes) = (0, 0);
+            for (slot, piece) in slices.iter_mut().zip(self.shard.pending(connection)) {
+                *slot = IoSlice::new(piece);
+                count += 1;
+                bytes += piece.len();
+            }
+            if bytes == 0 {
+                sockets.emptied(connection);
+                return;
+            }
+            match sockets.send(connection, slices.get(..count).unwrap_or_default()) {
+                Sent::Bytes(sent) => {
+                    self.shard.handle(self.now, self.wall, Input::Sent { connection, bytes: sent });
+                    if sent < bytes {
+                        sockets.await_writable(connection);
+                        return;
+                    }
+                }
+                Sent::Broken => {
+                    sockets.close(connection);
+                    self.shard.handle(self.now, self.wall, Input::Closed { connection });
+                    return;
+                }
+            }
+        }
+    }
+
+    /// How long the driver may sleep when nothing happens.
+    pub(super) fn sleep(&self) -> Duration {
+        if self.lanes.has_broken() {
+            return Duration::ZERO;
+        }
+        let now = Time(self.clock.now_ns());
+        self.shard.poll_timeout().map_or(SLEEP_MAX, |due| due.since(now).min(SLEEP_MAX))
+    }
+
+    /// Whether the shard has closed everything after a drain.
+    pub(super) fn is_drained(&self) -> bool {
+        self.is_drained
+    }
+
+    /// The turn's time.
+    pub(super) fn now(&self) -> Time {
+        self.now
+    }
+
+    /// For the metrics page.
+    pub(super) fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// For the metrics page.
+    pub(super) fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+}

@@ -1,0 +1,136 @@
+//! The seam between a shard and the driver that runs it. A driver takes everything that completed, hands it up with one
+//! `now`, and then carries out what comes back; it speaks in batches so that a ring can submit them in one system call.
+//!
+//! One turn: read the clock once → [`Shard::handle`](crate::shard::Shard::handle) for each [`Input`] →
+//! [`Shard::poll_output`](crate::shard::Shard::poll_output) until `None` → carry out → sleep no longer than
+//! [`Shard::poll_timeout`](crate::shard::Shard::poll_timeout).
+
+use std::net::IpAddr;
+
+use carillon_link::Peer;
+use rkyv::util::AlignedVec;
+
+/// A connection of this shard. The driver makes it from its slot in a table and how often the slot was used, so that
+/// what belongs to an earlier connection in the same slot finds nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId {
+    /// Slot in the driver's table.
+    pub slot: u32,
+    /// How often that slot was used before.
+    pub generation: u32,
+}
+
+impl ConnectionId {
+    /// As one number: the session number on link frames.
+    #[must_use]
+    pub const fn as_u64(self) -> u64 {
+        // Never 0, which means "no session": slots count from 0, so one is added.
+        ((self.generation as u64) << 32) | (self.slot as u64 + 1)
+    }
+
+    /// Back from [`ConnectionId::as_u64`].
+    #[must_use]
+    pub const fn from_u64(number: u64) -> Option<ConnectionId> {
+        #[expect(clippy::cast_possible_truncation, reason = "the halves are meant")]
+        let (slot, generation) = (number as u32, (number >> 32) as u32);
+        match slot.checked_sub(1) {
+            Some(slot) => Some(ConnectionId { slot, generation }),
+            None => None,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A connection was accepted.
+    Accepted {
+        /// Its name from now on.
+        connection: ConnectionId,
+        /// Who.
+        address: IpAddr,
+    },
+    /// Bytes arrived. They are the driver's: what is kept has to be copied.
+    Received {
+        /// From.
+        connection: ConnectionId,
+        /// In order.
+        bytes: &'a [u8],
+    },
+    /// The kernel took so many bytes of what [`Shard::pending`](crate::shard::Shard::pending) showed.
+    Sent {
+        /// To.
+        connection: ConnectionId,
+        /// How many.
+        bytes: usize,
+    },
+    /// The peer closed, or the socket failed. The driver has let go of it.
+    Closed {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// A lane to a router is there.
+    LaneUp {
+        /// Which router.
+        router: Peer,
+    },
+    /// A frame from a router, header included, aligned to eight bytes.
+    LaneFrame {
+        /// From.
+        router: Peer,
+        /// The frame; the lane's memory.
+        frame: &'a [u8],
+    },
+    /// A lane is lost; everything unanswered on it is unknown.
+    LaneDown {
+        /// Which router.
+        router: Peer,
+    },
+    /// A timer of [`Shard::poll_timeout`](crate::shard::Shard::poll_timeout) is due, or nothing happened.
+    Tick,
+    /// Stop: tell everybody to reconnect, flush, close with 1012.
+    Drain,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send what [`Shard::pending`](crate::shard::Shard::pending) shows for the connection. At most once a connection
+    /// and turn, however much was queued.
+    Flush {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Stop reading from the connection: it has enough in flight.
+    Pause {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Read again.
+    Resume {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Send what is pending, shut down, close. The shard has forgotten the connection when its bytes are out or the
+    /// driver's bound for lingering is over.
+    Close {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Not a WebSocket: give the socket to the HTTP server with what was read already. The shard has forgotten it.
+    HandOff {
+        /// Which.
+        connection: ConnectionId,
+        /// Everything received so far.
+        received: Vec<u8>,
+    },
+    /// Put a frame on the lane to a router.
+    Link {
+        /// Which.
+        router: Peer,
+        /// Header included.
+        frame: AlignedVec,
+    },
+    /// Everything is closed: the driver may end.
+    Drained,
+}

@@ -1,0 +1,174 @@
+//! What a scrape shows: sums over threads, histograms, the standard process metrics, and nothing without a bound.
+#![expect(clippy::disallowed_methods, reason = "real descriptors are what is tested")]
+
+use carillon_node::metric_table;
+use carillon_node::metrics::{COUNT, Def, LATENCY_NS, Meter, Registry, SERIES_COUNT_MAX};
+
+metric_table! {
+    /// One of each.
+    enum Metric {
+        Frames = Def::counter("gateway_frames", "Frames decoded"),
+        Refused = Def::counter("gateway_refused", "Frames refused").by("code", &["forbidden", "gone"]),
+        Open = Def::gauge("gateway_connections", "Sockets open"),
+        Commit = Def::histogram("commit_seconds", "From leaving to durable", &LATENCY_NS),
+        Batch = Def::histogram("batch_messages", "Messages a batch", &COUNT).by("lane", &["a", "b"]),
+    }
+}
+
+#[track_caller]
+fn shows(text: &str, line: &str) {
+    assert!(text.lines().any(|shown| shown == line), "no line {line:?} in\n{text}");
+}
+
+#[test]
+fn meters_with_the_same_labels_are_summed_and_others_stand_side_by_side() {
+    let registry = Registry::new();
+    let shards: Vec<Meter<Metric>> = ["0", "1"].map(|shard| registry.meter(&[("shard", shard)])).into();
+    let (one, two) = (registry.meter::<Metric>(&[]), registry.meter::<Metric>(&[]));
+    shards[0].add(Metric::Frames, 3);
+    shards[1].add(Metric::Frames, 4);
+    one.add(Metric::Frames, 10);
+    two.add(Metric::Frames, 20);
+    two.add(Metric::Frames, 1);
+    one.add_at(Metric::Refused, 1, 5);
+    one.set(Metric::Open, 7);
+    two.set(Metric::Open, -2);
+    two.set(Metric::Open, -3);
+    assert_eq!((one.value(Metric::Open), two.value(Metric::Frames)), (7, 21));
+    drop(two);
+
+    let text = registry.text();
+    shows(&text, "# HELP carillon_gateway_frames Frames decoded");
+    shows(&text, "# TYPE carillon_gateway_frames counter");
+    shows(&text, "carillon_gateway_frames_total 31");
+    shows(&text, "carillon_gateway_frames_total{shard=\"0\"} 3");
+    shows(&text, "carillon_gateway_frames_total{shard=\"1\"} 4");
+    shows(&text, "carillon_gateway_refused_total{code=\"forbidden\"} 0");
+    shows(&text, "carillon_gateway_refused_total{code=\"gone\"} 5");
+    shows(&text, "carillon_gateway_refused_total{shard=\"0\",code=\"gone\"} 0");
+    shows(&text, "carillon_gateway_connections 4");
+    assert!(text.ends_with("# EOF\n"));
+    assert_eq!(text.matches("# TYPE carillon_gateway_frames ").count(), 1, "one family, whoever writes it");
+
+    let older = registry.text_prometheus();
+    shows(&older, "# TYPE carillon_gateway_frames_total counter");
+    shows(&older, "carillon_gateway_frames_total 31");
+    assert!(!older.contains("# EOF"));
+}
+
+#[test]
+fn histograms_are_cumulative_merged_and_shown_in_base_units() {
+    let registry = Registry::new();
+    let (one, two) = (registry.meter::<Metric>(&[]), registry.meter::<Metric>(&[]));
+    for ns in [0, 50_000, 50_001, 100_000] {
+        one.observe(Metric::Commit, ns);
+    }
+    two.observe(Metric::Commit, 10_000_000_000);
+    two.observe(Metric::Commit, 10_000_000_001);
+    two.observe_at(Metric::Batch, 1, 3);
+    let text = registry.text();
+    shows(&text, "carillon_commit_seconds_bucket{le=\"0.00005\"} 2");
+    shows(&text, "carillon_commit_seconds_bucket{le=\"0.0001\"} 4");
+    shows(&text, "carillon_commit_seconds_bucket{le=\"10.0\"} 5");
+    shows(&text, "carillon_commit_seconds_bucket{le=\"+Inf\"} 6");
+    shows(&text, "carillon_commit_seconds_count 6");
+    shows(&text, "carillon_commit_seconds_sum 20.000200002");
+    shows(&text, "carillon_batch_messages_bucket{le=\"2.0\",lane=\"b\"} 0");
+    shows(&text, "carillon_batch_messages_bucket{le=\"4.0\",lane=\"b\"} 1");
+    shows(&text, "carillon_batch_messages_sum{lane=\"b\"} 3.0");
+    shows(&text, "carillon_batch_messages_count{lane=\"a\"} 0");
+}
+
+#[test]
+fn no_count_is_lost_while_threads_write_and_somebody_reads() {
+    const THREADS: u64 = 4;
+    const TIMES: u64 = 20_000;
+    let registry = Registry::new();
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            let meter = registry.meter::<Metric>(&[]);
+            scope.spawn(move || {
+                for ns in 0..TIMES {
+                    meter.add(Metric::Frames, 1);
+                    meter.observe(Metric::Commit, ns);
+                }
+            });
+        }
+        for _ in 0..20 {
+            let text = registry.text();
+            let number = |name: &str| {
+                let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+                line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+            };
+            assert_eq!(
+                number("carillon_commit_seconds_count"),
+                number("carillon_commit_seconds_bucket{le=\"+Inf\"}")
+            );
+        }
+    });
+    shows(&registry.text(), &format!("carillon_gateway_frames_total {}", THREADS * TIMES));
+    shows(&registry.text(), &format!("carillon_commit_seconds_count {}", THREADS * TIMES));
+}
+
+#[test]
+fn the_standard_process_metrics_are_true() {
+    let held: Vec<_> = (0..50).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+    let text = Registry::new().text();
+    let number = |name: &str| {
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} ")))
+            .unwrap_or_else(|| panic!("{text}"));
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert!((1e5..1e11).contains(&number("process_resident_memory_bytes")));
+    assert!(number("process_open_fds") >= held.len() as f64);
+    assert!(number("process_max_fds") >= number("process_open_fds"));
+    assert!(number("process_cpu_seconds_total") > 0.0);
+    let age_s = carillon_node::clock::Clock.wall_ms() as f64 / 1e3 - number("process_start_time_seconds");
+    assert!((-1.0..600.0).contains(&age_s), "started {age_s} s ago");
+    shows(&text, "# TYPE process_cpu_seconds counter");
+}
+
+/// Every sample line of ours begins with `carillon_`, and a process shows fewer than 1,500 whatever its core count.
+#[test]
+fn series_are_bounded_by_merging_meters_beyond_the_bound() {
+    const SHARDS: u64 = 256;
+    let registry = Registry::new();
+    for shard in 0..SHARDS {
+        registry.meter::<Metric>(&[("shard", &shard.to_string())]).add(Metric::Frames, 1);
+    }
+    let text = registry.text();
+    let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!((1_000..=SERIES_COUNT_MAX).contains(&samples.len()), "{} series", samples.len());
+    assert!(samples.iter().all(|line| line.starts_with("carillon_") || line.starts_with("process_")));
+    let frames = samples.iter().filter(|line| line.starts_with("carillon_gateway_frames_total"));
+    let total: u64 = frames.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
+    assert_eq!(total, SHARDS, "merged, not lost");
+}
+
+mod other {
+    use super::*;
+    metric_table! { enum Clash { Frames = Def::gauge("gateway_frames", "Frames decoded") } }
+    metric_table! { enum Named { Bad = Def::counter("gateway_frames_total", "Ends as the library ends it") } }
+
+    #[test]
+    #[should_panic(expected = "gateway_frames is defined twice, differently")]
+    fn one_name_is_one_kind_of_metric() {
+        let registry = Registry::new();
+        registry.meter::<Metric>(&[]).add(Metric::Frames, 1);
+        registry.meter::<Clash>(&[]).set(Clash::Frames, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "is no name for a metric")]
+    fn a_name_follows_the_rules() {
+        Registry::new().meter::<Named>(&[]).add(Named::Bad, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "has no series 2")]
+    fn a_label_is_one_of_its_closed_set() {
+        Meter::detached().add_at(Metric::Refused, 2, 1);
+    }
+}

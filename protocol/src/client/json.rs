@@ -1,0 +1,88 @@
+//! The JSON encoding: one object per text frame. Ids are decimal strings, a `seq` is a number, absent optional fields
+//! are left out when written and may be `null` when read.
+//!
+//! # Invariants
+//! - Field names stand in [`shape`] (what servers say) and in `read` and `command` (what clients say), nowhere else.
+//! - No `serde_json::Value` on the way: text is borrowed from the frame unless it holds an escape.
+//! - Reading is linear in the length of the text, and refuses nesting deeper than
+//!   [`JSON_DEPTH_MAX`](crate::limits::JSON_DEPTH_MAX) before it looks at anything else.
+
+mod command;
+mod fields;
+mod read;
+mod server;
+pub mod shape;
+
+pub use command::encode_command;
+pub use read::decode;
+pub use server::decode_server;
+
+use serde::Serialize;
+
+use super::{MessageView, ServerFrame};
+use crate::reason::Refusal;
+
+/// Appends a server frame.
+pub fn encode(frame: &ServerFrame<'_>, out: &mut Vec<u8>) {
+    match frame {
+        ServerFrame::Hello(hello) => write(out, &shape::Hello::from(hello)),
+        ServerFrame::Ready { user, device, pending_conversations, pending_events } => write(
+            out,
+            &shape::Ready {
+                user_id: *user,
+                device_id: device.as_ref().into(),
+                pending_conversations: *pending_conversations,
+                pending_events: *pending_events,
+            },
+        ),
+        ServerFrame::CaughtUp => write(out, &shape::CaughtUp {}),
+        ServerFrame::Event(event) => write(out, &shape::Event::from(event)),
+        ServerFrame::DeliveryAck(ack) => write(out, &shape::DeliveryAck::from(ack)),
+        ServerFrame::SyncBatch(batch) => write(out, &shape::SyncBatch::from(batch)),
+        ServerFrame::Behind { conversations } => {
+            let conversations = conversations
+                .iter()
+                .map(|(conversation, head_seq)| shape::Head { conversation_id: *conversation, head_seq: *head_seq })
+                .collect();
+            write(out, &shape::Behind { conversations });
+        }
+        ServerFrame::Reset { id, conversation, first_seq, head_seq, reason } => write(
+            out,
+            &shape::Reset {
+                id: id.as_ref().map(Into::into),
+                conversation_id: *conversation,
+                first_seq: *first_seq,
+                head_seq: *head_seq,
+                reason: (*reason).into(),
+            },
+        ),
+        ServerFrame::Reconnect { after_ms, reason } => {
+            write(out, &shape::Reconnect { after_ms: *after_ms, reason: (*reason).into() });
+        }
+        ServerFrame::Ok(done) => write(out, &shape::Done::from(done)),
+        ServerFrame::Error { id, refusal, request_id } => write(
+            out,
+            &shape::ErrorFrame {
+                id: id.as_ref().map(Into::into),
+                error: shape::ErrorObject::new(refusal, request_id),
+            },
+        ),
+        ServerFrame::HeartbeatAck { id } => {
+            write(out, &shape::HeartbeatAck { id: id.as_ref().map(Into::into) });
+        }
+    }
+}
+
+/// Appends a message as it stands in `new_message`, in `last_message` and in the pages of REST.
+pub fn message_object(view: &MessageView<'_>, out: &mut Vec<u8>) {
+    write(out, &shape::Message::from(view));
+}
+
+/// Appends the body of a refused REST request: `{"error":{…}}`.
+pub fn error_body(refusal: &Refusal, request_id: &str, out: &mut Vec<u8>) {
+    write(out, &shape::ErrorBody { error: shape::ErrorObject::new(refusal, request_id) });
+}
+
+fn write(out: &mut Vec<u8>, value: &impl Serialize) {
+    serde_json::to_writer(out, value).expect("structs with named fields always serialise into memory");
+}

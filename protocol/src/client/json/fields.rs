@@ -1,0 +1,201 @@
+//! The fields of a client's frame, cut apart in one pass and not yet looked into: which of them matter, and as what, is
+//! for the `type` to say. Unknown fields are skipped; a field that is given twice is remembered, known or not.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::limits::JSON_DEPTH_MAX;
+use crate::reason::{Code, Refusal};
+
+macro_rules! fields {
+    ($($field:ident = $name:literal),+ $(,)?) => {
+        /// A field that some frame type has.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Field { $($field),+ }
+
+        impl Field {
+            const COUNT: usize = [$(Field::$field),+].len();
+
+            /// Its name on the wire.
+            pub(super) const fn name(self) -> &'static str {
+                match self { $(Field::$field => $name),+ }
+            }
+
+            fn from_name(name: &str) -> Option<Field> {
+                match name { $($name => Some(Field::$field),)+ _ => None }
+            }
+        }
+    };
+}
+fields! {
+    Type = "type",
+    Id = "id",
+    ConversationId = "conversation_id",
+    Content = "content",
+    ClientMsgId = "client_msg_id",
+    MessageType = "message_type",
+    Encoding = "encoding",
+    MediaUrl = "media_url",
+    ReplyTo = "reply_to",
+    Seq = "seq",
+    FromSeq = "from_seq",
+    Limit = "limit",
+    Token = "token",
+    Cursors = "cursors",
+}
+
+/// The fields of one frame.
+#[derive(Debug)]
+pub(super) struct Fields<'a> {
+    raw: [Option<&'a RawValue>; Field::COUNT],
+    /// A field was given twice: which one, when it is a known one.
+    repeated: Option<Option<Field>>,
+}
+
+impl<'a> Fields<'a> {
+    /// Cuts a frame apart.
+    pub(super) fn split(text: &'a str) -> Result<Fields<'a>, Refusal> {
+        if is_too_deep(text.as_bytes()) {
+            return Err(Refusal::new(
+                Code::BadRequest,
+                format!("the frame must not be nested deeper than {JSON_DEPTH_MAX}"),
+            ));
+        }
+        serde_json::from_str(text).map_err(|error| {
+            // Syntax or end of input; a data error can only mean that the value is not an object. The error's own
+            // text may quote the client's, its place does not.
+            let message = if error.is_data() {
+                "the frame must be a JSON object".into()
+            } else {
+                format!("the frame must be one JSON object (line {} column {})", error.line(), error.column())
+            };
+            Refusal::new(Code::BadRequest, message)
+        })
+    }
+
+    /// The text of a field as JSON; `None` when it is absent or `null`.
+    pub(super) fn raw(&self, field: Field) -> Option<&'a str> {
+        let raw = self.raw.get(field as usize).copied().flatten()?.get();
+        (raw != "null").then_some(raw)
+    }
+
+    /// Whether a field was given twice: which one, when it is a known one.
+    pub(super) fn repeated(&self) -> Option<Option<Field>> {
+        self.repeated
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+        let mut fields = Fields { raw: [None; Field::COUNT], repeated: None };
+        let mut unknown: Vec<Cow<'de, str>> = Vec::new();
+        while let Some(key) = map.next_key::<Key<'de>>()? {
+            let field = match key {
+                Key::Known(field) => field,
+                Key::Unknown(name) => {
+                    map.next_value::<IgnoredAny>()?;
+                    unknown.push(name);
+                    continue;
+                }
+            };
+            let value = map.next_value::<&'de RawValue>()?;
+            if let Some(slot) = fields.raw.get_mut(field as usize)
+                && slot.replace(value).is_some()
+            {
+                fields.repeated.get_or_insert(Some(field));
+            }
+        }
+        // Sorted rather than compared pair by pair: a frame of 64 KiB holds thousands of names.
+        unknown.sort_unstable();
+        if unknown.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
+            fields.repeated.get_or_insert(None);
+        }
+        Ok(fields)
+    }
+}
+
+enum Key<'de> {
+    Known(Field),
+    Unknown(Cow<'de, str>),
+}
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl<'de> Visitor<'de> for KeyVisitor {
+            type Value = Key<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a field name")
+            }
+
+            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Key<'de>, E> {
+                Ok(Field::from_name(name).map_or(Key::Unknown(Cow::Borrowed(name)), Key::Known))
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Key<'de>, E> {
+                Ok(Field::from_name(name).map_or_else(|| Key::Unknown(Cow::Owned(name.to_owned())), Key::Known))
+            }
+        }
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+/// Whether brackets nest deeper than [`JSON_DEPTH_MAX`]. Text that is not JSON gets some answer, and is refused later.
+fn is_too_deep(text: &[u8]) -> bool {
+    // What opens no more brackets than that cannot nest deeper; nearly every frame ends here.
+    if text.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() <= JSON_DEPTH_MAX {
+        return false;
+    }
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut escaped = false;
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > JSON_DEPTH_MAX {
+                    return true;
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_counts_brackets_outside_strings() {
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+        assert!(!is_too_deep(nested(JSON_DEPTH_MAX).as_bytes()));
+        assert!(is_too_deep(nested(JSON_DEPTH_MAX + 1).as_bytes()));
+        let text = format!("{{\"a\":\"\\\"{}\",\"b\":[{}[]]}}", "[".repeat(99), "[],".repeat(99));
+        assert!(!is_too_deep(text.as_bytes()), "brackets in strings and side by side");
+    }
+}

@@ -1,0 +1,5 @@
+//! Our RFC 6455 codec against its rules, against tungstenite, and against itself cut differently.
+
+mod drive;
+mod properties;
+mod rules;

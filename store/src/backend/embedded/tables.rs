@@ -1,0 +1,213 @@
+//! The tables: fjall, fed with sorted runs, never through its own journal or memtables.
+//!
+//! Invariants: a run and the row `b/applied` that says up to which record the tables are complete become visible and
+//! durable together, at `finish`; a run that was not finished is not there at the next opening. Before fjall opens its
+//! files, its manifests are checked against the checksums it keeps beside them: it does not look at these itself, and a
+//! flipped bit in a manifest would hide rows. Blocks are checked by fjall at every read.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+
+use super::format::u64_at;
+use super::overlay::Rows;
+use super::recover::Applied;
+
+/// The engine's own row. Keys that begin with [`OWN_PREFIX`] are never the user's, and no range shows them.
+pub(super) const APPLIED_KEY: &[u8] = b"b/applied";
+/// See [`APPLIED_KEY`].
+pub(super) const OWN_PREFIX: &[u8] = b"b/";
+const KEYSPACE: &str = "rows";
+/// The file that fjall writes last when it makes a database.
+const VERSION_FILE: &str = "version";
+const KEYSPACES_DIR: &str = "keyspaces";
+const CURRENT_FILE: &str = "current";
+
+/// Sorted runs that wait to be merged, above which the next run waits too: reads get slower with each.
+pub(super) const RUNS_MAX: usize = 24;
+
+/// Why the tables did not do what they were asked for. All of these stop the store (G14).
+#[derive(Debug)]
+pub(super) struct TablesError(pub(super) String);
+
+impl From<fjall::Error> for TablesError {
+    fn from(error: fjall::Error) -> Self {
+        TablesError(format!("the tables failed: {error:?}"))
+    }
+}
+
+/// What lies in the directory of the tables.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing at all.
+    Nothing,
+    /// A database whose manifests are as they were written.
+    Whole,
+    /// Something that cannot be opened as it is: never finished, or damaged. The log tells which.
+    Broken(String),
+}
+
+/// Looks at the directory without opening or changing anything.
+pub(super) fn look(dir: &Path) -> io::Result<Found> {
+    if !dir.try_exists()? {
+        return Ok(Found::Nothing);
+    }
+    if !dir.join(VERSION_FILE).try_exists()? {
+        return Ok(Found::Broken("tables/version is missing".to_owned()));
+    }
+    for entry in std::fs::read_dir(dir.join(KEYSPACES_DIR))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type()?.is_dir()
+            && let Some(wrong) = check_manifest(&entry.path())?
+        {
+            return Ok(Found::Broken(format!("tables/{KEYSPACES_DIR}/{name}/{wrong}")));
+        }
+    }
+    Ok(Found::Whole)
+}
+
+/// Compares a keyspace's manifest with the checksum in the file that names it; says what is wrong.
+fn check_manifest(dir: &Path) -> io::Result<Option<String>> {
+    let current = match std::fs::read(dir.join(CURRENT_FILE)) {
+        Ok(current) => current,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("current is missing".to_owned())),
+        Err(error) => return Err(error),
+    };
+    // The manifest's number u64, its xxh3 checksum u128, a zero byte.
+    let (Some(number), Some(checksum), 25) = (u64_at(&current, 0), current.get(8..24), current.len()) else {
+        return Ok(Some("current is not what the tables write".to_owned()));
+    };
+    let name = format!("v{number}");
+    let manifest = match std::fs::read(dir.join(&name)) {
+        Ok(manifest) => manifest,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(format!("{name} is missing"))),
+        Err(error) => return Err(error),
+    };
+    let is_whole = xxhash_rust::xxh3::xxh3_128(&manifest).to_le_bytes() == *checksum;
+    Ok((!is_whole).then(|| format!("{name} does not match its checksum")))
+}
+
+/// See the head of this file.
+pub(super) struct Tables {
+    database: Database,
+    rows: Keyspace,
+}
+
+impl std::fmt::Debug for Tables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tables").finish_non_exhaustive()
+    }
+}
+
+impl Tables {
+    /// Opens or creates the tables in `dir`.
+    pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Tables, TablesError> {
+        // fjall answers some kinds of damage with a panic.
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let database = Database::builder(dir)
+                .cache_size(cache_bytes)
+                .worker_threads(1)
+                .manual_journal_persist(true)
+                .open()?;
+            let rows = database.keyspace(KEYSPACE, KeyspaceCreateOptions::default)?;
+            Ok::<_, fjall::Error>(Tables { database, rows })
+        }));
+        match opened {
+            Ok(opened) => Ok(opened?),
+            Err(_) => Err(TablesError("the tables could not be read: a file of theirs is not what they wrote".to_owned())),
+        }
+    }
+
+    /// Up to where the tables are complete; `None` before the first run.
+    pub(super) fn applied(&self) -> Result<Option<Applied>, TablesError> {
+        let Some(value) = self.database.snapshot().get(&self.rows, APPLIED_KEY)? else { return Ok(None) };
+        match Applied::decode(&value) {
+            Some(applied) => Ok(Some(applied)),
+            None => Err(TablesError("the row b/applied cannot be read".to_owned())),
+        }
+    }
+
+    /// Everything that is in the tables now.
+    pub(super) fn snapshot(&self) -> TablesView {
+        TablesView { snapshot: self.database.snapshot(), rows: self.rows.clone() }
+    }
+
+    /// How many sorted runs wait to be merged.
+    pub(super) fn runs_count(&self) -> usize {
+        self.rows.l0_table_count()
+    }
+
+    /// Bytes of the tables' files.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.rows.disk_space()
+    }
+
+    /// Whether the tables' own background work failed.
+    pub(super) fn check(&self) -> Result<(), TablesError> {
+        // The cheapest question that looks at its flag; its journal is empty.
+        Ok(self.database.persist(PersistMode::Buffer)?)
+    }
+
+    /// Adds one run: the newest version of each row of `generations` (the newest generation first), and `applied`. When
+    /// this returns `Ok` all of it is visible and durable.
+    pub(super) fn ingest(&self, generations: &[Rows<'_>], applied: &Applied) -> Result<u64, TablesError> {
+        let mut ingestion = self.rows.start_ingestion()?;
+        let mut heads: Vec<_> = generations.iter().map(|rows| rows.iter().peekable()).collect();
+        let mut applied = Some(applied.encode());
+        let mut rows_count = 0;
+        loop {
+            // The lowest key; on a tie the newest generation, which comes first.
+            let mut lowest: Option<(usize, Bytes)> = None;
+            for (index, head) in heads.iter_mut().enumerate() {
+                if let Some((key, _)) = head.peek()
+                    && lowest.as_ref().is_none_or(|(_, low)| *key < low)
+                {
+                    lowest = Some((index, (*key).clone()));
+                }
+            }
+            let is_applied_due = lowest.as_ref().is_none_or(|(_, key)| key > APPLIED_KEY);
+            if is_applied_due && let Some(value) = applied.take() {
+                ingestion.write(APPLIED_KEY, value.as_slice())?;
+            }
+            let Some((winner, key)) = lowest else { break };
+            for (index, head) in heads.iter_mut().enumerate() {
+                let Some((_, version)) = head.next_if(|(other, _)| **other == key) else { continue };
+                if index != winner {
+                    continue;
+                }
+                rows_count += 1;
+                match &version.1 {
+                    Some(value) => ingestion.write(&key[..], &value[..])?,
+                    None => ingestion.write_tombstone(&key[..])?,
+                }
+            }
+        }
+        ingestion.finish()?;
+        Ok(rows_count)
+    }
+}
+
+/// The tables as they were at one moment.
+pub(super) struct TablesView {
+    snapshot: Snapshot,
+    rows: Keyspace,
+}
+
+impl TablesView {
+    /// The value of `key`. The bytes are a copy, so that a small row never keeps a block alive.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, TablesError> {
+        if key == APPLIED_KEY {
+            return Ok(None);
+        }
+        Ok(self.snapshot.get(&self.rows, key)?.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    /// The rows with `from <= key < to`; `from < to` is the caller's duty.
+    pub(super) fn range(&self, from: &[u8], to: &[u8]) -> fjall::Iter {
+        self.snapshot.range(&self.rows, from..to)
+    }
+}

@@ -1,0 +1,367 @@
+//! Every key of the store, in one place. A key is one byte for its family, then its parts; integers are big-endian, so
+//! that the order of keys is the order of numbers. Nothing outside this file knows how a key is made.
+//!
+//! # Invariants
+//! - Released keys never change: a family byte is given once and not used for anything else.
+//! - Parts of variable length (names, device ids) stand last, or are followed only by parts of a fixed length, and carry
+//!   their length in front: no key of a family is a prefix of a range it does not belong to.
+
+use bytes::Bytes;
+use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::placement::Slot;
+
+use crate::txn::KEY_BYTES_MAX;
+use crate::verb::Incarnation;
+
+/// `b/`: the engines' own, for example up to where the tables are complete.
+pub const ENGINE: u8 = b'b';
+const CONVERSATION: u8 = b'c';
+const DEVICE_CURSOR: u8 = b'd';
+const EVENT: u8 = b'e';
+const GENERATION: u8 = b'g';
+const HEAD: u8 = b'h';
+const SENT: u8 = b'i';
+const CREATED: u8 = b'j';
+const ID_CEILING: u8 = b'k';
+const USER_CONVERSATION: u8 = b'l';
+const MEMBER: u8 = b'm';
+const NAME: u8 = b'n';
+const MARKER: u8 = b'o';
+const PAIR: u8 = b'p';
+const PUSH_JOB: u8 = b'q';
+const REACTION: u8 = b'r';
+const SLOT: u8 = b's';
+const BEAT: u8 = b't';
+const USER: u8 = b'u';
+const DEVICE_TOKEN: u8 = b'v';
+const ROUTER: u8 = b'w';
+const MUTE: u8 = b'x';
+
+/// Every family: its byte and what it is called in ARCHITECTURE.md. Those without a function below are reserved.
+pub const FAMILIES: [(u8, &str); 22] = [
+    (ENGINE, "b/applied and other rows of an engine"),
+    (CONVERSATION, "c/conv"),
+    (DEVICE_CURSOR, "d/user/device/conv"),
+    (EVENT, "e/conv/seq"),
+    (GENERATION, "gen"),
+    (HEAD, "h/conv"),
+    (SENT, "i/gen/conv/hash"),
+    (CREATED, "i/gen/user/hash"),
+    (ID_CEILING, "ids/node/lane"),
+    (USER_CONVERSATION, "u/user/c/conv"),
+    (MEMBER, "m/conv/user"),
+    (NAME, "n/name"),
+    (MARKER, "o/slot/conv"),
+    (PAIR, "p/min/max"),
+    (PUSH_JOB, "q/slot/user/conv/seq (reserved)"),
+    (REACTION, "r/conv/target/user/emoji (reserved)"),
+    (SLOT, "slot/n"),
+    (BEAT, "beat/inc (reserved)"),
+    (USER, "u/user"),
+    (DEVICE_TOKEN, "v/user/device (reserved)"),
+    (ROUTER, "router/inc"),
+    (MUTE, "u/user/x/conv (reserved)"),
+];
+
+// The table ascends, so a byte is given once.
+const _: () = {
+    let mut index = 1;
+    while index < FAMILIES.len() {
+        assert!(FAMILIES[index].0 > FAMILIES[index - 1].0, "a family byte is given once");
+        index += 1;
+    }
+};
+
+/// A range of keys: `from <= key < to`.
+pub type KeyRange = (Bytes, Bytes);
+
+/// A key under construction.
+struct Key(Vec<u8>);
+
+impl Key {
+    fn family(byte: u8) -> Key {
+        let mut bytes = Vec::with_capacity(32);
+        bytes.push(byte);
+        Key(bytes)
+    }
+
+    fn u64(mut self, part: u64) -> Key {
+        self.0.extend_from_slice(&part.to_be_bytes());
+        self
+    }
+
+    fn u16(mut self, part: u16) -> Key {
+        self.0.extend_from_slice(&part.to_be_bytes());
+        self
+    }
+
+    fn bytes(mut self, part: &[u8]) -> Key {
+        self.0.extend_from_slice(part);
+        self
+    }
+
+    /// A part of variable length, at most 255 bytes; the edge allows far less.
+    fn text(mut self, part: &str) -> Key {
+        self.0.push(u8::try_from(part.len()).unwrap_or(u8::MAX));
+        self.0.extend_from_slice(part.as_bytes());
+        self
+    }
+
+    fn end(self) -> Bytes {
+        debug_assert!(self.0.len() <= KEY_BYTES_MAX);
+        Bytes::from(self.0)
+    }
+
+    /// Every key that begins with this one and goes on.
+    fn below(self) -> KeyRange {
+        let to = after_prefix(&self.0);
+        (Bytes::from(self.0), to)
+    }
+}
+
+/// The first key behind all that begin with `prefix`. No family byte is 0xff, so there is one.
+fn after_prefix(prefix: &[u8]) -> Bytes {
+    let mut to = prefix.to_vec();
+    while let Some(last) = to.pop() {
+        if last != u8::MAX {
+            to.push(last + 1);
+            break;
+        }
+    }
+    Bytes::from(to)
+}
+
+/// The next key: where a range goes on behind the last row of a page.
+#[must_use]
+pub fn after(key: &[u8]) -> Bytes {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    Bytes::from(next)
+}
+
+/// The last part of a key, when it is a `u64`: a conversation, a user or a seq.
+fn last_u64(key: &[u8]) -> Option<u64> {
+    key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// `c/conv`: what a conversation is.
+#[must_use]
+pub fn conversation(conversation: ConversationId) -> Bytes {
+    Key::family(CONVERSATION).u64(conversation.0).end()
+}
+
+/// `h/conv`: where its log ends.
+#[must_use]
+pub fn head(conversation: ConversationId) -> Bytes {
+    Key::family(HEAD).u64(conversation.0).end()
+}
+
+/// `e/conv/seq`: an event.
+#[must_use]
+pub fn event(conversation: ConversationId, seq: Seq) -> Bytes {
+    Key::family(EVENT).u64(conversation.0).u64(seq).end()
+}
+
+/// The events `from_seq ..= to_seq` of a conversation.
+#[must_use]
+pub fn events(conversation: ConversationId, from_seq: Seq, to_seq: Seq) -> KeyRange {
+    let to = match to_seq.checked_add(1) {
+        Some(end) => event(conversation, end),
+        None => after_prefix(&event(conversation, to_seq)),
+    };
+    (event(conversation, from_seq), to)
+}
+
+/// The seq in a key of [`events`].
+#[must_use]
+pub fn event_seq(key: &[u8]) -> Option<Seq> {
+    last_u64(key)
+}
+
+/// `m/conv/user`: a membership.
+#[must_use]
+pub fn member(conversation: ConversationId, user: UserId) -> Bytes {
+    Key::family(MEMBER).u64(conversation.0).u64(user.0).end()
+}
+
+/// All memberships of a conversation, former ones too.
+#[must_use]
+pub fn members(conversation: ConversationId) -> KeyRange {
+    Key::family(MEMBER).u64(conversation.0).below()
+}
+
+/// The user in a key of [`members`].
+#[must_use]
+pub fn member_user(key: &[u8]) -> Option<UserId> {
+    last_u64(key).map(UserId)
+}
+
+/// `d/user/device/conv`: how far a device has got.
+#[must_use]
+pub fn device_cursor(user: UserId, device: &str, conversation: ConversationId) -> Bytes {
+    Key::family(DEVICE_CURSOR).u64(user.0).text(device).u64(conversation.0).end()
+}
+
+/// All cursors of a device.
+#[must_use]
+pub fn device_cursors(user: UserId, device: &str) -> KeyRange {
+    Key::family(DEVICE_CURSOR).u64(user.0).text(device).below()
+}
+
+/// The conversation in a key of [`device_cursors`].
+#[must_use]
+pub fn device_cursor_conversation(key: &[u8]) -> Option<ConversationId> {
+    last_u64(key).map(ConversationId)
+}
+
+/// `i/gen/conv/hash`: what became of a `client_msg_id` of one sender (G2).
+#[must_use]
+pub fn sent(generation: u64, conversation: ConversationId, hash: &[u8; 16]) -> Bytes {
+    Key::family(SENT).u64(generation).u64(conversation.0).bytes(hash).end()
+}
+
+/// `i/gen/user/hash`: the conversation that a creation made. A family of its own, because a user and a conversation may
+/// have the same number.
+#[must_use]
+pub fn created(generation: u64, creator: UserId, hash: &[u8; 16]) -> Bytes {
+    Key::family(CREATED).u64(generation).u64(creator.0).bytes(hash).end()
+}
+
+/// `gen`: the idempotency generation that is written now.
+#[must_use]
+pub fn generation() -> Bytes {
+    Key::family(GENERATION).end()
+}
+
+/// `o/slot/conv`: the first seq that is not known to be fanned out.
+#[must_use]
+pub fn marker(slot: Slot, conversation: ConversationId) -> Bytes {
+    Key::family(MARKER).u16(slot.0).u64(conversation.0).end()
+}
+
+/// All markers.
+#[must_use]
+pub fn markers() -> KeyRange {
+    Key::family(MARKER).below()
+}
+
+/// The conversation in a key of [`markers`].
+#[must_use]
+pub fn marker_conversation(key: &[u8]) -> Option<ConversationId> {
+    last_u64(key).map(ConversationId)
+}
+
+/// `u/user/c/conv`: a conversation of a user's. A family of its own, so that profiles lie together.
+#[must_use]
+pub fn user_conversation(user: UserId, conversation: ConversationId) -> Bytes {
+    Key::family(USER_CONVERSATION).u64(user.0).u64(conversation.0).end()
+}
+
+/// All conversations that a user is a member of.
+#[must_use]
+pub fn user_conversations(user: UserId) -> KeyRange {
+    Key::family(USER_CONVERSATION).u64(user.0).below()
+}
+
+/// The conversation in a key of [`user_conversations`].
+#[must_use]
+pub fn user_conversation_id(key: &[u8]) -> Option<ConversationId> {
+    last_u64(key).map(ConversationId)
+}
+
+/// `p/min/max`: the one conversation of two users, whoever began it (DM2).
+#[must_use]
+pub fn pair(one: UserId, other: UserId) -> Bytes {
+    Key::family(PAIR).u64(one.min(other).0).u64(one.max(other).0).end()
+}
+
+/// `u/user`: a profile.
+#[must_use]
+pub fn user(user: UserId) -> Bytes {
+    Key::family(USER).u64(user.0).end()
+}
+
+/// `n/name`: whose name it is.
+#[must_use]
+pub fn name(username: &str) -> Bytes {
+    Key::family(NAME).text(username).end()
+}
+
+/// `router/inc`: whether an incarnation is alive (G15).
+#[must_use]
+pub fn router(incarnation: Incarnation) -> Bytes {
+    Key::family(ROUTER).u64(incarnation.0).end()
+}
+
+/// All incarnations, the latest last.
+#[must_use]
+pub fn routers() -> KeyRange {
+    Key::family(ROUTER).below()
+}
+
+/// The incarnation in a key of [`routers`].
+#[must_use]
+pub fn router_incarnation(key: &[u8]) -> Option<Incarnation> {
+    last_u64(key).map(Incarnation)
+}
+
+/// `slot/n`: which incarnation owns a slot.
+#[must_use]
+pub fn slot(slot: Slot) -> Bytes {
+    Key::family(SLOT).u16(slot.0).end()
+}
+
+/// `ids/node/lane`: no message id of these node bits and this lane was given at or above this time.
+#[must_use]
+pub fn id_ceiling(node: u16, lane: u16) -> Bytes {
+    Key::family(ID_CEILING).u16(node).u16(lane).end()
+}
+
+/// The ceilings of all lanes of these node bits.
+#[must_use]
+pub fn id_ceilings(node: u16) -> KeyRange {
+    Key::family(ID_CEILING).u16(node).below()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_of_keys_is_order_of_numbers() {
+        let conversation = ConversationId(7);
+        let seqs = [0, 1, 2, 255, 256, 65_535, 65_536, u64::MAX];
+        let keys: Vec<Bytes> = seqs.iter().map(|seq| event(conversation, *seq)).collect();
+        assert!(keys.is_sorted());
+        for (key, seq) in keys.iter().zip(seqs) {
+            assert_eq!(event_seq(key), Some(seq));
+        }
+        let (from, to) = events(conversation, 2, u64::MAX);
+        assert!(keys[2..].iter().all(|key| from <= *key && *key < to));
+        assert!(event(ConversationId(8), 0) >= to && keys[1] < from);
+    }
+
+    #[test]
+    fn a_device_is_not_the_prefix_of_another_device() {
+        let (from, to) = device_cursors(UserId(1), "phone");
+        assert!((from.clone()..to.clone()).contains(&device_cursor(UserId(1), "phone", ConversationId(u64::MAX))));
+        for other in ["phon", "phone2", "phone-"] {
+            assert!(!(from.clone()..to.clone()).contains(&device_cursor(UserId(1), other, ConversationId(1))));
+        }
+    }
+
+    #[test]
+    fn a_pair_has_one_key() {
+        assert_eq!(pair(UserId(9), UserId(3)), pair(UserId(3), UserId(9)));
+        assert_ne!(pair(UserId(9), UserId(3)), pair(UserId(9), UserId(4)));
+    }
+
+    #[test]
+    fn ranges_end_behind_their_prefix() {
+        let (from, to) = members(ConversationId(u64::MAX));
+        assert!(from <= member(ConversationId(u64::MAX), UserId(u64::MAX)));
+        assert!(member(ConversationId(u64::MAX), UserId(u64::MAX)) < to);
+        assert!(name("a") > to, "the next family is not touched");
+    }
+}

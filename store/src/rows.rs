@@ -1,0 +1,173 @@
+//! Typed reading and writing of single rows, for the verbs. A row whose bytes this build cannot read halts the one
+//! operation that needs it (`internal`), never its neighbours (F22).
+
+use bytes::Bytes;
+use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::reason::{Code, Refusal};
+use carillon_protocol::record::{ConversationRow, HeadRow, History, IdempotencyRow, MemberRow, UserRow, VERSION};
+
+use crate::error::ReadError;
+use crate::keys::{self, KeyRange};
+use crate::txn::{Read, Row};
+
+/// How many rows are asked of an engine at once.
+pub(crate) const CHUNK_ROWS: usize = 256;
+
+/// Why an operation or a query goes no further.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// The asker is told.
+    Refused(Refusal),
+    /// The engine could not read.
+    Read(ReadError),
+}
+
+impl From<ReadError> for Halt {
+    fn from(error: ReadError) -> Self {
+        Halt::Read(error)
+    }
+}
+
+impl From<Refusal> for Halt {
+    fn from(refusal: Refusal) -> Self {
+        Halt::Refused(refusal)
+    }
+}
+
+/// A stored row that this build cannot read.
+pub(crate) fn damaged() -> Halt {
+    Halt::Refused(Refusal::new(Code::Internal, "a stored row cannot be read"))
+}
+
+/// Not a member, or no such conversation: the same answer, so that ids cannot be probed.
+pub(crate) fn forbidden() -> Refusal {
+    Refusal::new(Code::Forbidden, "not a member of this conversation")
+}
+
+/// A number as a value: the version byte and a LEB128 varint, as in `protocol::record`.
+pub(crate) fn number(mut value: u64) -> Bytes {
+    let mut out = vec![VERSION];
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push((value & 0x7f) as u8);
+    Bytes::from(out)
+}
+
+/// Reads what [`number`] wrote.
+pub(crate) fn read_number(bytes: &[u8]) -> Result<u64, Halt> {
+    let (version, digits) = bytes.split_first().ok_or_else(damaged)?;
+    let (last, _) = digits.split_last().ok_or_else(damaged)?;
+    if *version != VERSION || digits.len() > 10 || last & 0x80 != 0 {
+        return Err(damaged());
+    }
+    let mut value = 0_u64;
+    for digit in digits.iter().rev() {
+        value = value.checked_mul(0x80).ok_or_else(damaged)? | u64::from(digit & 0x7f);
+    }
+    Ok(value)
+}
+
+/// The number under `key`, if there is a row.
+pub(crate) fn load_number(read: &mut dyn Read, key: &[u8]) -> Result<Option<u64>, Halt> {
+    read.get(key)?.map(|bytes| read_number(&bytes)).transpose()
+}
+
+fn load<T>(read: &mut dyn Read, key: &[u8], decode: impl FnOnce(&[u8]) -> Option<T>) -> Result<Option<T>, Halt> {
+    read.get(key)?.map(|bytes| decode(&bytes).ok_or_else(damaged)).transpose()
+}
+
+pub(crate) fn load_conversation(read: &mut dyn Read, id: ConversationId) -> Result<Option<ConversationRow>, Halt> {
+    load(read, &keys::conversation(id), ConversationRow::decode)
+}
+
+pub(crate) fn load_head(read: &mut dyn Read, id: ConversationId) -> Result<Option<HeadRow>, Halt> {
+    load(read, &keys::head(id), HeadRow::decode)
+}
+
+pub(crate) fn load_member(
+    read: &mut dyn Read,
+    conversation: ConversationId,
+    user: UserId,
+) -> Result<Option<MemberRow>, Halt> {
+    load(read, &keys::member(conversation, user), MemberRow::decode)
+}
+
+pub(crate) fn load_user(read: &mut dyn Read, user: UserId) -> Result<Option<UserRow>, Halt> {
+    load(read, &keys::user(user), UserRow::decode)
+}
+
+pub(crate) fn load_idempotency(read: &mut dyn Read, key: &[u8]) -> Result<Option<IdempotencyRow>, Halt> {
+    load(read, key, IdempotencyRow::decode)
+}
+
+/// A row that has to be there because another one is.
+pub(crate) fn expect<T>(row: Option<T>) -> Result<T, Halt> {
+    row.ok_or_else(damaged)
+}
+
+/// The first seq that a member may see (G11): from their own joining on, or everything.
+pub(crate) fn first_visible(
+    read: &mut dyn Read,
+    conversation: ConversationId,
+    member: &MemberRow,
+) -> Result<Seq, Halt> {
+    if member.from <= 1 {
+        return Ok(1);
+    }
+    let row = expect(load_conversation(read, conversation)?)?;
+    Ok(if row.history == History::All { 1 } else { member.from })
+}
+
+/// Hands the rows of a range to `each`, page by page, until it says stop. At most `rows_max` rows are read; what that
+/// means is the caller's to say.
+pub(crate) fn walk(
+    read: &mut dyn Read,
+    range: KeyRange,
+    rows_max: usize,
+    mut each: impl FnMut(Row) -> Result<Walk, Halt>,
+) -> Result<(), Halt> {
+    let (mut from, to) = range;
+    let mut left = rows_max;
+    while left > 0 {
+        let asked = left.min(CHUNK_ROWS);
+        let rows = read.range(&from, &to, asked, false)?;
+        let is_last = rows.len() < asked;
+        left -= rows.len().min(left);
+        if let Some((key, _)) = rows.last() {
+            from = keys::after(key);
+        }
+        for row in rows {
+            if each(row)? == Walk::Stop {
+                return Ok(());
+            }
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a [`walk`] goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Walk {
+    On,
+    Stop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_survive_the_store() {
+        for value in [0, 1, 127, 128, 300, 1 << 42, u64::MAX - 1, u64::MAX] {
+            assert_eq!(read_number(&number(value)).unwrap(), value);
+        }
+        for wrong in [&[][..], &[1], &[2, 0], &[1, 0x80], &[1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 127]] {
+            assert!(read_number(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
