@@ -45,7 +45,10 @@ fn message(index: u64) -> [(Bytes, Bytes); 3] {
     [
         (event.freeze(), text.freeze()),
         (idempotency.freeze(), Bytes::copy_from_slice(&seq.to_be_bytes()[3..])),
-        (head.freeze(), Bytes::copy_from_slice(&[seq.to_be_bytes(), index.to_be_bytes(), index.to_be_bytes()].concat())),
+        (
+            head.freeze(),
+            Bytes::copy_from_slice(&[seq.to_be_bytes(), index.to_be_bytes(), index.to_be_bytes()].concat()),
+        ),
     ]
 }
 
@@ -146,7 +149,13 @@ fn fjall_alone(dir: &Path, commits_count: u64, batch: u64) -> Measured {
 /// A file that was written before, so that overwriting it allocates nothing.
 fn written_file(dir: &Path) -> File {
     std::fs::create_dir_all(dir).expect("a directory");
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(dir.join("log")).expect("opens");
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(dir.join("log"))
+        .expect("opens");
     let zeros = vec![0; 1 << 20];
     for offset in (0..LOG_BYTES).step_by(zeros.len()) {
         file.write_all_at(&zeros, offset).expect("writes");

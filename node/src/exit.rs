@@ -54,6 +54,19 @@ impl From<Fatal> for std::process::ExitCode {
     }
 }
 
+/// Held by a thread that the process cannot do without: when the thread panics, the process aborts. A shard or a router
+/// that is half gone would keep sockets open and answer nobody; a process that is gone is noticed and started again.
+#[derive(Debug, Default)]
+pub struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// Folds what came from another library into one line: scripts read exactly one.
 pub(crate) fn one_line(text: String) -> String {
     if text.contains(['\n', '\r']) {

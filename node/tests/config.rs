@@ -237,6 +237,15 @@ fn a_secret_is_in_no_print_and_in_no_error() {
     let plain = builder().build().unwrap().print(false);
     assert!(plain.contains("auth.pepper = \"\""), "that none is set is no secret: {plain}");
 
+    // As a number, so that the words of serde would quote it.
+    let (_dir, path) = file("[[auth.keys]]\nkid = \"a\"\nsecret = 20262026\n");
+    let config = builder().file(&path).unwrap().build().unwrap();
+    let sentence = config.section::<Auth>("auth").unwrap_err().to_string();
+    assert!(
+        sentence.starts_with("auth.keys (file") && sentence.ends_with("its shape or value is wrong"),
+        "{sentence}"
+    );
+
     for (text, told) in [
         (format!("auth.pepper = [\"{secret}\"]"), "auth.pepper = (secret)"),
         (format!("[[auth.keys]]\nkid = \"a\"\nsecret = {{ a = \"{secret}\" }}"), "auth.keys (file"),

@@ -47,6 +47,7 @@ fn public_setting(kid: &str, alg: &str, path: PathBuf) -> KeySetting {
     KeySetting { kid: kid.into(), alg: alg.into(), secret: None, secret_file: None, public_key: Some(path) }
 }
 
+/// Made once by `openssl genrsa` and `openssl dgst -sha256 -sign`; the private keys are gone.
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokens_data").join(name)
 }

@@ -18,7 +18,7 @@ pub mod binary;
 mod check;
 pub mod json;
 
-pub use check::{field_name, reason_name};
+pub use check::{command as check_command, field_name, reason_name};
 
 /// The two encodings, chosen by WebSocket subprotocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

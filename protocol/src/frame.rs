@@ -9,8 +9,13 @@
 //! - On one link lane frames arrive in the order they were sent, or the lane is lost as a whole.
 
 mod command;
+mod find;
 
-pub use command::{ArchivedCommand, ArchivedWanted, Command, Wanted};
+pub use command::{ArchivedCommand, Command};
+pub use find::{
+    ArchivedConversationView, ArchivedFind, ArchivedFound, ArchivedUserView, ArchivedWanted,
+    ConversationView, Find, Found, UserView, Wanted,
+};
 
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -68,7 +73,11 @@ macro_rules! frames {
 pub trait LinkFrame:
     Sized
     + for<'a> Serialize<
-        rkyv::api::high::HighSerializer<AlignedVec, rkyv::ser::allocator::ArenaHandle<'a>, rkyv::rancor::Error>,
+        rkyv::api::high::HighSerializer<
+            AlignedVec,
+            rkyv::ser::allocator::ArenaHandle<'a>,
+            rkyv::rancor::Error,
+        >,
     >
 {
     /// Its number.
@@ -496,80 +505,6 @@ pub struct Watermark {
     pub named: bool,
     /// Senders on this shard.
     pub senders: Vec<Concerned>,
-}
-
-/// Up: a look-up for REST. Answered by [`Found`] or [`Refused`].
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[rkyv(derive(Debug))]
-pub struct Find {
-    /// Echoed.
-    pub request: u64,
-    /// Who asks.
-    pub user: UserId,
-    /// What for.
-    pub what: Wanted,
-}
-
-/// Down: what was found; a conversation or user that is not there is a [`Refused`] instead.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[rkyv(derive(Debug))]
-pub struct Found {
-    /// From [`Find`].
-    pub request: u64,
-    /// Conversations, in the order asked for.
-    pub conversations: Vec<ConversationView>,
-    /// Users.
-    pub users: Vec<UserView>,
-    /// Whether more follow.
-    pub more: bool,
-}
-
-/// A conversation as one member sees it.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[rkyv(derive(Debug))]
-pub struct ConversationView {
-    /// Which.
-    pub conversation: ConversationId,
-    /// [`crate::record::ConversationType`] as a number.
-    pub conversation_type: u8,
-    /// [`crate::record::History`] as a number.
-    pub history: u8,
-    /// For groups.
-    pub group_name: Option<String>,
-    /// At most [`crate::limits::SMALL_GROUP_MEMBERS_MAX`] of them, ascending.
-    pub member_ids: Vec<UserId>,
-    /// How many members there are.
-    pub members_count: u64,
-    /// Unix milliseconds.
-    pub created_at_ms: u64,
-    /// Who began it.
-    pub created_by: UserId,
-    /// Last seq that the member may see.
-    pub head_seq: Seq,
-    /// Read by the member up to here.
-    pub read_seq: Seq,
-    /// Others' messages above that.
-    pub unread_count: u64,
-    /// The last event's id: what the list is sorted by.
-    pub last_id: u64,
-    /// The last message that the member may see, if any.
-    pub last_message: Option<Entry>,
-    /// Watermarks of the other members in a small group: what `last_message`'s status is derived from.
-    pub marks: Vec<Mark>,
-}
-
-/// A user as others see them.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[rkyv(derive(Debug))]
-pub struct UserView {
-    /// Who.
-    pub user: UserId,
-    /// Their name.
-    pub username: String,
-    /// Unix milliseconds.
-    pub created_at_ms: u64,
-    /// Unix milliseconds; 0: never, or not for the one who asks.
-    pub last_seen_at_ms: u64,
 }
 
 #[cfg(test)]

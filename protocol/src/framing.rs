@@ -89,7 +89,11 @@ pub fn split(bytes: &[u8], archive_bytes_max: usize) -> Result<Option<Split<'_>>
 pub fn append<T>(out: &mut AlignedVec, kind: u16, value: &T)
 where
     T: for<'a> rkyv::Serialize<
-            rkyv::api::high::HighSerializer<AlignedVec, rkyv::ser::allocator::ArenaHandle<'a>, rkyv::rancor::Error>,
+            rkyv::api::high::HighSerializer<
+                AlignedVec,
+                rkyv::ser::allocator::ArenaHandle<'a>,
+                rkyv::rancor::Error,
+            >,
         >,
 {
     debug_assert_eq!(out.len() % ALIGN, 0);

@@ -166,7 +166,9 @@ mod tests {
     fn ids_have_one_canonical_form() {
         assert_eq!(UserId::parse("1"), Some(UserId(1)));
         assert_eq!(UserId::parse("9223372036854775807"), Some(UserId(ID_MAX)));
-        for wrong in ["", "0", "01", "+1", "-1", " 1", "1 ", "1.0", "9223372036854775808", "99999999999999999999", "१"] {
+        for wrong in
+            ["", "0", "01", "+1", "-1", " 1", "1 ", "1.0", "9223372036854775808", "99999999999999999999", "१"]
+        {
             assert_eq!(UserId::parse(wrong), None, "{wrong:?}");
         }
         assert!(serde_json::from_str::<UserId>("1").is_err(), "a JSON number is refused");

@@ -68,13 +68,7 @@ pub const ROWS: [Row; 14] = [
     row(Code::Internal, "internal", 500, None, false),
 ];
 
-const fn row(
-    code: Code,
-    name: &'static str,
-    http_status: u16,
-    close: Option<Close>,
-    retryable: bool,
-) -> Row {
+const fn row(code: Code, name: &'static str, http_status: u16, close: Option<Close>, retryable: bool) -> Row {
     Row { code, name, http_status, close, retryable }
 }
 

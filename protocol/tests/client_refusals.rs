@@ -1,5 +1,6 @@
 //! What is wrong with a client's frame, and what the client is told: one table for JSON, where most ways to be wrong
-//! exist, and one of commands that are wrong in either encoding alike (SEC frames, JSON; protocol.md "Errors").
+//! exist, and one of commands that are wrong in either encoding alike. They hold F22, the security rules for rkyv and
+//! JSON, and the errors of protocol.md.
 
 use std::borrow::Cow;
 
@@ -136,9 +137,16 @@ fn json_frames_are_refused_by_field() {
 
 #[test]
 fn types_that_are_not_served_are_refused_without_a_mark() {
-    for name in
-        ["typing", "presence_subscribe", "presence_unsubscribe", "delete_message", "react", "unreact", "dance", ""]
-    {
+    for name in [
+        "typing",
+        "presence_subscribe",
+        "presence_unsubscribe",
+        "delete_message",
+        "react",
+        "unreact",
+        "dance",
+        "",
+    ] {
         let text = format!(r#"{{"type":"{name}","id":"7","content":5}}"#);
         let incoming = json::decode(&text);
         check(&incoming, name, Code::BadRequest, Some("type"), FINE);
@@ -239,7 +247,12 @@ fn both_encodings_refuse_a_bad_command_alike() {
     };
     let table = [
         (send(&|message| message.conversation = ConversationId(0)), Bad, "conversation_id", MALFORMED),
-        (send(&|message| message.conversation = ConversationId(ID_MAX + 1)), Bad, "conversation_id", MALFORMED),
+        (
+            send(&|message| message.conversation = ConversationId(ID_MAX + 1)),
+            Bad,
+            "conversation_id",
+            MALFORMED,
+        ),
         (send(&|message| message.content = Cow::Borrowed("")), Bad, "content", MALFORMED),
         (send(&|m| m.content = long(CONTENT_BYTES_MAX + 1).unwrap()), TooLarge, "content", FINE),
         (opaque("abc"), Bad, "content", MALFORMED),
@@ -255,7 +268,12 @@ fn both_encodings_refuse_a_bad_command_alike() {
         (Command::Delivered { conversation: ConversationId(1), seq: 0 }, Bad, "seq", MALFORMED),
         (Command::Read { conversation: ConversationId(1), seq: SEQ_MAX + 1 }, Bad, "seq", MALFORMED),
         (Command::RefreshToken { token: long(TOKEN_BYTES_MAX + 1).unwrap() }, TooLarge, "token", FINE),
-        (Command::Identify { token: long(TOKEN_BYTES_MAX + 1), cursors: Vec::new() }, TooLarge, "token", FINE),
+        (
+            Command::Identify { token: long(TOKEN_BYTES_MAX + 1), cursors: Vec::new() },
+            TooLarge,
+            "token",
+            FINE,
+        ),
         (identify(vec![cursor(0, 1)]), Bad, "cursors", MALFORMED),
         (identify(vec![cursor(3, 1), cursor(2, 0), cursor(3, 9)]), Bad, "cursors", MALFORMED),
         (identify(vec![cursor(1, SEQ_MAX + 1)]), Bad, "cursors", MALFORMED),

@@ -124,8 +124,10 @@ impl MessageIds {
             std::cmp::Ordering::Less => Some(lane),
             std::cmp::Ordering::Greater => None,
             std::cmp::Ordering::Equal if floor_counter < lane => Some(lane),
-            std::cmp::Ordering::Equal => Some(lane + ((floor_counter - lane) / self.stride + 1) * self.stride)
-                .filter(|counter| *counter < COUNTERS_COUNT),
+            std::cmp::Ordering::Equal => {
+                Some(lane + ((floor_counter - lane) / self.stride + 1) * self.stride)
+                    .filter(|counter| *counter < COUNTERS_COUNT)
+            }
         };
         match counter {
             Some(counter) => Some(self.compose(floor_ms, counter)),
@@ -151,7 +153,8 @@ mod tests {
     #[test]
     fn ids_rise_whatever_the_clock_does() {
         let mut ids = MessageIds::new(Incarnation(5), 0, 0, 1);
-        let clock = [wall(1_000), wall(1_000), wall(10), WallMs(0), WallMs(u64::MAX), wall(1_001), wall(MS_MAX + 9)];
+        let clock =
+            [wall(1_000), wall(1_000), wall(10), WallMs(0), WallMs(u64::MAX), wall(1_001), wall(MS_MAX + 9)];
         let mut last = MessageId(0);
         for now in clock {
             let id = ids.next(now, MessageId(0)).unwrap();
@@ -174,7 +177,10 @@ mod tests {
                     assert!(id > after, "{after:?} {id:?}");
                     assert_eq!(id.0 % 16, 1);
                     assert_eq!((id.0 >> COUNTER_BITS) % NODES_COUNT, 7);
-                    assert!(id.0 >> MESSAGE_ID_LOW_BITS <= ms.max(500) + 1, "not further ahead than it has to be");
+                    assert!(
+                        id.0 >> MESSAGE_ID_LOW_BITS <= ms.max(500) + 1,
+                        "not further ahead than it has to be"
+                    );
                 }
             }
         }

@@ -345,9 +345,17 @@ mod tests {
     #[test]
     fn a_device_is_not_the_prefix_of_another_device() {
         let (from, to) = device_cursors(UserId(1), "phone");
-        assert!((from.clone()..to.clone()).contains(&device_cursor(UserId(1), "phone", ConversationId(u64::MAX))));
+        assert!((from.clone()..to.clone()).contains(&device_cursor(
+            UserId(1),
+            "phone",
+            ConversationId(u64::MAX)
+        )));
         for other in ["phon", "phone2", "phone-"] {
-            assert!(!(from.clone()..to.clone()).contains(&device_cursor(UserId(1), other, ConversationId(1))));
+            assert!(!(from.clone()..to.clone()).contains(&device_cursor(
+                UserId(1),
+                other,
+                ConversationId(1)
+            )));
         }
     }
 

@@ -4,7 +4,9 @@
 use bytes::Bytes;
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::reason::{Code, Refusal};
-use carillon_protocol::record::{ConversationRow, HeadRow, History, IdempotencyRow, MemberRow, UserRow, VERSION};
+use carillon_protocol::record::{
+    ConversationRow, HeadRow, History, IdempotencyRow, MemberRow, UserRow, VERSION,
+};
 
 use crate::error::ReadError;
 use crate::keys::{self, KeyRange};
@@ -74,11 +76,18 @@ pub(crate) fn load_number(read: &mut dyn Read, key: &[u8]) -> Result<Option<u64>
     read.get(key)?.map(|bytes| read_number(&bytes)).transpose()
 }
 
-fn load<T>(read: &mut dyn Read, key: &[u8], decode: impl FnOnce(&[u8]) -> Option<T>) -> Result<Option<T>, Halt> {
+fn load<T>(
+    read: &mut dyn Read,
+    key: &[u8],
+    decode: impl FnOnce(&[u8]) -> Option<T>,
+) -> Result<Option<T>, Halt> {
     read.get(key)?.map(|bytes| decode(&bytes).ok_or_else(damaged)).transpose()
 }
 
-pub(crate) fn load_conversation(read: &mut dyn Read, id: ConversationId) -> Result<Option<ConversationRow>, Halt> {
+pub(crate) fn load_conversation(
+    read: &mut dyn Read,
+    id: ConversationId,
+) -> Result<Option<ConversationRow>, Halt> {
     load(read, &keys::conversation(id), ConversationRow::decode)
 }
 
@@ -166,7 +175,9 @@ mod tests {
         for value in [0, 1, 127, 128, 300, 1 << 42, u64::MAX - 1, u64::MAX] {
             assert_eq!(read_number(&number(value)).unwrap(), value);
         }
-        for wrong in [&[][..], &[1], &[2, 0], &[1, 0x80], &[1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 127]] {
+        for wrong in
+            [&[][..], &[1], &[2, 0], &[1, 0x80], &[1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 127]]
+        {
             assert!(read_number(wrong).is_err(), "{wrong:?}");
         }
     }

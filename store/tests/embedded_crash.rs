@@ -10,7 +10,9 @@ use carillon_store::backend::embedded::Embedded;
 use carillon_store::error::{CommitError, OpenError};
 use carillon_store::txn::Engine;
 use embedded_support::sim::SimDisk;
-use embedded_support::{Batch, Model, Rng, apply, commit, contents, each_seed, options_on, random_batch, scratch};
+use embedded_support::{
+    Batch, Model, Rng, apply, commit, contents, each_seed, options_on, random_batch, scratch,
+};
 
 /// Opens until it succeeds: the power may go while the store recovers, too.
 fn open(dir: &std::path::Path, disk: &SimDisk, rng: &mut Rng) -> Embedded {

@@ -123,7 +123,8 @@ fn flip_log(seed: u64) {
     let mut files = Files::new();
     read_files(dir.path(), "", &mut files);
     let mut rng = Rng(seed);
-    let logs: Vec<_> = files.keys().filter(|name| name.starts_with("log") || **name == Path::new("clean")).collect();
+    let logs: Vec<_> =
+        files.keys().filter(|name| name.starts_with("log") || **name == Path::new("clean")).collect();
     assert!(logs.len() >= 3, "{logs:?}");
     let mut refused_count = 0;
     for round in 0..500 {
@@ -219,7 +220,8 @@ fn g14_a_missing_or_foreign_segment_is_refused() {
         restore(dir.path(), &files);
         if let Some(bytes) = foreign.get(*name) {
             std::fs::write(dir.path().join(name), bytes).expect("writes");
-            let outcome = open_and_compare(dir.path(), &model, &format!("{} of another store", name.display()));
+            let outcome =
+                open_and_compare(dir.path(), &model, &format!("{} of another store", name.display()));
             assert_eq!(outcome, Outcome::Refused, "{}", name.display());
             restore(dir.path(), &files);
         }

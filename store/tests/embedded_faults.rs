@@ -1,6 +1,8 @@
 //! F8, F12, G14: a disk that answers with errors. The first one ends it: nothing is written or synced after it, nothing
 //! is acknowledged; a disk that is merely full refuses and goes on by itself.
 
+#![allow(clippy::disallowed_methods, reason = "a test that waits has to end")]
+
 mod embedded_support;
 
 use std::io;
@@ -139,7 +141,11 @@ fn f8_g14_the_first_error_is_final() {
             let engine = Embedded::open(dir.path(), options_on(disk.clone())).expect("a restart recovers");
             let found = contents(&engine);
             let possible = [model(acknowledged), model(acknowledged + 1)];
-            assert!(possible.contains(&found), "{what} {nth}: {} rows, {acknowledged} acknowledged", found.len());
+            assert!(
+                possible.contains(&found),
+                "{what} {nth}: {} rows, {acknowledged} acknowledged",
+                found.len()
+            );
         }
     }
 }
@@ -150,7 +156,8 @@ fn f12_a_full_disk_refuses_and_resumes() {
     let dir = scratch();
     let disk = FaultyDisk::default();
     disk.0.free_bytes.store(10 << 20, Relaxed);
-    let options = carillon_store::backend::embedded::Options { reserve_bytes: 1 << 20, ..options_on(disk.clone()) };
+    let options =
+        carillon_store::backend::embedded::Options { reserve_bytes: 1 << 20, ..options_on(disk.clone()) };
     let engine = Embedded::open(dir.path(), options).expect("opens");
     commit(&engine, &batch(0)).expect("there is space");
     disk.0.free_bytes.store((1 << 20) - 1, Relaxed);
@@ -165,7 +172,10 @@ fn f12_a_full_disk_refuses_and_resumes() {
         assert!(began.elapsed().as_secs() < 5, "not refused");
         std::thread::yield_now();
     };
-    assert!(matches!(refused, CommitError::Full { free_bytes: 1_048_575, reserve_bytes: 1_048_576 }), "{refused:?}");
+    assert!(
+        matches!(refused, CommitError::Full { free_bytes: 1_048_575, reserve_bytes: 1_048_576 }),
+        "{refused:?}"
+    );
     let writes = disk.0.writes.load(Relaxed);
     let before = contents(&engine);
     assert!(matches!(commit(&engine, &batch(251)), Err(CommitError::Full { .. })));

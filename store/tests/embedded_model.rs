@@ -13,7 +13,8 @@ use embedded_support::{
 /// Compares random ranges, both ways and limited, and random keys.
 fn check(view: &mut dyn Read, model: &Model, rng: &mut Rng) {
     for _ in 0..3 {
-        let mut key = || Bytes::from(format!("{}/{:03}", ["a", "c", "h", "zz"][rng.below(4) as usize], rng.below(60)));
+        let mut key =
+            || Bytes::from(format!("{}/{:03}", ["a", "c", "h", "zz"][rng.below(4) as usize], rng.below(60)));
         let (from, to) = (key(), key());
         let limit = [1, 2, 7, usize::MAX][rng.below(4) as usize];
         let reverse = rng.chance(50);
@@ -104,7 +105,8 @@ fn g1_g4_behaves_like_a_map_with_threads() {
 #[test]
 fn g3_g4_snapshots_never_see_half_a_commit() {
     let dir = scratch();
-    let engine = Embedded::open(dir.path(), Options { upkeep: Upkeep::Background, ..options() }).expect("opens");
+    let engine =
+        Embedded::open(dir.path(), Options { upkeep: Upkeep::Background, ..options() }).expect("opens");
     let keys: Vec<Bytes> = (0..40).map(|index| Bytes::from(format!("k/{index:02}"))).collect();
     let is_done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -112,7 +114,11 @@ fn g3_g4_snapshots_never_see_half_a_commit() {
             scope.spawn(|| {
                 let mut last = 0;
                 while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
-                    let rows = engine.snapshot().expect("a snapshot").range(b"k/", b"k0", 1000, false).expect("a range");
+                    let rows = engine
+                        .snapshot()
+                        .expect("a snapshot")
+                        .range(b"k/", b"k0", 1000, false)
+                        .expect("a range");
                     let mut rounds: Vec<u64> = rows
                         .iter()
                         .map(|(_, value)| u64::from_le_bytes(value[..8].try_into().expect("eight bytes")))

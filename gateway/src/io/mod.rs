@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use carillon_link::io::doorbell::Doorbell;
 use carillon_link::{Mailbox, Wake};
 use carillon_node::clock::Clock;
-use carillon_node::exit::Fatal;
+use carillon_node::exit::{AbortOnPanic, Fatal};
 use carillon_node::metrics::Registry;
 use carillon_node::tokens::KeyTable;
 
@@ -141,6 +141,7 @@ impl Gateway {
             let thread = std::thread::Builder::new()
                 .name(format!("gateway-{number}"))
                 .spawn(move || {
+                    let _abort = AbortOnPanic;
                     let shard = Shard::new(settings, keys, is_development, seed, epoch, number);
                     let parts = monoio::Parts {
                         station: station::Station::new(shard, lanes, Clock),

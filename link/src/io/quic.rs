@@ -1,6 +1,6 @@
 //! The body of Link between processes: one QUIC connection per gateway and router, one stream of it per lane.
 //!
-//! A task per lane ([`pump`]) moves frames between the lane's stream and a pair of rings, whose other end a shard holds. It
+//! A task per lane (`pump`) moves frames between the lane's stream and a pair of rings, whose other end a shard holds. It
 //! runs on a tokio runtime that the caller gives; shards see rings and nothing else.
 //!
 //! # Invariants

@@ -31,7 +31,7 @@ const SECRET_BYTES_MIN: usize = 32;
 /// Key ids are looked up by comparing them one after the other; nobody rotates through more.
 const KEYS_COUNT_MAX: usize = 32;
 
-/// One table of `auth.keys` as it stands in the configuration file.
+/// One table of `auth.keys` as it stands in the configuration file. Relative paths start at the working directory.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeySetting {

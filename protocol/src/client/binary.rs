@@ -4,8 +4,8 @@
 //! # Invariants
 //! - A [`Kind`] is numbered once and never reused; its archive is the struct of the same name in `wire`, and
 //!   `golden/client/` freezes its bytes.
-//! - A message is aligned to [`framing::ALIGN`](crate::framing::ALIGN) by whoever received it; in one that is not, every
-//!   frame is refused.
+//! - A message is aligned to [`framing::ALIGN`](crate::framing::ALIGN) by whoever received it; in one that is not,
+//!   every frame is refused.
 //! - A frame that cannot be read costs only itself; a header that cannot be read costs the rest of the message.
 
 mod command;

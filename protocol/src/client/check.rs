@@ -5,8 +5,8 @@
 use super::{Command, FrameId, SendMessage};
 use crate::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, SEQ_MAX, Seq};
 use crate::limits::{
-    CONTENT_BYTES_MAX, CURSORS_MAX, FRAME_ID_BYTES_MAX, FRAME_ID_NUMBER_MAX, MEDIA_URL_BYTES_MAX, PAGE_EVENTS_MAX,
-    TOKEN_BYTES_MAX,
+    CONTENT_BYTES_MAX, CURSORS_MAX, FRAME_ID_BYTES_MAX, FRAME_ID_NUMBER_MAX, MEDIA_URL_BYTES_MAX,
+    PAGE_EVENTS_MAX, TOKEN_BYTES_MAX,
 };
 use crate::reason::{Code, Refusal};
 use crate::record::Encoding;
@@ -41,7 +41,10 @@ pub(super) fn wrong_frame_id() -> Refusal {
 
 /// The refusal of an id that is not one.
 pub(super) fn wrong_id(field: &'static str) -> Refusal {
-    Refusal::field(field, format!("{field} must be a decimal string, 1 to 9223372036854775807, without leading zeros"))
+    Refusal::field(
+        field,
+        format!("{field} must be a decimal string, 1 to 9223372036854775807, without leading zeros"),
+    )
 }
 
 /// The refusal of a seq that is not one.
@@ -53,12 +56,14 @@ pub(super) fn wrong_seq(field: &'static str) -> Refusal {
 pub(super) fn wrong_cursors() -> Refusal {
     Refusal::field(
         "cursors",
-        format!("cursors must map at most {CURSORS_MAX} conversation ids to integers of at least 0, each id once"),
+        format!(
+            "cursors must map at most {CURSORS_MAX} conversation ids to integers of at least 0, each id once"
+        ),
     )
 }
 
 /// Holds a command to its bounds, and brings it into its one form: `limit` clamped, `cursors` ascending.
-pub(super) fn command(command: &mut Command<'_>) -> Result<(), Refusal> {
+pub fn command(command: &mut Command<'_>) -> Result<(), Refusal> {
     match command {
         Command::Identify { token, cursors } => {
             if let Some(text) = token {
@@ -110,7 +115,10 @@ fn send_message(message: &SendMessage<'_>) -> Result<(), Refusal> {
         return Err(Refusal::field("content", "content may be empty only with media_url"));
     }
     if message.encoding == Encoding::Opaque && !is_base64(message.content.as_bytes()) {
-        return Err(Refusal::field("content", "opaque content must be base64: standard alphabet, with padding"));
+        return Err(Refusal::field(
+            "content",
+            "opaque content must be base64: standard alphabet, with padding",
+        ));
     }
     if let Some(media_url) = &message.media_url {
         bytes("media_url", media_url, MEDIA_URL_BYTES_MAX)?;
@@ -208,7 +216,9 @@ mod tests {
         for right in ["", "QQ==", "QUI=", "QUJD", "+/+/", "QUJDRA=="] {
             assert!(is_base64(right.as_bytes()), "{right}");
         }
-        for wrong in ["Q", "QQ", "QQ=", "QQ===", "====", "Q===", "QQ==QQ==", "-_-_", "QUJ\n", "QU J", "=QQQ", "ü=="] {
+        for wrong in
+            ["Q", "QQ", "QQ=", "QQ===", "====", "Q===", "QQ==QQ==", "-_-_", "QUJ\n", "QU J", "=QQQ", "ü=="]
+        {
             assert!(!is_base64(wrong.as_bytes()), "{wrong}");
         }
     }

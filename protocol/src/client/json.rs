@@ -9,11 +9,13 @@
 
 mod command;
 mod fields;
+mod id;
 mod read;
 mod server;
 pub mod shape;
 
 pub use command::encode_command;
+pub use fields::is_too_deep;
 pub use read::decode;
 pub use server::decode_server;
 
@@ -42,7 +44,10 @@ pub fn encode(frame: &ServerFrame<'_>, out: &mut Vec<u8>) {
         ServerFrame::Behind { conversations } => {
             let conversations = conversations
                 .iter()
-                .map(|(conversation, head_seq)| shape::Head { conversation_id: *conversation, head_seq: *head_seq })
+                .map(|(conversation, head_seq)| shape::Head {
+                    conversation_id: *conversation,
+                    head_seq: *head_seq,
+                })
                 .collect();
             write(out, &shape::Behind { conversations });
         }

@@ -1,5 +1,4 @@
-//! What [`Submit`](super::Submit) and [`Find`](super::Find) carry: the only link types that are one of several.
-//! Their resolvers stay private to this module.
+//! What [`Submit`](super::Submit) carries.
 
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -42,23 +41,10 @@ pub enum Command {
         /// Unique.
         username: String,
     },
-}
-
-/// What a [`Find`](super::Find) looks for.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[rkyv(derive(Debug))]
-pub enum Wanted {
-    /// The user's conversations, latest activity first.
-    Conversations {
-        /// Only those whose (last id, conversation) is below this; (`u64::MAX`, `u64::MAX`) for the first page.
-        below: (u64, u64),
-        /// At most [`crate::limits::PAGE_EVENTS_MAX`].
-        limit: u32,
+    /// Make the submitting user known at their first request on REST; nothing for one who is. `Register` does the same
+    /// for sessions.
+    Provision {
+        /// The name they would like, from the token; empty when it has none.
+        name: String,
     },
-    /// One conversation of the user's.
-    Conversation(ConversationId),
-    /// A user by id.
-    User(UserId),
-    /// A user by name.
-    Username(String),
 }

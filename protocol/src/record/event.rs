@@ -224,7 +224,11 @@ mod tests {
             id: MessageId(77 << 22),
             sender: UserId(42),
             client_msg_id: Cow::Borrowed(client_msg_id),
-            body: Body::Message(Message { content: "hé", reply_to: Some(MessageId(9)), ..Message::default() }),
+            body: Body::Message(Message {
+                content: "hé",
+                reply_to: Some(MessageId(9)),
+                ..Message::default()
+            }),
         }
     }
 

@@ -67,7 +67,8 @@ impl HeadRow {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(24);
         out.push(VERSION);
-        for number in [self.seq, self.message_index, self.last_id.0, self.members_version, self.members_count] {
+        for number in [self.seq, self.message_index, self.last_id.0, self.members_version, self.members_count]
+        {
             put_varint(&mut out, number);
         }
         out
@@ -223,9 +224,23 @@ mod tests {
             group_name: Some("five".into()),
         };
         assert_eq!(ConversationRow::decode(&conversation.encode()), Some(conversation));
-        let head = HeadRow { seq: 9, message_index: 8, last_id: MessageId(u64::MAX), members_version: 1, members_count: 5 };
+        let head = HeadRow {
+            seq: 9,
+            message_index: 8,
+            last_id: MessageId(u64::MAX),
+            members_version: 1,
+            members_count: 5,
+        };
         assert_eq!(HeadRow::decode(&head.encode()), Some(head));
-        let member = MemberRow { from: 1, to: 0, role: Role::Owner, read_seq: 4, read_index: 3, own_since_read: 1, delivered_seq: 6 };
+        let member = MemberRow {
+            from: 1,
+            to: 0,
+            role: Role::Owner,
+            read_seq: 4,
+            read_index: 3,
+            own_since_read: 1,
+            delivered_seq: 6,
+        };
         assert_eq!(MemberRow::decode(&member.encode()), Some(member));
         let idempotency = IdempotencyRow { seq: 300, payload_hash: [7; 16] };
         assert_eq!(IdempotencyRow::decode(&idempotency.encode()), Some(idempotency));

@@ -1,3 +1,4 @@
 //! The engines.
 
 pub mod embedded;
+pub mod memory;

@@ -64,7 +64,11 @@ pub(crate) fn each_seed(test: &str, first: u64, count: u64, mut case: impl FnMut
 /// A directory in memory where there is one: what is tested is order, not the speed of a disk.
 pub(crate) fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory).expect("a directory") } else { tempfile::tempdir().expect("a directory") }
+    if memory.is_dir() {
+        tempfile::tempdir_in(memory).expect("a directory")
+    } else {
+        tempfile::tempdir().expect("a directory")
+    }
 }
 
 /// Small sizes, so that segments turn over and runs are written within a few commits.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use carillon_protocol::framing;
 use carillon_protocol::limits::LINK_FRAME_BYTES_MAX;
-use quinn::{RecvStream, SendStream, WriteError};
+use quinn::{RecvStream, SendStream, VarInt, WriteError};
 use tokio::sync::Notify;
 
 use super::{Counters, LINGER_TIME_MAX, add, code};
@@ -53,16 +53,25 @@ pub(super) async fn serve_lane(
 ) {
     let halves = Arc::new(Halves::default());
     let (near, far) = ring::pair(ring_bytes, Arc::clone(&halves) as _, mailbox.wake());
-    let code = if mailbox.put(Arrival { peer, lane: far }) {
+    let end = if mailbox.put(Arrival { peer, lane: far }) {
         add(&counters.lanes, 1);
         let _open = OpenLane::new(counters);
         pump(near, &halves, &mut send, &mut receive, counters).await
     } else {
-        code::NO_ROOM
+        End { code: code::NO_ROOM, finished: false }
     };
-    // Both are without effect on what ended in order.
-    let _ = send.reset(code);
-    let _ = receive.stop(code);
+    // A reset would take back what is finished and still under way. Both fail only on streams that have ended anyway.
+    if !end.finished {
+        let _ = send.reset(end.code);
+    }
+    let _ = receive.stop(end.code);
+}
+
+/// How a lane ended.
+struct End {
+    code: VarInt,
+    /// Whether everything that the shard had sent is with QUIC, and the end of it too.
+    finished: bool,
 }
 
 /// Counts a lane as open while it lives, however its task ends.
@@ -89,28 +98,28 @@ async fn pump(
     send: &mut SendStream,
     receive: &mut RecvStream,
     counters: &Counters,
-) -> quinn::VarInt {
+) -> End {
     let (outbound, inbound) = lane.split();
     let transmit = transmit(inbound, &halves.transmit, send, counters);
     let deliver = deliver(outbound, &halves.deliver, receive, counters);
     tokio::pin!(transmit, deliver);
-    let ended = tokio::select! {
-        ended = &mut deliver => ended,
+    let (finished, ended) = tokio::select! {
         // Finished: the shard closed the lane, and `deliver` is about to see the same. Refused: the peer reads no more, but
         // may have written; `deliver` comes to the end of that.
-        _ = &mut transmit => return code_of(&deliver.await),
+        transmitted = &mut transmit => (transmitted.is_ok(), deliver.await),
+        ended = &mut deliver => match ended {
+            Ended::Here => {
+                let transmitted = tokio::time::timeout(LINGER_TIME_MAX, &mut transmit).await;
+                (transmitted.is_ok_and(|transmitted| transmitted.is_ok()), ended)
+            }
+            Ended::There | Ended::NotAFrame => (false, ended),
+        }
     };
-    if ended == Ended::Here {
-        let _ = tokio::time::timeout(LINGER_TIME_MAX, &mut transmit).await;
-    }
-    code_of(&ended)
-}
-
-fn code_of(ended: &Ended) -> quinn::VarInt {
-    match ended {
+    let code = match ended {
         Ended::Here | Ended::There => code::LANE_CLOSED,
         Ended::NotAFrame => code::NOT_A_FRAME,
-    }
+    };
+    End { code, finished }
 }
 
 /// Ring to stream, until the shard has closed the lane and all of it is written, or the peer does not take more.

@@ -42,8 +42,7 @@ pub fn encode_command(id: Option<&FrameId>, command: &Command<'_>, out: &mut Ali
             framing::append(out, Kind::Read as u16, &frame);
         }
         Command::Sync { conversation, from_seq, limit } => {
-            let frame =
-                wire::Sync { id, conversation_id: *conversation, from_seq: *from_seq, limit: *limit };
+            let frame = wire::Sync { id, conversation_id: *conversation, from_seq: *from_seq, limit: *limit };
             framing::append(out, Kind::Sync as u16, &frame);
         }
         Command::RefreshToken { token } => {

@@ -22,8 +22,8 @@ pub fn decode_server(message: &[u8]) -> ServerFrames<'_> {
     ServerFrames { rest: message }
 }
 
-/// An iterator over the frames of a message. [`Unreadable::UnknownType`] is to be ignored; after a header that cannot be
-/// read there is nothing more.
+/// An iterator over the frames of a message. [`Unreadable::UnknownType`] is to be ignored; after a header that cannot
+/// be read there is nothing more.
 #[derive(Clone, Debug)]
 pub struct ServerFrames<'a> {
     rest: &'a [u8],
@@ -77,7 +77,8 @@ fn frame(kind: u16, archive: &[u8]) -> Result<ServerFrame<'_>, Unreadable> {
         Kind::Behind => {
             let frame: &wire::ArchivedBehind = access(kind, archive)?;
             let heads = frame.conversations.iter();
-            let heads = heads.map(|head| (ConversationId(head.conversation_id.0.into()), head.head_seq.into()));
+            let heads =
+                heads.map(|head| (ConversationId(head.conversation_id.0.into()), head.head_seq.into()));
             ServerFrame::Behind { conversations: heads.collect() }
         }
         Kind::Reset => {

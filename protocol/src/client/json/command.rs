@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::shape::Id;
+use super::id::Id;
 use super::write;
 use crate::client::{Command, FrameId};
 use crate::ids::{ConversationId, MessageId, Seq};

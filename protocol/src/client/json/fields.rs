@@ -151,7 +151,8 @@ impl<'de> Deserialize<'de> for Key<'de> {
             }
 
             fn visit_str<E>(self, name: &str) -> Result<Key<'de>, E> {
-                Ok(Field::from_name(name).map_or_else(|| Key::Unknown(Cow::Owned(name.to_owned())), Key::Known))
+                Ok(Field::from_name(name)
+                    .map_or_else(|| Key::Unknown(Cow::Owned(name.to_owned())), Key::Known))
             }
         }
         deserializer.deserialize_str(KeyVisitor)
@@ -159,7 +160,7 @@ impl<'de> Deserialize<'de> for Key<'de> {
 }
 
 /// Whether brackets nest deeper than [`JSON_DEPTH_MAX`]. Text that is not JSON gets some answer, and is refused later.
-fn is_too_deep(text: &[u8]) -> bool {
+pub fn is_too_deep(text: &[u8]) -> bool {
     // What opens no more brackets than that cannot nest deeper; nearly every frame ends here.
     if text.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() <= JSON_DEPTH_MAX {
         return false;

@@ -51,7 +51,9 @@ fn command<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Wrong> {
     let name = required_text(fields, Field::Type)?;
     let mut command = match &*name {
         "send_message" => Command::SendMessage(send_message(fields)?),
-        "delivered" => Command::Delivered { conversation: conversation(fields)?, seq: seq(fields, Field::Seq)? },
+        "delivered" => {
+            Command::Delivered { conversation: conversation(fields)?, seq: seq(fields, Field::Seq)? }
+        }
         "read" => Command::Read { conversation: conversation(fields)?, seq: seq(fields, Field::Seq)? },
         "sync" => Command::Sync {
             conversation: conversation(fields)?,
@@ -92,7 +94,9 @@ fn required(field: Field) -> Refusal {
 }
 
 fn conversation(fields: &Fields<'_>) -> Result<ConversationId, Refusal> {
-    optional_id(fields, Field::ConversationId)?.map(ConversationId).ok_or_else(|| required(Field::ConversationId))
+    optional_id(fields, Field::ConversationId)?
+        .map(ConversationId)
+        .ok_or_else(|| required(Field::ConversationId))
 }
 
 fn optional_id(fields: &Fields<'_>, field: Field) -> Result<Option<u64>, Refusal> {
@@ -137,8 +141,8 @@ fn named<T: Default + for<'de> Deserialize<'de>>(fields: &Fields<'_>, field: Fie
     })
 }
 
-/// The string that a raw value is, borrowed when nothing in it is escaped; `None` for any other value, and for an escape
-/// that is half of a surrogate pair.
+/// The string that a raw value is, borrowed when nothing in it is escaped; `None` for any other value, and for an
+/// escape that is half of a surrogate pair.
 fn text(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     if inner.as_bytes().contains(&b'\\') {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::id::Id;
 use super::shape;
 use crate::client::{EventFrame, FrameId, ServerFrame, SyncBatch, Unreadable, field_name, reason_name};
 use crate::ids::{ConversationId, Seq};
@@ -88,7 +89,7 @@ fn sync_batch(text: &str) -> Result<SyncBatch<'_>, Unreadable> {
     /// [`shape::SyncBatch`] with events that may be of types this build does not know.
     #[derive(Deserialize)]
     struct Batch<'a> {
-        id: Option<shape::Id<'a>>,
+        id: Option<Id<'a>>,
         conversation_id: ConversationId,
         #[serde(borrow)]
         events: Vec<&'a RawValue>,

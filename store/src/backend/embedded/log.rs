@@ -63,7 +63,13 @@ pub(super) struct Log {
 
 impl Log {
     /// Goes on behind the record `last`, at `offset` of `segment`.
-    pub(super) fn new(shelf: Arc<Shelf>, fault: Arc<Fault>, segment: Segment, offset: u64, last: u64) -> Self {
+    pub(super) fn new(
+        shelf: Arc<Shelf>,
+        fault: Arc<Fault>,
+        segment: Segment,
+        offset: u64,
+        last: u64,
+    ) -> Self {
         let seed = segment.header.seed();
         Log { shelf, fault, segment, seed, offset, next: last + 1, is_idle: false, counters: Arc::default() }
     }

@@ -1,7 +1,7 @@
 //! The store of one node: a commit log of ours, an overlay in memory, and tables on disk (fjall).
 //!
 //! A commit is one record of the log, written and synced; then its rows are in the overlay and visible. When the
-//! overlay has grown by a quarter of its bound, that quarter is sealed and written to the tables as one sorted run, in the
+//! overlay has grown to half of its bound, that half is sealed and written to the tables as one sorted run, in the
 //! background; then the log segments below it are made anew. Reads merge the overlay over a snapshot of the tables.
 //! `docs/commit.md` argues why nothing is lost, doubled or reordered on the way.
 //!
@@ -9,7 +9,10 @@
 //! acknowledges nothing any more ([`CommitError::Fatal`], G14); there is one writer, so a transaction is serial by
 //! construction. Locks are taken in the order writer, state, generation; the shelf's lock is never held with another.
 
-#![expect(clippy::disallowed_methods, reason = "ground floor: files, threads, and the clock for waits and counters")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "ground floor: files, threads, and the clock for waits and counters"
+)]
 
 mod clean;
 mod disk;
@@ -46,7 +49,7 @@ use crate::txn::{Abort, Body, Engine, Read};
 /// The smallest segment; less is taken for this.
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;
 /// An overlay is sealed when it has grown by this part of its bound.
-const SEAL_PARTS: usize = 4;
+const SEAL_PARTS: usize = 2;
 /// How old the known amount of free space may be (F12).
 const SPACE_AGE_MAX: Duration = Duration::from_millis(100);
 /// How much may be written on the strength of it.
@@ -212,19 +215,24 @@ impl Engine for Embedded {
     }
 
     fn close(&self) -> Result<(), CommitError> {
-        self.stop_threads();
+        let shared = &self.shared;
         let mut writer = self.writer();
-        if let Some(reason) = self.shared.fault.reason() {
+        if let Some(reason) = shared.fault.reason() {
             return Err(CommitError::Fatal(reason));
         }
         if writer.is_closed {
             return Ok(());
         }
+        match writer.log.append_idle() {
+            // The word below says the same, and there is always room for it in the reserve.
+            Ok(()) | Err(AppendError::Full) => {}
+            Err(error) => return Err(self.not_appended(&mut writer, error)),
+        }
         writer.is_closed = true;
-        writer.log.append_idle().map_err(|error| self.not_appended(&mut writer, error))?;
-        let shared = &self.shared;
-        clean::write(&*shared.options.disk, &shared.dir, &shared.store, writer.log.last())
-            .map_err(|error| CommitError::Fatal(shared.fault.trip(&format!("the store could not be closed: {error}"))))
+        self.stop_threads();
+        clean::write(&*shared.options.disk, &shared.dir, &shared.store, writer.log.last()).map_err(|error| {
+            CommitError::Fatal(shared.fault.trip(&format!("the store could not be closed: {error}")))
+        })
     }
 
     fn gauges(&self) -> Vec<(&'static str, f64)> {
@@ -312,11 +320,14 @@ impl Embedded {
             return Ok(());
         }
         let shelf = self.shared.shelf.clone();
-        let segments = std::thread::Builder::new().name("store-segments".to_owned()).spawn(move || shelf.run())?;
+        let segments =
+            std::thread::Builder::new().name("store-segments".to_owned()).spawn(move || shelf.run())?;
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.push(segments);
         let shared = self.shared.clone();
-        threads.push(std::thread::Builder::new().name("store-tables".to_owned()).spawn(move || shared.run_tables())?);
+        threads.push(
+            std::thread::Builder::new().name("store-tables".to_owned()).spawn(move || shared.run_tables())?,
+        );
         Ok(())
     }
 

@@ -70,7 +70,9 @@ impl Embedded {
         std::fs::create_dir_all(dir).map_err(io_error)?;
         let lock = lock(dir).map_err(io_error)?.ok_or_else(|| OpenError::InUse { path: path() })?;
         let embedded = open_locked(dir, options, lock).map_err(|failure| match failure {
-            Failure::Damaged(detail) => OpenError::Damaged { path: path(), detail: format!("{detail}. {ADVICE}") },
+            Failure::Damaged(detail) => {
+                OpenError::Damaged { path: path(), detail: format!("{detail}. {ADVICE}") }
+            }
             Failure::Io(source) => OpenError::Io { path: path(), source },
         })?;
         embedded.start_threads().map_err(io_error)?;
@@ -80,7 +82,8 @@ impl Embedded {
 
 /// Takes the directory; `None` when somebody else has it.
 fn lock(dir: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join(LOCK_FILE))?;
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join(LOCK_FILE))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),

@@ -13,8 +13,16 @@ use bytes::Bytes;
 use crc32fast::Hasher;
 
 use super::disk::{Disk, read_all, read_exact_at, write_all_at};
-use super::format::{ALIGN_BYTES, FLAG_IDLE, HEADER_BYTES, SegmentHeader, StoreId, is_zero, parse, rows, u64_at};
+use super::format::{
+    ALIGN_BYTES, FLAG_IDLE, HEADER_BYTES, SegmentHeader, StoreId, is_zero, parse, rows, u32_at, u64_at,
+};
 use super::shelf::{Segment, file_index, file_name, remove_unfinished};
+
+/// A record behind a damaged one is looked for with a number at most this much higher: no log holds more records.
+const NUMBERS_AHEAD_MAX: u64 = 1 << 32;
+/// The most bytes that are summed while looking for one. A message may be full of what looks like records; then the
+/// store is refused rather than kept busy.
+const CHECKED_BYTES_MAX: u64 = 8 << 30;
 
 /// Up to where the tables hold everything, and where the log goes on: the row `b/applied`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +106,9 @@ pub(super) fn holds_records(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
         // A segment whose header is lost may hold anything.
         let Some(header) = SegmentHeader::decode(&bytes) else { return Ok(!is_zero(&bytes)) };
         let body = bytes.get(HEADER_BYTES..).unwrap_or_default();
-        if !is_zero(body) && first_whole(&header.seed(), body, 0).is_some() {
+        if !is_zero(body)
+            && !matches!(first_whole(&header.seed(), body, 0, CHECKED_BYTES_MAX), Behind::Nothing)
+        {
             return Ok(true);
         }
     }
@@ -108,11 +118,10 @@ pub(super) fn holds_records(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
 /// Removes every segment: the store was never finished and holds nothing.
 pub(super) fn wipe(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     for name in disk.list(dir)? {
-        if file_index(&name).is_some() || !remove_unfinished(disk, dir, &name)? {
-            disk.remove(&dir.join(&name)).or_else(|error| match error.kind() {
-                io::ErrorKind::NotFound => Ok(()),
-                _ => Err(error),
-            })?;
+        if file_index(&name).is_some() {
+            disk.remove(&dir.join(&name))?;
+        } else {
+            remove_unfinished(disk, dir, &name)?;
         }
     }
     disk.sync_dir(dir)
@@ -153,7 +162,9 @@ pub(super) fn scan(disk: &dyn Disk, dir: &Path, applied: &Applied) -> Result<Sca
 
 fn check_indexes(indexes: &[u64], applied: &Applied) -> Result<(), LogError> {
     let missing = |index: u64| LogError::Damaged(format!("the file log/{} is missing", file_name(index)));
-    let (Some(first), Some(last)) = (indexes.first(), indexes.last()) else { return Err(missing(applied.segment)) };
+    let (Some(first), Some(last)) = (indexes.first(), indexes.last()) else {
+        return Err(missing(applied.segment));
+    };
     if *first > applied.segment || *last < applied.segment {
         return Err(missing(applied.segment));
     }
@@ -181,7 +192,11 @@ fn check_header(bytes: &[u8], index: u64, applied: &Applied) -> Result<SegmentHe
         )));
     }
     if header.bytes != bytes.len() as u64 {
-        return Err(LogError::Damaged(format!("log/{name} has {} bytes instead of {}", bytes.len(), header.bytes)));
+        return Err(LogError::Damaged(format!(
+            "log/{name} has {} bytes instead of {}",
+            bytes.len(),
+            header.bytes
+        )));
     }
     Ok(header)
 }
@@ -222,7 +237,9 @@ fn scan_segment(
         let place = Place { segment, offset: at as u64, bytes: record.whole.len() };
         if number > applied.number && record.flags & FLAG_IDLE == 0 {
             if rows(&Bytes::copy_from_slice(record.whole)).is_none() {
-                return Err(LogError::Damaged(format!("record {number} in log/{name} at {at} cannot be read")));
+                return Err(LogError::Damaged(format!(
+                    "record {number} in log/{name} at {at} cannot be read"
+                )));
             }
             scan.places.push(place);
         }
@@ -251,9 +268,13 @@ fn scan_segment(
     scan.is_torn = true;
     scan.tail = segment;
     scan.tail_offset = at as u64;
-    match first_whole(&seed, rest, expected.unwrap_or_default()) {
-        Some((number, offset)) => Err(damaged_before(&torn_place(scan), number, &name, at + offset)),
-        None => Ok(()),
+    match first_whole(&seed, rest, expected.unwrap_or_default(), CHECKED_BYTES_MAX) {
+        Behind::Record(number, offset) => Err(damaged_before(&torn_place(scan), number, &name, at + offset)),
+        Behind::TooMuch => Err(LogError::Damaged(format!(
+            "{} is damaged, and what is behind it looks too much like records to be told from them",
+            torn_place(scan)
+        ))),
+        Behind::Nothing => Ok(()),
     }
 }
 
@@ -264,24 +285,43 @@ fn torn_place(scan: &Scan) -> String {
 }
 
 fn damaged_before(damaged: &str, number: u64, name: &str, at: usize) -> LogError {
-    LogError::Damaged(format!("{damaged} is damaged, but record {number} behind it (log/{name} at {at}) is whole"))
+    LogError::Damaged(format!(
+        "{damaged} is damaged, but record {number} behind it (log/{name} at {at}) is whole"
+    ))
+}
+
+/// What lies behind a damaged place.
+enum Behind {
+    /// No whole record.
+    Nothing,
+    /// A whole record with this number, so many bytes behind.
+    Record(u64, usize),
+    /// Too much that looks like records to tell in reasonable time.
+    TooMuch,
 }
 
 /// The first whole record in `bytes` with at least this number, at any place where one may begin.
-fn first_whole(seed: &Hasher, bytes: &[u8], number_min: u64) -> Option<(u64, usize)> {
+fn first_whole(seed: &Hasher, bytes: &[u8], number_min: u64, checked_bytes_max: u64) -> Behind {
+    let mut checked_bytes: u64 = 0;
     let mut at = 0;
     while let Some(place) = bytes.get(at..) {
         if place.len() < ALIGN_BYTES {
-            return None;
+            break;
         }
-        // A number far beyond the expected one is chance: no log gets there, and checking it would cost a checksum.
-        let is_near = u64_at(place, 8).is_some_and(|number| number >= number_min && number - number_min < 1 << 40);
-        if is_near && let Some(record) = parse(seed, place) {
-            return Some((record.number, at));
+        let is_near = u64_at(place, 8)
+            .is_some_and(|number| number >= number_min && number - number_min < NUMBERS_AHEAD_MAX);
+        if is_near {
+            checked_bytes += u64::from(u32_at(place, 4).unwrap_or_default()).min(place.len() as u64);
+            if checked_bytes > checked_bytes_max {
+                return Behind::TooMuch;
+            }
+            if let Some(record) = parse(seed, place) {
+                return Behind::Record(record.number, at);
+            }
         }
         at += ALIGN_BYTES;
     }
-    None
+    Behind::Nothing
 }
 
 impl Scan {
@@ -299,7 +339,9 @@ impl Scan {
     }
 
     fn read(&self, place: &Place) -> io::Result<(u64, Vec<u8>)> {
-        let Some(segment) = self.segments.get(place.segment) else { return Err(io::ErrorKind::NotFound.into()) };
+        let Some(segment) = self.segments.get(place.segment) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
         let mut whole = vec![0; place.bytes];
         read_exact_at(&*segment.file, &mut whole, place.offset)?;
         Ok((segment.header.index, whole))
@@ -352,4 +394,30 @@ pub(super) struct Settled {
 /// Sixteen bytes for a reader.
 fn hex(bytes: &StoreId) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::{Writes, encode};
+    use super::*;
+
+    /// G13: bytes full of what looks like records are given up on, not summed for ever.
+    #[test]
+    fn g13_looking_behind_a_damaged_place_is_bounded() {
+        let seed = SegmentHeader { store: [1; 16], index: 1, epoch: 1, bytes: 1 << 20 }.seed();
+        let mut bytes = Vec::new();
+        for number in 1_u64..100 {
+            bytes.extend_from_slice(&[0, 0, 0, 0, 0, 16, 0, 0]);
+            bytes.extend_from_slice(&number.to_le_bytes());
+            bytes.extend_from_slice(&[0; 8]);
+        }
+        bytes.resize(bytes.len() + 8192, 0);
+        assert!(matches!(first_whole(&seed, &bytes, 1, 100 << 20), Behind::Nothing));
+        assert!(matches!(first_whole(&seed, &bytes, 1, 50 << 10), Behind::TooMuch));
+        let record = encode(&seed, 7, 0, &Writes::new()).expect("fits");
+        let at = bytes.len();
+        bytes.extend_from_slice(&record);
+        assert!(matches!(first_whole(&seed, &bytes, 7, 100 << 20), Behind::Record(7, found) if found == at));
+        assert!(matches!(first_whole(&seed, &bytes, 8, 100 << 20), Behind::Nothing));
+    }
 }

@@ -99,7 +99,13 @@ enum Work {
 
 impl Shelf {
     /// A shelf over the segments found at opening: `oldest` is the first index there is, `next` the first free one.
-    pub(super) fn new(options: ShelfOptions, fault: Arc<Fault>, oldest: u64, next: u64, ready: VecDeque<Segment>) -> Self {
+    pub(super) fn new(
+        options: ShelfOptions,
+        fault: Arc<Fault>,
+        oldest: u64,
+        next: u64,
+        ready: VecDeque<Segment>,
+    ) -> Self {
         let state = State { ready, oldest, released_below: oldest, next, starved: false, stop: false };
         Shelf { options, fault, state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -260,13 +266,22 @@ fn work(state: &State) -> Option<Work> {
     let spare_count = state.released_below.saturating_sub(state.oldest);
     if state.ready.len() < READY_COUNT {
         let to = state.next;
-        return Some(if spare_count > 0 { Work::Recycle { index: state.oldest, to } } else { Work::Create { to } });
+        return Some(if spare_count > 0 {
+            Work::Recycle { index: state.oldest, to }
+        } else {
+            Work::Create { to }
+        });
     }
     (spare_count > SPARE_COUNT).then_some(Work::Remove { index: state.oldest })
 }
 
 /// Makes the first segment of a new store.
-pub(super) fn create_first(disk: &dyn Disk, dir: &Path, store: StoreId, segment_bytes: u64) -> io::Result<Segment> {
+pub(super) fn create_first(
+    disk: &dyn Disk,
+    dir: &Path,
+    store: StoreId,
+    segment_bytes: u64,
+) -> io::Result<Segment> {
     let header = new_header(disk, store, 1, segment_bytes)?;
     let path = dir.join(UNFINISHED);
     let file = disk.create(&path)?;
@@ -307,6 +322,10 @@ fn write_segment(file: &dyn DiskFile, header: &SegmentHeader) -> io::Result<()> 
 }
 
 /// Waits on `condvar`; wakes after `timeout` at the latest.
-pub(super) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>, timeout: Duration) -> MutexGuard<'a, T> {
+pub(super) fn wait<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    timeout: Duration,
+) -> MutexGuard<'a, T> {
     condvar.wait_timeout(guard, timeout).unwrap_or_else(PoisonError::into_inner).0
 }

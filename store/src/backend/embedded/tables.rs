@@ -74,7 +74,9 @@ pub(super) fn look(dir: &Path) -> io::Result<Found> {
 fn check_manifest(dir: &Path) -> io::Result<Option<String>> {
     let current = match std::fs::read(dir.join(CURRENT_FILE)) {
         Ok(current) => current,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("current is missing".to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Some("current is missing".to_owned()));
+        }
         Err(error) => return Err(error),
     };
     // The manifest's number u64, its xxh3 checksum u128, a zero byte.
@@ -84,7 +86,9 @@ fn check_manifest(dir: &Path) -> io::Result<Option<String>> {
     let name = format!("v{number}");
     let manifest = match std::fs::read(dir.join(&name)) {
         Ok(manifest) => manifest,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(format!("{name} is missing"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Some(format!("{name} is missing")));
+        }
         Err(error) => return Err(error),
     };
     let is_whole = xxhash_rust::xxh3::xxh3_128(&manifest).to_le_bytes() == *checksum;
@@ -118,7 +122,9 @@ impl Tables {
         }));
         match opened {
             Ok(opened) => Ok(opened?),
-            Err(_) => Err(TablesError("the tables could not be read: a file of theirs is not what they wrote".to_owned())),
+            Err(_) => Err(TablesError(
+                "the tables could not be read: a file of theirs is not what they wrote".to_owned(),
+            )),
         }
     }
 

@@ -164,7 +164,8 @@ impl Cursor<'_> {
         if self.chunk.is_empty() && !self.is_done {
             let mut chunk = Vec::with_capacity(self.chunk_count);
             let bounds = (as_slice(&self.from), as_slice(&self.to));
-            self.is_done = self.generation.range(bounds, self.number, self.chunk_count, self.reverse, &mut chunk);
+            self.is_done =
+                self.generation.range(bounds, self.number, self.chunk_count, self.reverse, &mut chunk);
             if let Some((last, _)) = chunk.last() {
                 let beyond = Bound::Excluded(last.clone());
                 if self.reverse {
@@ -215,7 +216,8 @@ impl EmbeddedTxn {
         assert!(!key.starts_with(OWN_PREFIX), "keys under b/ belong to the engine");
         let value_bytes = value.as_ref().map_or(0, Bytes::len);
         self.bytes += key.len() + value_bytes;
-        self.is_too_large |= key.len() > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX || self.bytes > TXN_BYTES_MAX;
+        self.is_too_large |=
+            key.len() > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX || self.bytes > TXN_BYTES_MAX;
         if !self.is_too_large {
             self.writes.insert(key, value);
         }

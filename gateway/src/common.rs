@@ -1,0 +1,144 @@
+//! What all sessions of a shard share: the turn's time, the settings, the lanes, and where outputs go.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use carillon_link::Peer;
+use carillon_node::prng::Prng;
+use carillon_node::tokens::KeyTable;
+use carillon_protocol::frame::LinkFrame;
+use carillon_protocol::ids::{ConversationId, UserId};
+use carillon_protocol::time::{Time, WallMs};
+use rkyv::util::AlignedVec;
+
+use crate::counters::Counters;
+use crate::limits::{Rate, Rates};
+use crate::settings::Settings;
+use crate::tails::Tails;
+use crate::turn::Output;
+
+/// See the module.
+pub(crate) struct Common {
+    pub(crate) settings: Settings,
+    pub(crate) keys: Arc<KeyTable>,
+    pub(crate) is_development: bool,
+    pub(crate) now: Time,
+    pub(crate) wall: WallMs,
+    /// When this process last came back from a pause. Waiting for a client counts from here at the earliest: what it
+    /// sent meanwhile may not have been read yet (F26).
+    pub(crate) resumed_at: Time,
+    pub(crate) is_draining: bool,
+    pub(crate) prng: Prng,
+    pub(crate) counters: Counters,
+    pub(crate) send_rates: Rates<UserId>,
+    pub(crate) address_rates: Rates<IpAddr>,
+    pub(crate) outputs: VecDeque<Output>,
+    /// Scratch memory for archives.
+    pub(crate) archive: AlignedVec,
+    router: Router,
+    requests_count: u64,
+    epoch: u64,
+    shard: u16,
+    refusals_count: u64,
+}
+
+/// A router, as this shard knows it.
+#[derive(Debug, Default)]
+pub(crate) struct Router {
+    pub(crate) is_up: bool,
+    pub(crate) tails: Tails,
+}
+
+/// The router that everything belongs to. With more than one, a slot map stands here.
+const ROUTER: Peer = Peer(0);
+
+impl Common {
+    pub(crate) fn new(
+        settings: Settings,
+        keys: Arc<KeyTable>,
+        is_development: bool,
+        seed: u64,
+        epoch: u64,
+        shard: u16,
+    ) -> Common {
+        let limits = &settings.limits;
+        Common {
+            send_rates: Rates::new(Rate::new(limits.send_per_s, limits.send_burst)),
+            address_rates: Rates::new(Rate::new(limits.address_per_s, limits.address_burst)),
+            settings,
+            keys,
+            is_development,
+            now: Time(0),
+            wall: WallMs(0),
+            resumed_at: Time(0),
+            is_draining: false,
+            prng: Prng::new(seed),
+            counters: Counters::default(),
+            outputs: VecDeque::new(),
+            archive: AlignedVec::new(),
+            router: Router::default(),
+            requests_count: 0,
+            epoch,
+            shard,
+            refusals_count: 0,
+        }
+    }
+
+    /// Who owns a user.
+    pub(crate) fn router_of_user(_user: UserId) -> Peer {
+        ROUTER
+    }
+
+    /// Who owns a conversation.
+    pub(crate) fn router_of_conversation(_conversation: ConversationId) -> Peer {
+        ROUTER
+    }
+
+    /// What is known of a router; `None` for one that nothing belongs to.
+    pub(crate) fn router(&mut self, peer: Peer) -> Option<&mut Router> {
+        (peer == ROUTER).then_some(&mut self.router)
+    }
+
+    /// Whether the lane to a router is there.
+    pub(crate) fn is_up(&self, peer: Peer) -> bool {
+        peer == ROUTER && self.router.is_up
+    }
+
+    /// What sessions of `user` are measured by after their lane was lost.
+    pub(crate) fn tails(&mut self, _user: UserId) -> &mut Tails {
+        &mut self.router.tails
+    }
+
+    /// Puts a frame on a lane.
+    pub(crate) fn link(&mut self, router: Peer, frame: &impl LinkFrame) {
+        self.outputs.push_back(Output::Link { router, frame: frame.to_frame() });
+    }
+
+    /// A number for a request that expects an answer: never 0, never used before in this epoch (F13).
+    pub(crate) fn request(&mut self) -> u64 {
+        self.requests_count += 1;
+        self.requests_count
+    }
+
+    /// A name for an error, by which a client's report and our log are brought together.
+    pub(crate) fn request_id(&mut self) -> String {
+        self.refusals_count += 1;
+        format!("{:08x}-{:x}-{:x}", self.epoch & 0xffff_ffff, self.shard, self.refusals_count)
+    }
+
+    /// An idempotency key for a command that came without: a UUID of version 4 (RFC 9562 section 5.4), which the store
+    /// packs into sixteen bytes.
+    pub(crate) fn mint_client_msg_id(&mut self) -> String {
+        let high = (self.prng.next_u64() & !0xf000) | 0x4000;
+        let low = (self.prng.next_u64() & !(0b11 << 62)) | (0b10 << 62);
+        format!(
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            high >> 32,
+            (high >> 16) & 0xffff,
+            high & 0xffff,
+            low >> 48,
+            low & 0xffff_ffff_ffff
+        )
+    }
+}

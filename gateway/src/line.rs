@@ -1,0 +1,91 @@
+//! The line to one client: how frames are encoded for it, and what waits to be sent. A session speaks through it and
+//! never learns which encoding it is.
+
+use bytes::Bytes;
+use carillon_protocol::client::{FrameId, ServerFrame, Wire, binary, json};
+use carillon_protocol::reason::{Close, Refusal};
+use carillon_protocol::time::Time;
+use carillon_protocol::websocket::{self, Opcode};
+use rkyv::util::AlignedVec;
+
+use crate::common::Common;
+use crate::outbox::Outbox;
+use crate::turn::ConnectionId;
+
+/// Bytes that most frames fit; larger ones grow their buffer.
+const FRAME_BYTES_HINT: usize = 320;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) id: ConnectionId,
+    pub(crate) wire: Wire,
+    pub(crate) outbox: Outbox,
+    /// When the client last took something, or the outbox last became non-empty.
+    pub(crate) progress_at: Time,
+    /// Why the connection is to be closed, once somebody decided that.
+    pub(crate) closing: Option<Close>,
+}
+
+impl Line {
+    pub(crate) fn new(id: ConnectionId) -> Line {
+        Line { id, wire: Wire::Json, outbox: Outbox::default(), progress_at: Time(0), closing: None }
+    }
+
+    /// Says something that answers the client or that it cannot do without.
+    pub(crate) fn say(&mut self, common: &mut Common, frame: &ServerFrame<'_>) {
+        let bytes = encode(self.wire, frame, &mut common.archive);
+        self.answer(common, bytes);
+    }
+
+    /// Queues bytes that answer.
+    pub(crate) fn answer(&mut self, common: &mut Common, bytes: Bytes) {
+        if self.outbox.is_empty() {
+            self.progress_at = common.now;
+        }
+        common.counters.frames_out += 1;
+        self.outbox.answer(bytes);
+    }
+
+    /// Queues a live push, if it fits.
+    #[must_use]
+    pub(crate) fn push(&mut self, common: &mut Common, bytes: Bytes) -> bool {
+        if self.outbox.is_empty() {
+            self.progress_at = common.now;
+        }
+        let fits = self.outbox.push(bytes, common.settings.limits.conn_queue_bytes);
+        common.counters.frames_out += u64::from(fits);
+        fits
+    }
+
+    /// Tells what is wrong.
+    pub(crate) fn refuse(&mut self, common: &mut Common, id: Option<FrameId>, refusal: Refusal) {
+        common.counters.refusals += 1;
+        let request_id = common.request_id();
+        self.say(common, &ServerFrame::Error { id, refusal, request_id: request_id.into() });
+    }
+
+    /// Decides that the connection ends. The first reason stands.
+    pub(crate) fn close(&mut self, close: Close) {
+        self.closing.get_or_insert(close);
+    }
+
+    /// Whether there is room for a page: at most half of what may be queued is.
+    pub(crate) fn has_room_for_page(&self, common: &Common) -> bool {
+        self.outbox.bytes() <= common.settings.limits.conn_queue_bytes / 2
+    }
+}
+
+/// A frame as it goes out, WebSocket header included. `archive` is scratch memory.
+pub(crate) fn encode(wire: Wire, frame: &ServerFrame<'_>, archive: &mut AlignedVec) -> Bytes {
+    match wire {
+        Wire::Json => {
+            websocket::server_frame_with(Opcode::Text, FRAME_BYTES_HINT, |out| json::encode(frame, out))
+        }
+        Wire::Rkyv => {
+            archive.clear();
+            binary::encode(frame, archive);
+            Bytes::from(websocket::server_frame(Opcode::Binary, archive))
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What waits to be sent on one connection: whole frames, shared with other connections where they are the same.
+//!
+//! Live pushes are bounded: one that does not fit is not queued, and the session finds another way to bring the event
+//! (`behind`). Answers are never refused here: what asks for them is bounded (`limits.inflight`, one page at a time),
+//! and the connection is not read while too much is queued.
+//!
+//! # Invariants
+//! - Frames leave whole and in order; one that has begun is never dropped.
+//! - An empty outbox owns no memory beyond itself.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf as _, Bytes};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// Most outboxes hold one frame at a time: it takes no memory of its own.
+    first: Option<Item>,
+    rest: VecDeque<Item>,
+    bytes: usize,
+    push_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Item {
+    bytes: Bytes,
+    is_push: bool,
+}
+
+impl Outbox {
+    /// Queues an answer.
+    pub fn answer(&mut self, bytes: Bytes) {
+        self.add(Item { bytes, is_push: false });
+    }
+
+    /// Queues a live push unless the pushes would take more than `bytes_max` together. One push always fits, however
+    /// large: a bound below the largest event must not keep it from anybody.
+    #[must_use]
+    pub fn push(&mut self, bytes: Bytes, bytes_max: usize) -> bool {
+        if self.push_bytes > 0 && self.push_bytes + bytes.len() > bytes_max {
+            return false;
+        }
+        self.push_bytes += bytes.len();
+        self.add(Item { bytes, is_push: true });
+        true
+    }
+
+    fn add(&mut self, item: Item) {
+        self.bytes += item.bytes.len();
+        if self.first.is_none() {
+            self.first = Some(item);
+        } else {
+            self.rest.push_back(item);
+        }
+    }
+
+    /// What is to be sent, in order.
+    pub fn pending(&self) -> impl Iterator<Item = &[u8]> {
+        self.first.iter().chain(&self.rest).map(|item| &item.bytes[..])
+    }
+
+    /// So many bytes are out.
+    pub fn sent(&mut self, mut bytes: usize) {
+        while let Some(item) = &mut self.first {
+            let taken = bytes.min(item.bytes.len());
+            item.bytes.advance(taken);
+            self.bytes -= taken;
+            if item.is_push {
+                self.push_bytes -= taken;
+            }
+            bytes -= taken;
+            if !item.bytes.is_empty() {
+                return;
+            }
+            self.first = self.rest.pop_front();
+        }
+        // Idle connections own no buffers.
+        self.rest = VecDeque::new();
+    }
+
+    /// Bytes queued.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing is queued.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gather(outbox: &Outbox) -> Vec<u8> {
+        outbox.pending().flatten().copied().collect()
+    }
+
+    /// G13, F14: pushes are bounded, answers and frames that have begun are not touched.
+    #[test]
+    fn frames_leave_whole_and_in_order() {
+        let mut outbox = Outbox::default();
+        assert!(outbox.push(Bytes::from_static(b"0123456789"), 4), "one push always fits");
+        assert!(!outbox.push(Bytes::from_static(b"x"), 4));
+        outbox.answer(Bytes::from_static(b"abc"));
+        outbox.sent(8);
+        assert_eq!((gather(&outbox).as_slice(), outbox.bytes()), (&b"89abc"[..], 5));
+        assert!(outbox.push(Bytes::from_static(b"yz"), 4));
+        outbox.sent(3);
+        assert_eq!(gather(&outbox), b"bcyz");
+        outbox.sent(4);
+        assert!(outbox.is_empty() && outbox.push_bytes == 0 && outbox.first.is_none());
+    }
+}

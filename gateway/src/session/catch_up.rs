@@ -1,0 +1,390 @@
+//! A session that is not live everywhere: what it misses is brought in pages, one conversation at a time, as fast as its
+//! client takes them; what the client was told to sync itself (`behind`) comes first.
+//!
+//! # Invariants
+//! - At most one page is asked for, and only while there is room for it: a page never overflows the outbox.
+//! - A `Deliver` of a conversation that is still to be brought raises its target. One of a conversation that was brought
+//!   is live, or, when it does not fit, opens that conversation again.
+//! - `caught_up` is said when nothing is left of either kind.
+
+use carillon_protocol::client::{ReceiptView, ServerFrame, SyncBatch};
+use carillon_protocol::frame::{ArchivedMark, ArchivedPage, Read};
+use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::limits::PAGE_EVENTS_MAX;
+use carillon_protocol::reason::{Close, Refusal};
+use carillon_protocol::record::Event;
+use carillon_protocol::time::Time;
+
+use super::place::Before;
+use super::plan::{Entry, How, Plan};
+use super::register::{Cause, RETRY_MS};
+use super::{Session, Stage};
+use crate::common::Common;
+use crate::line::Line;
+use crate::render;
+use crate::tails::Life;
+
+/// Conversations that a client may be told to sync at once. Beyond: 1013 or 4010, and the client resumes anew.
+pub(super) const BEHIND_MAX: usize = 512;
+/// Conversations in one plan. Beyond: 4010.
+const PLAN_MAX: usize = 131_072;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct CatchingUp {
+    plan: Plan,
+    /// What the client was told to sync, ascending: (conversation, head then).
+    listed: Vec<(ConversationId, Seq)>,
+    owes_caught_up: bool,
+    style: Style,
+    reading: Option<Reading>,
+    pub(super) retry_at: Option<Time>,
+    /// When the client last did something about `listed`.
+    progress_at: Time,
+    life: Life,
+}
+
+/// How pages are said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    /// As `sync_batch` frames.
+    Batches,
+    /// As the frames that would have come live.
+    Live,
+}
+
+/// The page that was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    request: u64,
+    conversation: ConversationId,
+    to_seq: Seq,
+}
+
+impl CatchingUp {
+    pub(super) fn new(
+        plan: Plan,
+        listed: Vec<(ConversationId, Seq)>,
+        owes_caught_up: bool,
+        style: Style,
+        life: Life,
+    ) -> CatchingUp {
+        CatchingUp {
+            plan,
+            listed,
+            owes_caught_up,
+            style,
+            reading: None,
+            retry_at: None,
+            progress_at: Time(0),
+            life,
+        }
+    }
+
+    pub(super) fn since(self, now: Time) -> CatchingUp {
+        CatchingUp { progress_at: now, ..self }
+    }
+
+    /// What the session was, for when its lane is back.
+    pub(super) fn into_cause(self) -> Cause {
+        let CatchingUp { plan, listed, owes_caught_up, style, life, .. } = self;
+        Cause::Again { before: Before { life, open: plan.into_open(), listed }, owes_caught_up, style }
+    }
+
+    /// When the client last did something about being behind, while it is.
+    pub(super) fn behind_since(&self) -> Option<Time> {
+        (!self.listed.is_empty()).then_some(self.progress_at)
+    }
+
+    fn is_listed(&self, conversation: ConversationId) -> bool {
+        self.listed.binary_search_by_key(&conversation, |(other, _)| *other).is_ok()
+    }
+
+    fn unlist(&mut self, conversation: ConversationId) -> bool {
+        let place = self.listed.binary_search_by_key(&conversation, |(other, _)| *other);
+        place.map(|place| self.listed.remove(place)).is_ok()
+    }
+}
+
+/// What becomes of a `Deliver`.
+pub(super) enum Way {
+    /// It is brought by a page later.
+    Later,
+    /// The client syncs it itself.
+    Synced,
+    /// It is to be pushed now.
+    Live,
+}
+
+impl CatchingUp {
+    /// What becomes of a `Deliver` of this position.
+    pub(super) fn way(&mut self, conversation: ConversationId, seq: Seq) -> Way {
+        if self.is_listed(conversation) {
+            return Way::Synced;
+        }
+        match self.plan.open(conversation) {
+            Some(entry) => {
+                entry.raise(seq);
+                Way::Later
+            }
+            None => Way::Live,
+        }
+    }
+}
+
+impl Session {
+    /// Goes on bringing what is missed, as far as there is room.
+    pub(super) fn advance(&mut self, line: &mut Line, common: &mut Common) {
+        loop {
+            let Stage::CatchingUp(catching_up) = &mut self.stage else { return };
+            let is_waiting = catching_up.reading.is_some() || !catching_up.listed.is_empty();
+            if is_waiting || line.closing.is_some() || !line.has_room_for_page(common) {
+                return;
+            }
+            match catching_up.plan.next() {
+                None => {
+                    let life = catching_up.life;
+                    if catching_up.owes_caught_up {
+                        line.say(common, &ServerFrame::CaughtUp);
+                    }
+                    self.stage = Stage::Live(life);
+                    return;
+                }
+                Some(entry @ Entry { how: How::Reset(reason), conversation, target, .. }) => {
+                    common.counters.resets += 1;
+                    let reset =
+                        ServerFrame::Reset { id: None, conversation, first_seq: entry.next, head_seq: target, reason };
+                    line.say(common, &reset);
+                    self.placed(conversation, target, entry.fanned_out, entry.fanned_out >= target, common);
+                }
+                Some(Entry { conversation, next, target, .. }) => {
+                    let router = Common::router_of_conversation(conversation);
+                    if !common.is_up(router) || catching_up.retry_at.is_some_and(|at| at > common.now) {
+                        return;
+                    }
+                    catching_up.retry_at = None;
+                    let request = common.request();
+                    catching_up.reading = Some(Reading { request, conversation, to_seq: target });
+                    let read = Read {
+                        session: line.id.as_u64(),
+                        request,
+                        user: self.user,
+                        conversation,
+                        from_seq: next,
+                        to_seq: target,
+                        limit: PAGE_EVENTS_MAX,
+                        newest_first: false,
+                        messages_only: false,
+                    };
+                    common.link(router, &read);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The client has a conversation up to `seq`: its place in the plan is done.
+    fn placed(
+        &mut self,
+        conversation: ConversationId,
+        seq: Seq,
+        fanned_out: Seq,
+        is_exact: bool,
+        common: &mut Common,
+    ) {
+        if let Stage::CatchingUp(catching_up) = &mut self.stage {
+            catching_up.plan.done(conversation);
+        }
+        self.work.get_or_insert_default().placed(conversation, seq, fanned_out);
+        common.tails(self.user).note(conversation, seq.min(fanned_out), is_exact && seq >= fanned_out);
+    }
+
+    /// Takes the page that the plan waits for; `false`: it waits for another.
+    pub(super) fn plan_page(&mut self, page: &ArchivedPage, line: &mut Line, common: &mut Common) -> bool {
+        let Stage::CatchingUp(catching_up) = &mut self.stage else { return false };
+        let request = page.request.to_native();
+        let Some(reading) = catching_up.reading.filter(|reading| reading.request == request) else { return false };
+        catching_up.reading = None;
+        let style = catching_up.style;
+        let conversation = reading.conversation;
+        let (head_seq, first_seq) = (page.head_seq.to_native(), page.first_seq.to_native());
+        let Some(entry) = catching_up.plan.open(conversation) else { return true };
+        entry.fanned_out = entry.fanned_out.max(page.fanned_out_seq.to_native());
+        let Entry { next, target, fanned_out, .. } = *entry;
+
+        let marks = receipts(&page.marks);
+        let mut events = Vec::with_capacity(page.entries.len());
+        let mut last = next.saturating_sub(1);
+        for stored in page.entries.iter() {
+            let seq = stored.seq.to_native();
+            if seq < next {
+                continue;
+            }
+            if seq != last + 1 || seq > target {
+                break;
+            }
+            last = seq;
+            let Some(event) = Event::decode(&stored.record) else {
+                common.counters.unreadable += 1;
+                continue;
+            };
+            if !self.is_filled(conversation, seq, &event, None, line, common) {
+                events.push(render::event_frame(conversation, seq, head_seq, &event, self.user, &marks));
+            }
+        }
+        if last < next {
+            // Nothing where something should be: the log was cut at either end.
+            let reason = if head_seq < next { "cursor_ahead" } else { "retention" };
+            if let Stage::CatchingUp(catching_up) = &mut self.stage {
+                catching_up.plan.reset(conversation, first_seq, head_seq, reason);
+            }
+            return true;
+        }
+        common.counters.events_paged += events.len() as u64;
+        match style {
+            Style::Live => {
+                for event in events {
+                    line.say(common, &ServerFrame::Event(event));
+                }
+            }
+            Style::Batches if events.is_empty() => {}
+            Style::Batches => {
+                let mut rest = Some(SyncBatch {
+                    id: None,
+                    conversation,
+                    events,
+                    from_seq: next,
+                    to_seq: last,
+                    head_seq,
+                    has_more: last < target,
+                    receipts: marks,
+                });
+                while let Some(batch) = rest {
+                    let (bytes, cut) = render::batch(line.wire, batch, &mut common.archive);
+                    line.answer(common, bytes);
+                    rest = cut;
+                }
+            }
+        }
+        // Who was removed meanwhile sees less than was aimed at.
+        let is_cut = head_seq < reading.to_seq && last >= head_seq;
+        if last >= target || is_cut {
+            self.placed(conversation, last, fanned_out, fanned_out >= head_seq, common);
+        } else {
+            self.work.get_or_insert_default().early.passed(conversation, last);
+            if let Stage::CatchingUp(catching_up) = &mut self.stage
+                && let Some(entry) = catching_up.plan.open(conversation)
+            {
+                entry.next = last + 1;
+            }
+        }
+        true
+    }
+
+    /// The router could not read the page that the plan waits for; `false`: it waits for another.
+    pub(super) fn plan_refused(&mut self, request: u64, refusal: &Refusal, common: &Common) -> bool {
+        let Stage::CatchingUp(catching_up) = &mut self.stage else { return false };
+        let Some(reading) = catching_up.reading.filter(|reading| reading.request == request) else { return false };
+        catching_up.reading = None;
+        if refusal.code.row().retryable {
+            let wait_ms = refusal.retry_after_ms.unwrap_or(RETRY_MS).max(RETRY_MS);
+            catching_up.retry_at = Some(common.now.after_ms(wait_ms));
+        } else {
+            // No member any more.
+            catching_up.plan.done(reading.conversation);
+        }
+        true
+    }
+
+    /// A live push did not fit: the conversation, whose next event is `seq`, is brought in another way.
+    pub(super) fn overflow(
+        &mut self,
+        conversation: ConversationId,
+        seq: Seq,
+        head_seq: Seq,
+        line: &mut Line,
+        common: &mut Common,
+    ) {
+        match &mut self.stage {
+            Stage::CatchingUp(catching_up) => {
+                if catching_up.plan.len() >= PLAN_MAX {
+                    line.close(Close::SlowConsumer);
+                }
+                catching_up.plan.page_from(conversation, seq, seq);
+            }
+            Stage::Live(_) => self.fall_behind(conversation, head_seq.max(seq), line, common),
+            _ => {}
+        }
+    }
+
+    /// Tells the client to sync a conversation itself.
+    pub(super) fn fall_behind(
+        &mut self,
+        conversation: ConversationId,
+        head_seq: Seq,
+        line: &mut Line,
+        common: &mut Common,
+    ) {
+        if let Stage::Live(life) = self.stage {
+            let catching_up = CatchingUp::new(Plan::default(), Vec::new(), true, Style::Batches, life);
+            self.stage = Stage::CatchingUp(Box::new(catching_up.since(common.now)));
+        }
+        let Stage::CatchingUp(catching_up) = &mut self.stage else { return };
+        let Err(place) = catching_up.listed.binary_search_by_key(&conversation, |(other, _)| *other) else { return };
+        if catching_up.listed.len() >= BEHIND_MAX {
+            line.close(Close::SlowConsumer);
+            return;
+        }
+        catching_up.listed.insert(place, (conversation, head_seq));
+        catching_up.owes_caught_up = true;
+        common.counters.behinds += 1;
+        line.say(common, &ServerFrame::Behind { conversations: vec![(conversation, head_seq)] });
+    }
+
+    /// Whether live pushes have stopped.
+    pub(super) fn is_behind(&self) -> bool {
+        matches!(&self.stage, Stage::CatchingUp(catching_up) if !catching_up.listed.is_empty())
+    }
+
+    /// The client has a conversation up to its head, by a `sync` or because it was told to drop it.
+    pub(super) fn synced(
+        &mut self,
+        conversation: ConversationId,
+        head_seq: Seq,
+        fanned_out: Seq,
+        common: &mut Common,
+    ) {
+        let Stage::CatchingUp(catching_up) = &mut self.stage else { return };
+        if !catching_up.unlist(conversation) {
+            return;
+        }
+        catching_up.progress_at = common.now;
+        self.work.get_or_insert_default().placed(conversation, head_seq, fanned_out);
+        common.tails(self.user).note(conversation, head_seq.min(fanned_out), fanned_out == head_seq);
+        // What came while it was listed, and is newer than what was read, is brought by us.
+        if fanned_out > head_seq
+            && let Stage::CatchingUp(catching_up) = &mut self.stage
+        {
+            catching_up.plan.page_from(conversation, head_seq + 1, fanned_out);
+        }
+    }
+
+    /// The client works on being behind.
+    pub(super) fn sync_progress(&mut self, conversation: ConversationId, now: Time) {
+        if let Stage::CatchingUp(catching_up) = &mut self.stage
+            && catching_up.is_listed(conversation)
+        {
+            catching_up.progress_at = now;
+        }
+    }
+}
+
+/// The watermarks on a page.
+pub(super) fn receipts(marks: &[ArchivedMark]) -> Vec<ReceiptView> {
+    let view = |mark: &ArchivedMark| ReceiptView {
+        user: UserId(mark.user.0.to_native()),
+        delivered_seq: mark.delivered_seq.to_native(),
+        read_seq: mark.read_seq.to_native(),
+    };
+    marks.iter().map(view).collect()
+}

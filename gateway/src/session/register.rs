@@ -1,0 +1,236 @@
+//! From `identify` to knowing where every conversation stands, at first and again after a lane was lost.
+//!
+//! Registering comes before anything is read, so that nothing can fall between (F6). Until the answer to the peek
+//! every `Deliver` is dropped: that answer is behind it on the same lane, so what it says includes it.
+
+use carillon_protocol::client::ServerFrame;
+use carillon_protocol::frame::{ArchivedPeeked, ArchivedRegistered, Joined, Peek, Register, Standing};
+use carillon_protocol::ids::{ConversationId, Seq};
+use carillon_protocol::limits::LINK_LIST_MAX;
+use carillon_protocol::reason::{Close, Code, Refusal};
+use carillon_protocol::time::Time;
+
+use super::catch_up::{BEHIND_MAX, CatchingUp, Style};
+use super::place::{self, Before, Known, Placed};
+use super::{Session, Stage};
+use crate::common::Common;
+use crate::line::Line;
+
+/// Conversations of one user that a session can follow. Beyond: 1013, and an operator has to look.
+const JOINED_MAX: usize = 65_536;
+/// How soon something that a router could not answer is asked again.
+pub(super) const RETRY_MS: u64 = 250;
+
+/// Waits for its conversations.
+#[derive(Debug)]
+pub(super) struct Registering {
+    /// The link request; 0 while it is not on a lane.
+    pub(super) request: u64,
+    pub(super) retry_at: Option<Time>,
+    pub(super) known: Known,
+    pub(super) cause: Cause,
+}
+
+/// Waits for where these stand.
+#[derive(Debug)]
+pub(super) struct Peeking {
+    /// Link requests without an answer.
+    pub(super) requests: Vec<u64>,
+    pub(super) known: Known,
+    pub(super) cause: Cause,
+}
+
+/// Why a session registers.
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// It begins.
+    Fresh {
+        since: Time,
+        /// From the token.
+        name: String,
+        /// From `identify`, ascending.
+        cursors: Vec<(ConversationId, Seq)>,
+    },
+    /// Its lane was lost.
+    Again { before: Before, owes_caught_up: bool, style: Style },
+}
+
+impl Registering {
+    pub(super) fn new(cause: Cause) -> Box<Registering> {
+        Box::new(Registering { request: 0, retry_at: None, known: Known::default(), cause })
+    }
+}
+
+impl Session {
+    /// Puts the registration on the lane, when it is due and the lane is there.
+    pub(super) fn register(&mut self, line: &Line, common: &mut Common) {
+        let router = Common::router_of_user(self.user);
+        let Stage::Registering(registering) = &mut self.stage else { return };
+        let is_due = registering.retry_at.is_none_or(|at| at <= common.now);
+        if registering.request != 0 || !is_due || !common.is_up(router) {
+            return;
+        }
+        registering.retry_at = None;
+        registering.request = common.request();
+        let (name, again) = match &registering.cause {
+            Cause::Fresh { name, .. } => (name.clone(), false),
+            Cause::Again { .. } => (String::new(), true),
+        };
+        let register = Register {
+            session: line.id.as_u64(),
+            request: registering.request,
+            user: self.user,
+            device: self.device.to_string(),
+            name,
+            auto_provision: common.settings.auth.auto_provision,
+            again,
+        };
+        common.link(router, &register);
+    }
+
+    /// The router told some of the conversations.
+    pub(crate) fn registered(&mut self, frame: &ArchivedRegistered, line: &mut Line, common: &mut Common) {
+        let Stage::Registering(registering) = &mut self.stage else { return };
+        if registering.request == 0 || registering.request != frame.request.to_native() {
+            return;
+        }
+        if registering.known.joined.len() + frame.conversations.len() > JOINED_MAX {
+            line.close(Close::TryLater);
+            return;
+        }
+        registering.known.joined.extend(frame.conversations.iter().map(|joined| Joined {
+            conversation: ConversationId(joined.conversation.0.to_native()),
+            cursor: joined.cursor.to_native(),
+        }));
+        if frame.more {
+            return;
+        }
+        let Stage::Registering(registering) = std::mem::replace(&mut self.stage, Stage::Gone) else { return };
+        let Registering { mut known, cause, .. } = *registering;
+        known.listed();
+        let mut peeking = Box::new(Peeking { requests: Vec::new(), known, cause });
+        for chunk in peeking.known.joined.chunks(LINK_LIST_MAX) {
+            let request = common.request();
+            peeking.requests.push(request);
+            // With more than one router, a chunk for each of them.
+            let peek = Peek {
+                session: line.id.as_u64(),
+                request,
+                user: self.user,
+                conversations: chunk.iter().map(|joined| joined.conversation).collect(),
+            };
+            common.link(Common::router_of_user(self.user), &peek);
+        }
+        self.stage = Stage::Peeking(peeking);
+        self.place_if_known(line, common);
+    }
+
+    /// The router told where some of them stand.
+    pub(crate) fn peeked(&mut self, frame: &ArchivedPeeked, line: &mut Line, common: &mut Common) {
+        let Stage::Peeking(peeking) = &mut self.stage else { return };
+        let request = frame.request.to_native();
+        let Some(place) = peeking.requests.iter().position(|other| *other == request) else { return };
+        peeking.requests.swap_remove(place);
+        for standing in frame.standings.iter() {
+            let standing = Standing {
+                conversation: ConversationId(standing.conversation.0.to_native()),
+                first_seq: standing.first_seq.to_native(),
+                head_seq: standing.head_seq.to_native(),
+                fanned_out_seq: standing.fanned_out_seq.to_native(),
+            };
+            peeking.known.standings.insert(standing.conversation, standing);
+        }
+        self.place_if_known(line, common);
+    }
+
+    /// When every standing is here, decides what has to be brought, and begins to.
+    fn place_if_known(&mut self, line: &mut Line, common: &mut Common) {
+        if !matches!(&self.stage, Stage::Peeking(peeking) if peeking.requests.is_empty()) {
+            return;
+        }
+        let Stage::Peeking(peeking) = std::mem::replace(&mut self.stage, Stage::Gone) else { return };
+        let Peeking { known, cause, .. } = *peeking;
+        let work = self.work.get_or_insert_default();
+        let tails = common.tails(self.user);
+        let life = tails.life();
+        let catching_up = match cause {
+            Cause::Fresh { cursors, .. } => {
+                let Placed { plan, .. } = place::fresh(known, &cursors, work, tails);
+                let (pending_conversations, pending_events) = plan.pending();
+                let ready = ServerFrame::Ready {
+                    user: self.user,
+                    device: (&*self.device).into(),
+                    pending_conversations,
+                    pending_events,
+                };
+                line.say(common, &ready);
+                CatchingUp::new(plan, Vec::new(), true, Style::Batches, life)
+            }
+            Cause::Again { before, owes_caught_up, style } => {
+                let Placed { plan, unknown, mut listed } = place::again(known, &before, work, tails);
+                if listed.len() + unknown.len() > BEHIND_MAX {
+                    line.close(Close::TryLater);
+                    return;
+                }
+                if !unknown.is_empty() {
+                    common.counters.behinds += 1;
+                    listed.extend_from_slice(&unknown);
+                    listed.sort_unstable();
+                    line.say(common, &ServerFrame::Behind { conversations: unknown });
+                }
+                let owes_caught_up = owes_caught_up || !listed.is_empty();
+                CatchingUp::new(plan, listed, owes_caught_up, style, life)
+            }
+        };
+        self.stage = Stage::CatchingUp(Box::new(catching_up.since(common.now)));
+    }
+
+    /// The lane is lost: whatever stage the session is in, it will register again, and knows what it was before.
+    pub(super) fn unregister(&mut self) {
+        let cause = match std::mem::replace(&mut self.stage, Stage::Gone) {
+            stage @ (Stage::AwaitIdentify(_) | Stage::Gone) => {
+                self.stage = stage;
+                return;
+            }
+            Stage::Registering(registering) => registering.cause,
+            Stage::Peeking(peeking) => peeking.cause,
+            Stage::CatchingUp(catching_up) => catching_up.into_cause(),
+            Stage::Live(life) => Cause::Again {
+                before: Before { life, open: Vec::new(), listed: Vec::new() },
+                owes_caught_up: false,
+                style: Style::Live,
+            },
+        };
+        self.stage = Stage::Registering(Registering::new(cause));
+    }
+
+    /// A router could not register the session or tell where it stands.
+    pub(super) fn register_refused(&mut self, refusal: Refusal, line: &mut Line, common: &mut Common) {
+        let is_fresh = match &self.stage {
+            Stage::Registering(registering) => matches!(registering.cause, Cause::Fresh { .. }),
+            Stage::Peeking(peeking) => matches!(peeking.cause, Cause::Fresh { .. }),
+            _ => return,
+        };
+        let close = match refusal.code {
+            Code::RateLimited => Close::TooManyConnections,
+            Code::BadRequest
+            | Code::Unauthenticated
+            | Code::TokenExpired
+            | Code::Forbidden
+            | Code::NotFound
+            | Code::Gone => Close::AuthenticationFailed,
+            _ if !is_fresh => {
+                // The client has nothing to do with it: ask again, more slowly.
+                let wait_ms = refusal.retry_after_ms.unwrap_or(RETRY_MS).max(RETRY_MS);
+                self.unregister();
+                if let Stage::Registering(registering) = &mut self.stage {
+                    registering.retry_at = Some(common.now.after_ms(wait_ms));
+                }
+                return;
+            }
+            _ => Close::TryLater,
+        };
+        line.refuse(common, None, refusal);
+        line.close(close);
+    }
+}

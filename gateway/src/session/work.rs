@@ -1,0 +1,170 @@
+//! What a session has under way. An idle session has none of it, and no memory for it.
+
+use std::collections::VecDeque;
+
+use carillon_protocol::client::FrameId;
+use carillon_protocol::frame::{Receipt, Submit};
+use carillon_protocol::ids::{ConversationId, Seq};
+use carillon_protocol::time::Time;
+
+/// Acknowledged sends of a connection whose events have not passed yet. At this many the connection is not read.
+pub(super) const EARLY_MAX: usize = 1_024;
+/// Conversations with an unsent watermark. Beyond: the oldest is dropped, which only delivers its events once more.
+pub(super) const RECEIPTS_MAX: usize = 1_024;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    /// Commands without an answer, in the order they came.
+    pub(super) asked: VecDeque<Asked>,
+    /// Positions that an ack has filled before their event passed.
+    pub(super) early: Early,
+    /// Conversations that were paged further than what is fanned out: (conversation, last seq paged).
+    pub(super) ahead: Vec<(ConversationId, Seq)>,
+    /// `sync` commands without an answer, in the order they came.
+    pub(super) syncs: VecDeque<SyncAsked>,
+    /// Watermarks that nobody waits for, merged until the turn ends.
+    pub(super) receipts: Vec<Marked>,
+}
+
+/// A durable command that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The link request; 0 while it is not on a lane.
+    pub(super) request: u64,
+    /// How often it was put on a lane.
+    pub(super) attempts: u32,
+    /// The client's `id`.
+    pub(super) id: Option<FrameId>,
+    pub(super) at: Time,
+    pub(super) what: Durable,
+}
+
+#[derive(Debug)]
+pub(super) enum Durable {
+    Send {
+        submit: Box<Submit>,
+        /// The client gave no `client_msg_id`.
+        is_minted: bool,
+    },
+    Receipt(Receipt),
+}
+
+/// A `sync` that waits for its answer.
+#[derive(Debug)]
+pub(super) struct SyncAsked {
+    /// The link request; 0 while it is not on a lane.
+    pub(super) request: u64,
+    pub(super) id: Option<FrameId>,
+    pub(super) conversation: ConversationId,
+    pub(super) from_seq: Seq,
+    pub(super) limit: u32,
+}
+
+/// A watermark to be sent; 0: unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Marked {
+    pub(super) conversation: ConversationId,
+    pub(super) delivered_seq: Seq,
+    pub(super) read_seq: Seq,
+}
+
+/// Positions that an ack has filled.
+#[derive(Debug, Default)]
+pub(super) struct Early(Vec<(ConversationId, Seq)>);
+
+impl Early {
+    pub(super) fn add(&mut self, conversation: ConversationId, seq: Seq) {
+        if !self.contains(conversation, seq) {
+            self.0.push((conversation, seq));
+        }
+    }
+
+    pub(super) fn contains(&self, conversation: ConversationId, seq: Seq) -> bool {
+        self.0.contains(&(conversation, seq))
+    }
+
+    /// The client has everything up to `seq`, one way or another.
+    pub(super) fn passed(&mut self, conversation: ConversationId, seq: Seq) {
+        self.0.retain(|(other, filled)| *other != conversation || *filled > seq);
+    }
+}
+
+impl Work {
+    /// Whether it can be given back.
+    pub(super) fn is_empty(&self) -> bool {
+        self.asked.is_empty()
+            && self.early.0.is_empty()
+            && self.ahead.is_empty()
+            && self.syncs.is_empty()
+            && self.receipts.is_empty()
+    }
+
+    /// Whether so much is under way that the client has to wait (`limits.inflight`).
+    pub(super) fn is_full(&self, inflight_max: usize) -> bool {
+        self.asked.len() + self.syncs.len() >= inflight_max || self.early.0.len() >= EARLY_MAX
+    }
+
+    /// The last seq paged, if that is above what is fanned out.
+    pub(super) fn ahead_of(&self, conversation: ConversationId) -> Option<Seq> {
+        self.ahead.iter().find(|(other, _)| *other == conversation).map(|(_, seq)| *seq)
+    }
+
+    /// The client has the conversation up to `seq`, and `Deliver` frames up to `fanned_out_seq` came already.
+    pub(super) fn placed(&mut self, conversation: ConversationId, seq: Seq, fanned_out_seq: Seq) {
+        self.ahead.retain(|(other, _)| *other != conversation);
+        if fanned_out_seq < seq {
+            self.ahead.push((conversation, seq));
+        }
+        self.early.passed(conversation, seq);
+    }
+
+    /// A live event passes: whether the client has it already by a page. What is not needed any more is forgotten.
+    pub(super) fn was_paged(&mut self, conversation: ConversationId, seq: Seq) -> bool {
+        let Some(paged) = self.ahead_of(conversation) else { return false };
+        if seq >= paged {
+            self.ahead.retain(|(other, _)| *other != conversation);
+        }
+        seq <= paged
+    }
+
+    /// Merges a watermark.
+    pub(super) fn mark(&mut self, marked: Marked) {
+        if let Some(other) = self.receipts.iter_mut().find(|other| other.conversation == marked.conversation) {
+            other.delivered_seq = other.delivered_seq.max(marked.delivered_seq);
+            other.read_seq = other.read_seq.max(marked.read_seq);
+            return;
+        }
+        if self.receipts.len() >= RECEIPTS_MAX {
+            self.receipts.remove(0);
+        }
+        self.receipts.push(marked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_paged_is_not_pushed_again() {
+        let conversation = ConversationId(1);
+        let mut work = Work::default();
+        work.placed(conversation, 7, 7);
+        assert!(!work.was_paged(conversation, 8), "everything was fanned out before");
+        work.early.add(conversation, 9);
+        work.placed(conversation, 10, 8);
+        assert!(!work.early.contains(conversation, 9));
+        assert!(work.was_paged(conversation, 9) && work.was_paged(conversation, 10));
+        assert!(!work.was_paged(conversation, 11) && work.is_empty());
+    }
+
+    #[test]
+    fn watermarks_merge_by_maximum() {
+        let mut work = Work::default();
+        for (delivered_seq, read_seq) in [(5, 0), (3, 2), (0, 1)] {
+            work.mark(Marked { conversation: ConversationId(1), delivered_seq, read_seq });
+        }
+        assert_eq!(work.receipts, [Marked { conversation: ConversationId(1), delivered_seq: 5, read_seq: 2 }]);
+    }
+}

@@ -1,0 +1,130 @@
+//! The settings that this crate owns, as `gateway.toml` explains them.
+
+use carillon_node::config::{Config, ConfigError};
+use serde::Deserialize;
+
+/// The text of the defaults: hand it to [`carillon_node::config::Builder::defaults`].
+pub const DEFAULTS: &str = include_str!("../gateway.toml");
+
+/// All of them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `gateway.*`.
+    pub gateway: Gateway,
+    /// `io.*`.
+    pub io: Io,
+    /// `limits.*`.
+    pub limits: Limits,
+    /// `auth.*`, as far as it is not the key table's.
+    pub auth: Auth,
+    /// `link.*`.
+    pub link: Link,
+    /// `tls.*`.
+    pub tls: Tls,
+}
+
+/// `gateway.*`: see `gateway.toml` for each key.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Gateway {
+    /// Address.
+    pub listen: String,
+    /// 0: one per core.
+    pub shards: usize,
+    /// Addresses.
+    pub routers: Vec<String>,
+    /// Exact origins.
+    pub origins: Vec<String>,
+    /// Of all shards together.
+    pub connections_max: usize,
+    /// Milliseconds.
+    pub handshake_timeout_ms: u64,
+    /// Milliseconds.
+    pub unknown_after_ms: u64,
+    /// Milliseconds.
+    pub drain_spread_ms: u64,
+    /// Milliseconds.
+    pub drain_ms: u64,
+}
+
+/// `io.*`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Io {
+    /// `auto`, `monoio` or `monoio-epoll`.
+    pub driver: String,
+}
+
+/// `limits.*`: see `gateway.toml` for each key.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Limits {
+    /// Messages; 0: unlimited.
+    pub send_per_s: u64,
+    /// Messages.
+    pub send_burst: u64,
+    /// Commands.
+    pub inflight: usize,
+    /// Bytes.
+    pub conn_queue_bytes: usize,
+    /// Milliseconds.
+    pub slow_grace_ms: u64,
+    /// Milliseconds.
+    pub heartbeat_interval_ms: u64,
+    /// Milliseconds.
+    pub identify_timeout_ms: u64,
+    /// Upgrades; 0: unlimited.
+    pub address_per_s: u64,
+    /// Upgrades.
+    pub address_burst: u64,
+    /// Bytes.
+    pub frame_bytes: usize,
+    /// Frames a minute.
+    pub malformed_max: u32,
+    /// Milliseconds.
+    pub rate_grace_ms: u64,
+}
+
+/// `auth.*`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Auth {
+    /// Whether an unknown user is created.
+    pub auto_provision: bool,
+}
+
+/// `link.*`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Link {
+    /// `ring` or `quic`.
+    pub local: String,
+}
+
+/// `tls.*`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Tls {
+    /// Empty: in the data directory.
+    pub dir: String,
+}
+
+impl Settings {
+    /// Reads the sections of this crate.
+    ///
+    /// # Errors
+    /// A value out of range: one line that names the key.
+    pub fn from_config(config: &Config) -> Result<Settings, ConfigError> {
+        Ok(Settings {
+            gateway: config.section("gateway")?,
+            io: config.section("io")?,
+            limits: config.section("limits")?,
+            auth: config.section("auth")?,
+            link: config.section("link")?,
+            tls: config.section("tls")?,
+        })
+    }
+
+    /// How many shards: `gateway.shards`, or one per core.
+    #[must_use]
+    pub fn shards_count(&self) -> usize {
+        match self.gateway.shards {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            count => count,
+        }
+    }
+}

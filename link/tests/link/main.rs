@@ -1,0 +1,10 @@
+//! What Link promises, over rings and over real sockets.
+
+#![expect(clippy::disallowed_methods, reason = "tests have their own threads, files and patience")]
+
+mod doorbell;
+mod quic;
+mod refusal;
+mod ring;
+mod support;
+mod tls;

@@ -1,0 +1,281 @@
+//! Link frames.
+
+use std::fmt::Debug;
+
+use carillon_protocol::frame::{
+    Accepted, Command, Concerned, ConversationView, Deliver, Entry, Find, Found, Joined, LinkFrame, Mark,
+    NotOwner, Notified, Notify, Open, Page, Peek, Peeked, Read, Receipt, Refused, Register, Registered,
+    Replaced, Standing, Submit, Unregister, UserView, Wanted, Watermark, read,
+};
+use carillon_protocol::framing;
+use carillon_protocol::ids::{ConversationId, MessageId, UserId};
+use carillon_protocol::limits::LINK_FRAME_BYTES_MAX;
+use rkyv::Deserialize;
+use rkyv::api::high::{HighDeserializer, HighValidator};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::Error;
+use rkyv::util::AlignedVec;
+
+use crate::{Golden, bytes_of};
+
+/// Panics unless the bytes are read as the sample's value.
+type ReadBack = Box<dyn Fn(&[u8])>;
+
+/// A frame and how its bytes are held against it.
+struct Sample {
+    name: &'static str,
+    bytes: AlignedVec,
+    read_back: ReadBack,
+}
+
+fn sample<T>(name: &'static str, value: T) -> Sample
+where
+    T: LinkFrame + PartialEq + Debug + 'static,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, Error>> + Deserialize<T, HighDeserializer<Error>>,
+{
+    let bytes = value.to_frame();
+    let read_back = move |bytes: &[u8]| {
+        read(bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (kind, archive, _) = framing::split(bytes, LINK_FRAME_BYTES_MAX).unwrap().unwrap();
+        assert_eq!(kind, T::KIND as u16, "{name}");
+        assert_eq!(rkyv::from_bytes::<T, Error>(archive).unwrap(), value, "{name}");
+    };
+    Sample { name, bytes, read_back: Box::new(read_back) }
+}
+
+const CONVERSATION: ConversationId = ConversationId(7_210_000_000_000_000_001);
+const MESSAGE: MessageId = MessageId(354_000_000_000_000_042);
+const ALICE: UserId = UserId(42);
+const BOB: UserId = UserId(43);
+/// Stands for a stored event: link frames carry those as bytes.
+const RECORD: [u8; 5] = [1, 2, 3, 4, 5];
+
+fn registration() -> Vec<Sample> {
+    vec![
+        sample("open", Open { incarnation: 0x0123_4567_89ab_cdef, shard: 3 }),
+        sample(
+            "register",
+            Register {
+                session: 5,
+                request: 6,
+                user: ALICE,
+                device: "phone".into(),
+                name: "a name longer than a string is kept inline".into(),
+                auto_provision: true,
+                again: false,
+            },
+        ),
+        sample(
+            "registered",
+            Registered {
+                session: 5,
+                request: 6,
+                conversations: vec![Joined { conversation: CONVERSATION, cursor: 141 }],
+                more: true,
+            },
+        ),
+        sample("replaced", Replaced { session: 5 }),
+        sample("unregister", Unregister { session: 5, user: ALICE }),
+        sample("peek", Peek { session: 5, request: 7, user: ALICE, conversations: vec![CONVERSATION] }),
+        sample(
+            "peeked",
+            Peeked {
+                session: 5,
+                request: 7,
+                standings: vec![Standing {
+                    conversation: CONVERSATION,
+                    first_seq: 1,
+                    head_seq: 142,
+                    fanned_out_seq: 141,
+                }],
+            },
+        ),
+    ]
+}
+
+fn commands() -> Vec<Sample> {
+    let submit = |command| Submit {
+        session: 5,
+        request: 8,
+        user: ALICE,
+        client_msg_id: "0190163d-8694-739b-aea5-966c26f8ad91".into(),
+        command,
+    };
+    vec![
+        sample(
+            "submit.send",
+            submit(Command::Send {
+                conversation: CONVERSATION,
+                message_type: 1,
+                encoding: 0,
+                content: "hello, wörld".into(),
+                media_url: Some("https://media.example/v1/media/1".into()),
+                reply_to: Some(MESSAGE),
+            }),
+        ),
+        sample(
+            "submit.create",
+            submit(Command::Create {
+                conversation_type: 1,
+                history: 0,
+                group_name: Some("five".into()),
+                members: vec![ALICE, BOB],
+            }),
+        ),
+        sample("submit.create_user", submit(Command::CreateUser { user: None, username: "alice".into() })),
+        sample(
+            "accepted",
+            Accepted {
+                session: 5,
+                request: 8,
+                conversation: CONVERSATION,
+                seq: 142,
+                id: MESSAGE.0,
+                duplicate: true,
+            },
+        ),
+        sample(
+            "refused",
+            Refused {
+                session: 5,
+                request: 8,
+                code: 10,
+                retry_after_ms: 1_500,
+                field: "content".into(),
+                message: "send fewer messages".into(),
+            },
+        ),
+        sample("not_owner", NotOwner { session: 5, request: 8, slot: 4_095 }),
+    ]
+}
+
+fn fan_out() -> Vec<Sample> {
+    vec![
+        sample(
+            "notify",
+            Notify {
+                request: 9,
+                conversation: CONVERSATION,
+                seq: 142,
+                head_seq: 143,
+                users: vec![ALICE, BOB],
+                record: RECORD.to_vec(),
+            },
+        ),
+        sample("notified", Notified { request: 9 }),
+        sample(
+            "deliver",
+            Deliver {
+                conversation: CONVERSATION,
+                seq: 142,
+                head_seq: 143,
+                origin_session: 5,
+                origin_request: 8,
+                users: vec![BOB],
+                record: RECORD.to_vec(),
+            },
+        ),
+        sample(
+            "receipt",
+            Receipt {
+                session: 5,
+                request: 0,
+                user: BOB,
+                device: "default".into(),
+                conversation: CONVERSATION,
+                delivered_seq: 142,
+                read_seq: 0,
+            },
+        ),
+        sample(
+            "watermark",
+            Watermark {
+                conversation: CONVERSATION,
+                reader: BOB,
+                read: true,
+                at_ms: 1_790_000_000_123,
+                named: true,
+                senders: vec![Concerned { user: ALICE, seq: 142, message: MESSAGE }],
+            },
+        ),
+    ]
+}
+
+fn reading() -> Vec<Sample> {
+    let marks = vec![Mark { user: BOB, delivered_seq: 141, read_seq: 140 }];
+    let entry = Entry { seq: 142, record: RECORD.to_vec() };
+    let find = |what| Find { request: 11, user: ALICE, what };
+    let view = ConversationView {
+        conversation: CONVERSATION,
+        conversation_type: 1,
+        history: 0,
+        group_name: Some("five".into()),
+        member_ids: vec![ALICE, BOB],
+        members_count: 2,
+        created_at_ms: 1_790_000_000_000,
+        created_by: ALICE,
+        head_seq: 142,
+        read_seq: 140,
+        unread_count: 2,
+        last_id: MESSAGE.0,
+        last_message: Some(entry.clone()),
+        marks: marks.clone(),
+    };
+    let user = UserView {
+        user: ALICE,
+        username: "alice".into(),
+        created_at_ms: 1_790_000_000_000,
+        last_seen_at_ms: 0,
+    };
+    vec![
+        sample(
+            "read",
+            Read {
+                session: 5,
+                request: 10,
+                user: ALICE,
+                conversation: CONVERSATION,
+                from_seq: 101,
+                to_seq: u64::MAX,
+                limit: 50,
+                newest_first: false,
+                messages_only: true,
+            },
+        ),
+        sample(
+            "page",
+            Page {
+                session: 5,
+                request: 10,
+                conversation: CONVERSATION,
+                first_seq: 1,
+                head_seq: 142,
+                fanned_out_seq: 142,
+                entries: vec![entry],
+                has_more: false,
+                marks,
+            },
+        ),
+        sample("find.conversations", find(Wanted::Conversations { below: (u64::MAX, u64::MAX), limit: 50 })),
+        sample("find.conversation", find(Wanted::Conversation(CONVERSATION))),
+        sample("find.user", find(Wanted::User(BOB))),
+        sample("find.username", find(Wanted::Username("alice".into()))),
+        sample("found", Found { request: 11, conversations: vec![view], users: vec![user], more: true }),
+    ]
+}
+
+fn samples() -> Vec<Sample> {
+    [registration(), commands(), fan_out(), reading()].into_iter().flatten().collect()
+}
+
+pub(crate) fn golden() -> Vec<Golden> {
+    samples().iter().map(|sample| Golden::hex(&format!("link/{}", sample.name), &sample.bytes)).collect()
+}
+
+/// Tiers one version apart read each other's frames (F18).
+#[test]
+fn link_files_are_read_as_they_were_meant() {
+    for sample in samples() {
+        (sample.read_back)(&bytes_of(&format!("link/{}.hex", sample.name)));
+    }
+}

@@ -1,0 +1,78 @@
+//! What a router counts: one page of metrics.
+
+use std::time::Duration;
+
+use carillon_node::metrics::{COUNT, Def, LATENCY_NS};
+
+/// A duration as what histograms of [`LATENCY_NS`] observe.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What became of requests, as indexes into the label of [`Metric::Requests`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Told {
+    /// An event was appended.
+    Appended,
+    /// An earlier attempt had appended it.
+    Duplicate,
+    /// A receipt is durable.
+    Receipt,
+    /// Refused, reads among them.
+    Refused,
+    /// The outcome stayed unknown.
+    Unknown,
+    /// Another router owns the slot.
+    NotOwner,
+}
+
+/// The labels of [`Told`], in its order.
+pub const TOLD: [&str; 6] = ["appended", "duplicate", "receipt", "refused", "unknown", "not_owner"];
+
+carillon_node::metric_table! {
+    /// What the router's thread counts.
+    pub enum Metric {
+        Requests = Def::counter("router_requests", "Requests by what was told to their sender").by("outcome", &TOLD),
+        BatchOps = Def::histogram("router_batch_ops", "Operations in each commit", &COUNT),
+        SubmitTime = Def::histogram(
+            "router_submit_seconds", "From a submit to its definite outcome", &LATENCY_NS),
+        DeliverTime = Def::histogram(
+            "router_deliver_seconds", "From a definite commit to the event's frames for gateways", &LATENCY_NS),
+        Delivers = Def::counter("router_delivers", "Events handed on, once for each lane with listeners"),
+        WatermarksDropped = Def::counter(
+            "router_watermarks_dropped", "Watermarks not told live, because too many were waiting or unread"),
+        LanesRefused = Def::counter("router_lanes_refused", "Link lanes closed because of what came on them"),
+        LanesOverflowed = Def::counter("router_lanes_overflowed", "Link lanes closed because their backlog was full"),
+        Lanes = Def::gauge("router_lanes", "Link lanes that are up"),
+        Users = Def::gauge("router_users", "Users with sessions"),
+        Queued = Def::gauge("router_queued_ops", "Operations that wait for a commit lane"),
+        Due = Def::gauge("router_due_conversations", "Conversations that wait for their turn to be handed on"),
+        Asked = Def::gauge("router_open_queries", "Questions to the store that are not answered yet"),
+        Watermarks = Def::gauge("router_waiting_watermarks", "Readers whose watermarks wait to be told"),
+    }
+}
+
+/// The roles of a router's threads, as indexes into the label of [`ThreadMetric::Cpu`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Role {
+    /// The one that holds the state.
+    Router,
+    /// One a commit lane: with it goes what the store does on its caller's thread.
+    Committer,
+    /// The read pool.
+    Reader,
+}
+
+/// The labels of [`Role`], in its order.
+pub const ROLES: [&str; 3] = ["router", "committer", "reader"];
+
+carillon_node::metric_table! {
+    /// What each thread counts of itself.
+    pub enum ThreadMetric {
+        Cpu = Def::counter("router_cpu_nanoseconds", "CPU time of a router's threads by role").by("role", &ROLES),
+        CommitTime = Def::histogram("router_commit_seconds", "One batch, until its outcome is definite", &LATENCY_NS),
+        Queries = Def::counter("router_queries", "Questions that were answered from the store"),
+    }
+}

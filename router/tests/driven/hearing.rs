@@ -1,0 +1,433 @@
+//! Who hears what, in which order: fan-out and registration, driven by hand.
+
+use carillon_protocol::frame::{self, Command};
+use carillon_protocol::ids::{ConversationId, UserId};
+use carillon_router::batch::Failure;
+use carillon_router::meters::Metric;
+use carillon_router::outbox::LaneId;
+use carillon_router::shard::Input;
+use carillon_store::error::ReadError;
+use carillon_store::verb::{Answer, Entry, Query};
+use crate::hand::{ALICE, BOB, CAROL, Hand, Heard, Model, ROOM};
+
+fn room() -> Hand {
+    Hand::new(Model::with_room(&[ALICE, BOB]))
+}
+
+fn seqs(delivers: &[frame::Deliver]) -> Vec<u64> {
+    delivers.iter().map(|deliver| deliver.seq).collect()
+}
+
+fn replaced(heard: &[Heard]) -> Vec<u64> {
+    let session = |heard: &Heard| match heard {
+        Heard::Replaced(replaced) => Some(replaced.session),
+        _ => None,
+    };
+    heard.iter().filter_map(session).collect()
+}
+
+/// G6, WS2: every lane with listeners hears each event once, in order; only the sender's lane is told its origin.
+#[test]
+fn g6_events_are_handed_on_in_order_once_a_lane_with_the_origin_on_its_own() {
+    let mut hand = room();
+    let (one, two, three) = (hand.lane(1), hand.lane(2), hand.lane(3));
+    hand.register(one, 5, ALICE);
+    hand.register_device(two, 6, ALICE, "phone", false);
+    hand.register(two, 7, BOB);
+    hand.register(three, 8, CAROL);
+    hand.settle();
+    let requests: Vec<u64> = (0..40).map(|n| hand.send(one, 5, ALICE, &n.to_string())).collect();
+    hand.settle();
+    let on_one = hand.delivers(one);
+    assert_eq!(seqs(&on_one), (1..=40).collect::<Vec<_>>());
+    for (deliver, request) in on_one.iter().zip(&requests) {
+        assert_eq!((deliver.origin_session, deliver.origin_request), (5, *request));
+        assert_eq!(deliver.users, [ALICE]);
+        assert_eq!(deliver.head_seq, 40);
+    }
+    let on_two = hand.delivers(two);
+    assert_eq!(seqs(&on_two), (1..=40).collect::<Vec<_>>());
+    for deliver in &on_two {
+        assert_eq!((deliver.origin_session, &deliver.users[..]), (0, &[ALICE, BOB][..]));
+    }
+    assert_eq!(hand.delivers(three), Vec::<frame::Deliver>::new(), "no member of the room hears there");
+}
+
+/// G11: a member added later hears only what they may see.
+#[test]
+fn g11_a_member_hears_only_from_their_first_seq_on() {
+    let mut hand = room();
+    hand.store.conversations.get_mut(&ROOM).unwrap().members.push((CAROL, 2));
+    hand.store.users.push(CAROL);
+    let lane = hand.lane(1);
+    hand.register(lane, 5, CAROL);
+    hand.settle();
+    for text in ["one", "two"] {
+        hand.send(lane, 9, ALICE, text);
+        hand.settle();
+    }
+    assert_eq!(seqs(&hand.delivers(lane)), [2]);
+}
+
+/// An ack is ahead of the crowd: it never waits for fan-out.
+#[test]
+fn an_ack_is_ahead_of_the_fan_out() {
+    let mut hand = room();
+    let lane = hand.lane(1);
+    hand.register(lane, 5, ALICE);
+    hand.settle();
+    hand.hear(lane);
+    hand.send(lane, 5, ALICE, "one");
+    hand.settle();
+    let heard = hand.hear(lane);
+    assert!(matches!(&heard[..], [Heard::Accepted(_), Heard::Deliver(_)]), "{heard:?}");
+}
+
+/// The usual case reads no store: members once, events never.
+#[test]
+fn a_busy_conversation_reads_the_store_once() {
+    let mut hand = room();
+    let lane = hand.lane(1);
+    hand.register(lane, 5, BOB);
+    hand.settle();
+    let before = hand.queries_count;
+    for n in 0..50 {
+        hand.send(lane, 9, ALICE, &n.to_string());
+        hand.settle();
+        hand.pass_ms(2_000);
+        hand.settle();
+    }
+    assert_eq!(hand.queries_count, before + 1, "one reading of the members");
+    assert_eq!(hand.delivers(lane).len(), 50);
+}
+
+/// F5, G7: what the life before did not hand on is handed on; nothing new goes ahead of it.
+#[test]
+fn f5_a_restart_replays_from_the_marker_before_anything_new() {
+    let mut store = Model::with_room(&[ALICE, BOB]);
+    let mut before = Hand::new(store.clone());
+    let lane = before.lane(1);
+    for n in 0..70 {
+        before.send(lane, 5, ALICE, &n.to_string());
+    }
+    before.turn();
+    before.commit();
+    store = before.store;
+    assert_eq!(store.conversations[&ROOM].marker, Some(1));
+
+    let mut hand = Hand::cold(store);
+    let lane = hand.lane(1);
+    hand.register(lane, 6, BOB);
+    hand.send_as(lane, 7, 1, ALICE, "another life", "new");
+    hand.turn();
+    hand.commit();
+    assert_eq!(hand.delivers(lane), Vec::<frame::Deliver>::new(), "the markers are not known yet");
+    hand.settle();
+    assert_eq!(seqs(&hand.delivers(lane)), (1..=71).collect::<Vec<_>>());
+    hand.pass_ms(1_000);
+    hand.pass_ms(1_000);
+    hand.settle();
+    assert_eq!(hand.store.conversations[&ROOM].marker, None, "handed on, so the marker is cleared");
+}
+
+/// F4, G7: an outcome stayed unknown and the commit landed late: its event is handed on all the same, in order.
+#[test]
+fn f4_a_late_commit_is_found_and_handed_on_in_order() {
+    for then_another in [false, true] {
+        let mut hand = room();
+        let lane = hand.lane(1);
+        hand.register(lane, 6, BOB);
+        hand.settle();
+        hand.send(lane, 5, ALICE, "late");
+        hand.turn();
+        let ops = hand.commits[0].1.clone();
+        hand.fail(&Failure::Unknown);
+        hand.pass_ms(1_000);
+        hand.settle();
+        assert_eq!(hand.delivers(lane), Vec::<frame::Deliver>::new());
+        hand.store.apply(&ops[0]);
+        if then_another {
+            hand.send(lane, 5, ALICE, "next");
+            hand.settle();
+        }
+        for _ in 0..20 {
+            hand.pass_ms(1_000);
+            hand.settle();
+        }
+        let expected: &[u64] = if then_another { &[1, 2] } else { &[1] };
+        assert_eq!(seqs(&hand.delivers(lane)), expected);
+        assert_eq!(hand.store.conversations[&ROOM].marker, None);
+    }
+}
+
+/// F2, F13: a lost lane takes its sessions with it; answers to it vanish, others go on.
+#[test]
+fn f2_a_lost_lane_takes_only_its_own_sessions() {
+    let mut hand = room();
+    let (one, two) = (hand.lane(1), hand.lane(2));
+    hand.register(one, 5, ALICE);
+    hand.register(two, 6, BOB);
+    hand.settle();
+    hand.send(one, 5, ALICE, "one");
+    hand.turn();
+    hand.hear(one);
+    hand.input(Input::LaneDown { lane: one });
+    hand.settle();
+    assert_eq!(hand.hear(one), Vec::<Heard>::new());
+    let delivers = hand.delivers(two);
+    assert_eq!((seqs(&delivers), delivers[0].origin_session), (vec![1], 0));
+    assert_eq!(hand.gauge(Metric::Users), 1, "the dead session is swept");
+}
+
+/// A gateway shard that connects anew has given its old lane up.
+#[test]
+fn an_orphaned_lane_is_closed_when_its_shard_comes_again() {
+    let mut hand = room();
+    let old = hand.lane_of(1, 77);
+    hand.register(old, 5, ALICE);
+    hand.settle();
+    let new = hand.lane_of(2, 77);
+    assert_eq!(hand.closed, [old]);
+    hand.hear(old);
+    hand.register_device(new, 5, ALICE, "default", true);
+    hand.settle();
+    hand.send(new, 5, ALICE, "one");
+    hand.settle();
+    assert_eq!(hand.hear(old), Vec::<Heard>::new());
+    assert_eq!(seqs(&hand.delivers(new)), [1]);
+}
+
+/// Protocol: a second connection of the same device closes the first with 4507, over all gateways.
+#[test]
+fn the_newest_session_of_a_device_wins_and_one_that_comes_back_is_not_newer() {
+    let mut hand = room();
+    let (one, two) = (hand.lane(1), hand.lane(2));
+    hand.register(one, 5, ALICE);
+    hand.settle();
+    hand.register(two, 6, ALICE);
+    hand.settle();
+    assert_eq!(replaced(&hand.hear(one)), [5]);
+    hand.register_device(one, 5, ALICE, "default", true);
+    hand.settle();
+    assert_eq!(replaced(&hand.hear(one)), [5], "it was replaced while it was away");
+    assert_eq!(replaced(&hand.hear(two)), Vec::<u64>::new());
+    hand.register_device(two, 6, ALICE, "default", true);
+    hand.settle();
+    assert!(matches!(hand.hear(two)[..], [Heard::Registered(_)]), "itself again");
+    hand.register_device(one, 9, ALICE, "other", false);
+    hand.settle();
+    assert_eq!(replaced(&hand.hear(two)), Vec::<u64>::new(), "another device");
+    hand.send(one, 9, BOB, "hello");
+    hand.settle();
+    assert_eq!((hand.delivers(one).len(), hand.delivers(two).len()), (1, 1));
+}
+
+/// G13: devices of a user are bounded.
+#[test]
+fn g13_a_user_has_a_bounded_number_of_devices() {
+    let mut hand = room();
+    let lane = hand.lane(1);
+    for n in 0..=carillon_router::registry::DEVICES_MAX as u64 {
+        hand.register_device(lane, n, ALICE, &format!("d{n}"), false);
+    }
+    hand.settle();
+    let refused = hand.hear(lane).into_iter().filter(|heard| matches!(heard, Heard::Refused(_))).count();
+    assert_eq!(refused, 1);
+}
+
+/// Protocol: a valid token of an unknown user creates that user.
+#[test]
+fn an_unknown_user_is_provisioned_or_refused() {
+    let mut hand = room();
+    let lane = hand.lane(1);
+    hand.hear(lane);
+    hand.register(lane, 5, UserId(50));
+    hand.settle();
+    assert!(matches!(&hand.hear(lane)[..], [Heard::Registered(r)] if r.conversations.is_empty() && !r.more));
+    assert!(hand.store.users.contains(&UserId(50)));
+    let (device, name) = ("default".to_owned(), String::new());
+    let register = frame::Register {
+        session: 6,
+        request: 1,
+        user: UserId(51),
+        device,
+        name,
+        auto_provision: false,
+        again: false,
+    };
+    hand.say(lane, &register);
+    hand.settle();
+    assert!(matches!(hand.hear(lane)[..], [Heard::Refused(_)]));
+    assert_eq!(hand.gauge(Metric::Users), 1);
+}
+
+/// Lists longer than a frame come in several.
+#[test]
+fn a_long_list_of_conversations_comes_in_chunks() {
+    let mut hand = room();
+    let log = hand.store.conversations[&ROOM].clone();
+    for n in 0..9_000 {
+        hand.store.conversations.insert(ConversationId(1_000 + n), log.clone());
+    }
+    let lane = hand.lane(1);
+    hand.hear(lane);
+    hand.register(lane, 5, ALICE);
+    hand.settle();
+    let sizes: Vec<(usize, bool)> = hand
+        .hear(lane)
+        .into_iter()
+        .map(|heard| match heard {
+            Heard::Registered(registered) => (registered.conversations.len(), registered.more),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(sizes, [(4_096, true), (4_096, true), (809, false)]);
+}
+
+/// F6: a conversation that begins while its member registers is on the list, though the reading did not show it.
+#[test]
+fn f6_a_conversation_that_begins_during_registration_is_listed() {
+    let mut hand = room();
+    let (one, two) = (hand.lane(1), hand.lane(2));
+    hand.register(two, 6, BOB);
+    hand.turn();
+    let (ticket, query) = hand.queries.pop_front().unwrap();
+    let stale = hand.store.answer(&query);
+    let command = Command::Create { conversation_type: 0, history: 0, group_name: None, members: vec![BOB] };
+    hand.say(one, &frame::Submit { session: 5, request: 1, user: ALICE, client_msg_id: "c".into(), command });
+    hand.settle();
+    assert_eq!(hand.delivers(two).len(), 1);
+    hand.answer_with(ticket, Ok(stale));
+    let heard = hand.hear(two);
+    let [Heard::Registered(registered)] = &heard[..] else { panic!("{heard:?}") };
+    let mut cursors: Vec<u64> = registered.conversations.iter().map(|joined| joined.cursor).collect();
+    cursors.sort_unstable();
+    assert_eq!(cursors, [0, 0], "the room, and the one that began");
+}
+
+/// F6: an event that was handed on between the snapshot of a peek and its answer is covered by the answer's head.
+#[test]
+fn f6_a_peek_covers_everything_that_is_on_the_lane() {
+    let mut hand = room();
+    let lane = hand.lane(1);
+    hand.register(lane, 6, BOB);
+    hand.settle();
+    hand.peek(lane, 6, BOB);
+    let (ticket, query) = hand.queries.pop_front().unwrap();
+    let stale = hand.store.answer(&query);
+    hand.send(lane, 5, ALICE, "one");
+    for _ in 0..5 {
+        hand.settle();
+        hand.pass_ms(1_000);
+    }
+    assert_eq!(hand.delivers(lane).len(), 1);
+    hand.answer_with(ticket, Ok(stale));
+    let heard = hand.hear(lane);
+    let [Heard::Peeked(peeked)] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!((peeked.standings[0].head_seq, peeked.standings[0].fanned_out_seq), (1, 1));
+}
+
+/// F6: a snapshot may show a commit that the router does not know yet: its `Deliver` is still to come, and said so.
+#[test]
+fn f6_a_peek_does_not_claim_what_is_not_on_the_lane_yet() {
+    let mut hand = room();
+    let lane = hand.lane(1);
+    hand.register(lane, 6, BOB);
+    hand.settle();
+    hand.send(lane, 5, ALICE, "one");
+    hand.turn();
+    let ops = hand.commits[0].1.clone();
+    let mut visible = hand.store.clone();
+    visible.apply(&ops[0]);
+    hand.peek(lane, 6, BOB);
+    let (ticket, query) = hand.queries.pop_front().unwrap();
+    hand.hear(lane);
+    hand.answer_with(ticket, Ok(visible.answer(&query)));
+    let heard = hand.hear(lane);
+    let [Heard::Peeked(peeked)] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!((peeked.standings[0].head_seq, peeked.standings[0].fanned_out_seq), (1, 0));
+    hand.settle();
+    assert_eq!(seqs(&hand.delivers(lane)), [1]);
+}
+
+/// The store may ask to read again; fan-out does, and a client is told to.
+#[test]
+fn a_busy_store_is_asked_again() {
+    let mut hand = room();
+    let lane = hand.lane(1);
+    hand.register(lane, 6, BOB);
+    hand.settle();
+    hand.send(lane, 5, ALICE, "one");
+    hand.turn();
+    hand.commit();
+    let (ticket, query) = hand.queries.pop_front().unwrap();
+    assert_eq!(query, Query::Members { conversation: ROOM });
+    hand.answer_with(ticket, Err(ReadError::Again("busy".into())));
+    assert!(hand.queries.is_empty(), "not at once");
+    hand.pass_ms(100);
+    hand.settle();
+    assert_eq!(seqs(&hand.delivers(lane)), [1]);
+    hand.peek(lane, 6, BOB);
+    let (ticket, _) = hand.queries.pop_front().unwrap();
+    hand.answer_with(ticket, Err(ReadError::Again("busy".into())));
+    assert!(matches!(hand.hear(lane)[..], [Heard::Refused(_)]));
+}
+
+/// G3, G14: the store shows less than it acknowledged: stop, rather than hand on a log with a hole.
+#[test]
+fn g14_a_store_that_lost_an_event_stops_the_router() {
+    let mut store = Model::with_room(&[ALICE, BOB]);
+    store.conversations.get_mut(&ROOM).unwrap().marker = Some(1);
+    let mut hand = Hand::new(store);
+    let lane = hand.lane(1);
+    hand.register(lane, 6, BOB);
+    hand.settle();
+    hand.send(lane, 5, ALICE, "one");
+    hand.turn();
+    let ops = hand.commits[0].1.clone();
+    hand.fail(&Failure::Unknown);
+    hand.store.apply(&ops[0]);
+    hand.send(lane, 5, ALICE, "two");
+    hand.turn();
+    hand.commit();
+    while hand.fatal.is_none() {
+        match hand.queries.pop_front() {
+            Some((ticket, Query::Events { .. })) => {
+                hand.answer_with(ticket, Ok(Answer::Events(Vec::<Entry>::new())));
+            }
+            Some((ticket, query)) => {
+                let answer = hand.store.answer(&query);
+                hand.answer_with(ticket, Ok(answer));
+            }
+            None => hand.pass_ms(1_000),
+        }
+    }
+    assert!(hand.fatal.unwrap().contains("acknowledged data is missing"));
+}
+
+/// F21: a hot conversation does not hold up another one.
+#[test]
+fn f21_conversations_take_turns() {
+    const QUIET: ConversationId = ConversationId(101);
+    let mut hand = room();
+    let log = hand.store.conversations[&ROOM].clone();
+    hand.store.conversations.insert(QUIET, log);
+    let lane: LaneId = hand.lane(1);
+    hand.register(lane, 6, BOB);
+    hand.settle();
+    for n in 0..500 {
+        hand.send(lane, 5, ALICE, &n.to_string());
+    }
+    let command = Command::Send {
+        conversation: QUIET,
+        message_type: 0,
+        encoding: 0,
+        content: "quiet".into(),
+        media_url: None,
+        reply_to: None,
+    };
+    hand.say(lane, &frame::Submit { session: 5, request: 1, user: ALICE, client_msg_id: "q".into(), command });
+    hand.settle();
+    let place = hand.delivers(lane).iter().position(|deliver| deliver.conversation == QUIET).unwrap();
+    assert!(place < 100, "{place} events went before it");
+}

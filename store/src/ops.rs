@@ -1,0 +1,233 @@
+//! The verbs that change the store, each written once over [`Txn`]. [`append`] decides a batch of operations in order
+//! inside one transaction, each seeing what those before it wrote.
+//!
+//! # Invariants
+//! - Nothing is decided before the fence is read: a deposed incarnation writes nothing (G15).
+//! - An operation reads everything it needs before it writes anything: a refused or duplicate one leaves no trace, takes
+//!   no number and never fails its neighbours (G3, G5).
+//! - No row that decides anything is taken from memory: every attempt reads again, so that whatever a late commit wrote
+//!   is either seen or conflicts (F4).
+
+mod claim;
+mod create;
+mod marker;
+mod receipt;
+mod send;
+mod user;
+
+use bytes::Bytes;
+use carillon_protocol::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, MessageId};
+use carillon_protocol::placement::{SLOTS_COUNT, Slot, slot_of_conversation, slot_of_user};
+use carillon_protocol::reason::{Code, Refusal};
+use carillon_protocol::record::{Event, IdempotencyRow};
+use carillon_protocol::time::WallMs;
+
+pub use claim::{Claim, advance_generation, claim};
+
+use crate::ids::MessageIds;
+use crate::keys;
+use crate::rows::{self, Halt, expect};
+use crate::txn::{Abort, Read, TXN_BYTES_MAX, Txn};
+use crate::verb::{Appended, Incarnation, Op, Outcome};
+
+/// What a batch needs to know beside its operations.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// What new events and users are dated with: never an order, only a display (G16).
+    pub now: WallMs,
+    /// In whose name: must be alive and own every slot that the batch touches.
+    pub incarnation: Incarnation,
+    /// The ids of this commit lane.
+    pub ids: &'a mut MessageIds,
+    /// `conversations.max_members`: a creation with more members, the creator counted, is refused.
+    pub members_max: u64,
+}
+
+/// Decides `ops` in order inside `txn`. The outcomes, one for each operation and in their order, count only if this very
+/// transaction commits.
+///
+/// # Errors
+/// [`Abort::Fenced`] when the incarnation is dead or does not own a slot; [`Abort::TooLarge`] when what is to be written
+/// outgrows [`TXN_BYTES_MAX`]; [`Abort::Read`] when the engine could not read. Nothing may be committed then.
+pub fn append(txn: &mut dyn Txn, context: &mut Context<'_>, ops: &[Op]) -> Result<Vec<Outcome>, Abort> {
+    context.ids.begin();
+    let mut attempt = Attempt { txn, context, generation: 0, written_bytes: 0, slots: Slots::default() };
+    attempt.fence()?;
+    let mut outcomes = Vec::with_capacity(ops.len());
+    for op in ops {
+        attempt.fence_slot(slot_of(op))?;
+        let decided = match op {
+            Op::Send(op) => send::send(&mut attempt, op),
+            Op::Create(op) => create::create(&mut attempt, op),
+            Op::Provision { user, name } => user::provision(&mut attempt, *user, name),
+            Op::CreateUser { user, username } => user::create_user(&mut attempt, *user, username),
+            Op::Receipt(op) => receipt::receipt(&mut attempt, op),
+            Op::FannedOut { conversation, seq } => marker::fanned_out(&mut attempt, *conversation, *seq),
+        };
+        outcomes.push(match decided {
+            Ok(outcome) => outcome,
+            Err(Halt::Refused(refusal)) => Outcome::Refused(refusal),
+            Err(Halt::Read(error)) => return Err(Abort::Read(error)),
+        });
+        if attempt.written_bytes > TXN_BYTES_MAX {
+            return Err(Abort::TooLarge);
+        }
+    }
+    attempt.store_ceiling()?;
+    Ok(outcomes)
+}
+
+/// The slot whose owner decides an operation: the conversation's, or the user's.
+#[must_use]
+pub fn slot_of(op: &Op) -> Slot {
+    match op {
+        Op::Send(op) => slot_of_conversation(op.conversation),
+        Op::Create(op) => slot_of_conversation(op.conversation),
+        Op::Receipt(op) => slot_of_conversation(op.conversation),
+        Op::FannedOut { conversation, .. } => slot_of_conversation(*conversation),
+        Op::Provision { user, .. } | Op::CreateUser { user, .. } => slot_of_user(*user),
+    }
+}
+
+/// One run of a batch's transaction.
+struct Attempt<'t, 'c> {
+    txn: &'t mut dyn Txn,
+    context: &'t mut Context<'c>,
+    /// The idempotency generation that is written; it and the one before are read.
+    generation: u64,
+    written_bytes: usize,
+    slots: Slots,
+}
+
+impl Attempt<'_, '_> {
+    fn read(&mut self) -> &mut dyn Read {
+        self.txn
+    }
+
+    fn set(&mut self, key: Bytes, value: impl Into<Bytes>) {
+        let value = value.into();
+        self.written_bytes += key.len() + value.len();
+        self.txn.set(key, value);
+    }
+
+    fn clear(&mut self, key: Bytes) {
+        self.written_bytes += key.len();
+        self.txn.clear(key);
+    }
+
+    /// Reads the incarnation's own row and the generation.
+    fn fence(&mut self) -> Result<(), Abort> {
+        let router = keys::router(self.context.incarnation);
+        if !number(self.txn, &router)?.is_some_and(claim::is_live) {
+            return Err(Abort::Fenced);
+        }
+        self.generation = number(self.txn, &keys::generation())?.unwrap_or(0);
+        Ok(())
+    }
+
+    /// Reads the row of a slot, once a batch.
+    fn fence_slot(&mut self, slot: Slot) -> Result<(), Abort> {
+        if self.slots.insert(slot) {
+            let owner = number(self.txn, &keys::slot(slot))?;
+            if owner != Some(self.context.incarnation.0) {
+                return Err(Abort::Fenced);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the ceiling of this lane's ids when they came near it. Read first, so that a commit that comes late cannot
+    /// put a lower one in its place.
+    fn store_ceiling(&mut self) -> Result<(), Abort> {
+        if let Some(ceiling_ms) = self.context.ids.ceiling_to_store() {
+            let key = keys::id_ceiling(self.context.ids.node(), self.context.ids.lane());
+            let stored_ms = number(self.txn, &key)?.unwrap_or(0);
+            self.set(key, rows::number(ceiling_ms.max(stored_ms)));
+        }
+        Ok(())
+    }
+
+    /// A new id, above the last of its conversation.
+    fn message_id(&mut self, after: MessageId) -> Result<MessageId, Halt> {
+        let now = self.context.now;
+        let id = self.context.ids.next(now, after);
+        id.ok_or_else(|| Refusal::new(Code::Internal, "there are no message ids left").into())
+    }
+
+    /// The row of an idempotency key in the two generations that count (G2).
+    fn remembered(&mut self, key: impl Fn(u64) -> Bytes) -> Result<Option<IdempotencyRow>, Halt> {
+        let generation = self.generation;
+        let newest = rows::load_idempotency(self.read(), &key(generation))?;
+        match (newest, generation.checked_sub(1)) {
+            (None, Some(before)) => rows::load_idempotency(self.read(), &key(before)),
+            (newest, _) => Ok(newest),
+        }
+    }
+
+    /// The answer to a further attempt at what stands at `seq`.
+    fn duplicate(&mut self, conversation: ConversationId, seq: u64) -> Result<Outcome, Halt> {
+        let record = expect(self.read().get(&keys::event(conversation, seq))?)?;
+        let (id, _, _) = expect(Event::decode_sender(&record))?;
+        let head = expect(rows::load_head(self.read(), conversation)?)?;
+        Ok(Outcome::Appended(Appended {
+            conversation,
+            seq,
+            id,
+            duplicate: true,
+            record: Bytes::new(),
+            members_version: head.members_version,
+        }))
+    }
+
+    /// Sets the durable promise to fan out from `seq` on, unless an older one stands.
+    fn mark(&mut self, conversation: ConversationId, seq: u64) -> Result<(), Halt> {
+        let key = keys::marker(slot_of_conversation(conversation), conversation);
+        if self.txn.get(&key)?.is_none() {
+            self.set(key, rows::number(seq));
+        }
+        Ok(())
+    }
+}
+
+/// A number of the fence. One that cannot be read is nobody's life: without its fence nothing may be decided.
+fn number(txn: &mut dyn Txn, key: &[u8]) -> Result<Option<u64>, Abort> {
+    rows::load_number(txn, key).map_err(|halt| match halt {
+        Halt::Read(error) => Abort::Read(error),
+        Halt::Refused(_) => Abort::Fenced,
+    })
+}
+
+/// Refuses an idempotency key that the edge should not have let through: the stored form has room for this many bytes.
+fn check_client_msg_id(client_msg_id: &str, bytes_min: usize) -> Result<(), Refusal> {
+    if (bytes_min..=CLIENT_MSG_ID_BYTES_MAX).contains(&client_msg_id.len()) {
+        return Ok(());
+    }
+    Err(Refusal::field("client_msg_id", "client_msg_id must have 1 to 64 bytes"))
+}
+
+/// The retry has other content than the first attempt.
+fn conflict() -> Refusal {
+    Refusal {
+        field: Some("client_msg_id"),
+        ..Refusal::new(
+            Code::IdempotencyConflict,
+            "this client_msg_id was used with other content; choose a new one",
+        )
+    }
+}
+
+/// A set of slots.
+#[derive(Default)]
+struct Slots(Vec<u64>);
+
+impl Slots {
+    /// Whether the slot is new.
+    fn insert(&mut self, slot: Slot) -> bool {
+        self.0.resize(usize::from(SLOTS_COUNT).div_ceil(64), 0);
+        let Some(word) = self.0.get_mut(usize::from(slot.0 / 64)) else { return true };
+        let bit = 1 << (slot.0 % 64);
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
+}

@@ -1,0 +1,103 @@
+//! Becoming the owner: a new incarnation, and the end of all before it (G15).
+
+use carillon_protocol::placement::{SLOTS_COUNT, Slot};
+use carillon_protocol::time::WallMs;
+
+use crate::ids::{self, MessageIds};
+use crate::keys;
+use crate::rows::{self, Halt, Walk, walk};
+use crate::txn::{Abort, Txn};
+use crate::verb::Incarnation;
+
+/// The value of `router/inc` for a dead incarnation; a living one holds when it began.
+const DEAD: u64 = 0;
+/// The most rows of incarnations that one claim looks at. A claim leaves at most as many as were alive, so there are
+/// never more than a handful; beyond the bound the claim is refused, because an older one would stay alive.
+const ROUTERS_MAX: usize = 4_096;
+/// The most rows of id ceilings of one node part: one for each lane.
+const CEILINGS_MAX: usize = ids::LANES_MAX as usize;
+
+/// What a router begins its life with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its number.
+    pub incarnation: Incarnation,
+    /// No message id with this incarnation's node bits was ever given at or above this time, in milliseconds since the
+    /// epoch of message ids.
+    pub ids_ceiling_ms: u64,
+}
+
+impl Claim {
+    /// The ids of one commit lane.
+    #[must_use]
+    pub fn message_ids(&self, lane: u16, lanes_count: u16) -> MessageIds {
+        MessageIds::new(self.incarnation, self.ids_ceiling_ms, lane, lanes_count)
+    }
+}
+
+/// Whether the value of a `router/inc` row is a living incarnation's.
+pub(super) fn is_live(value: u64) -> bool {
+    value != DEAD
+}
+
+/// Takes the next incarnation number, ends every earlier incarnation and claims all slots, in one transaction. `now` is
+/// kept for display only (G16). Run again after an unknown outcome it takes one more number, which harms nobody.
+///
+/// # Errors
+/// [`Abort::Read`] when the engine could not read; nothing may be committed then.
+pub fn claim(txn: &mut dyn Txn, now: WallMs) -> Result<Claim, Abort> {
+    let mut earlier = Vec::new();
+    walk(txn, keys::routers(), ROUTERS_MAX + 1, |row| {
+        earlier.push(row);
+        Ok(Walk::On)
+    })
+    .map_err(abort)?;
+    if earlier.len() > ROUTERS_MAX {
+        return Err(Abort::TooLarge);
+    }
+    let latest =
+        earlier.iter().filter_map(|(key, _)| keys::router_incarnation(key)).max().unwrap_or_default();
+    let incarnation = Incarnation(latest.0 + 1);
+    for (key, value) in earlier {
+        // The row of the latest stays until the next claim, so that numbers never go back; a missing row is as dead.
+        if rows::read_number(&value).is_ok_and(|value| value == DEAD) {
+            txn.clear(key);
+        } else {
+            txn.set(key, rows::number(DEAD));
+        }
+    }
+    txn.set(keys::router(incarnation), rows::number(now.0.max(DEAD + 1)));
+    for slot in 0..SLOTS_COUNT {
+        txn.set(keys::slot(Slot(slot)), rows::number(incarnation.0));
+    }
+    Ok(Claim { incarnation, ids_ceiling_ms: ids_ceiling_ms(txn, incarnation)? })
+}
+
+fn ids_ceiling_ms(txn: &mut dyn Txn, incarnation: Incarnation) -> Result<u64, Abort> {
+    let mut ceiling_ms = 0;
+    walk(txn, keys::id_ceilings(ids::node_of(incarnation)), CEILINGS_MAX, |(_, value)| {
+        ceiling_ms = rows::read_number(&value)?.max(ceiling_ms);
+        Ok(Walk::On)
+    })
+    .map_err(abort)?;
+    Ok(ceiling_ms)
+}
+
+/// Begins the next idempotency generation and returns its number. Called after seven days of accumulated service time:
+/// rows of the generation before it still count, older ones do not (G2).
+///
+/// # Errors
+/// [`Abort::Read`] when the engine could not read; nothing may be committed then.
+pub fn advance_generation(txn: &mut dyn Txn) -> Result<u64, Abort> {
+    let generation = super::number(txn, &keys::generation())?.unwrap_or(0) + 1;
+    txn.set(keys::generation(), rows::number(generation));
+    Ok(generation)
+}
+
+/// A claim over rows that cannot be read would be a claim over an unknown owner.
+fn abort(halt: Halt) -> Abort {
+    match halt {
+        Halt::Read(error) => Abort::Read(error),
+        Halt::Refused(_) => Abort::Fenced,
+    }
+}

@@ -1,0 +1,273 @@
+//! Brings a batch to a definite outcome, as far as there is one.
+//!
+//! # Invariants
+//! - An answer comes only from the attempt that committed, or from one that turns out to have committed (F4): every
+//!   further attempt runs the same operations with nothing cached, and the idempotency rows tell.
+//! - Operations commit in their order, also when a batch has to be split: after one whose fate is not definite, none
+//!   behind it is tried, so that a sender's messages never overtake each other (G9).
+//! - Operations that can't commit, because they are too large or because deciding them panics (F22, F23), are found by
+//!   halving and refused alone.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use carillon_protocol::ids::MessageId;
+use carillon_protocol::reason::{Code, Refusal};
+use carillon_protocol::time::WallMs;
+
+use crate::error::CommitError;
+use crate::ops::{self, Claim, Context, append};
+use crate::txn::{Abort, Engine, Txn};
+use crate::verb::{Op, Outcome, Receipted};
+
+/// How often one batch, or one part of a split one, is tried. Then [`BatchError::Unknown`] if any attempt may have
+/// committed, else [`BatchError::Busy`].
+pub const ATTEMPTS_MAX: u32 = 32;
+
+/// Why an operation has no outcome.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// It may have been committed, or may be later: the same operation may be sent again and is decided once (G5).
+    #[error("unknown outcome")]
+    Unknown,
+    /// Definitely not committed: too many conflicts, or an operation before it has no outcome. Send it again.
+    #[error("not committed, try again")]
+    Busy,
+    /// Definitely not committed: the disk is nearly full (F12). Send it again later.
+    #[error("no space: {free_bytes} bytes free, {reserve_bytes} reserved")]
+    Full {
+        /// Bytes free on the store's file system.
+        free_bytes: u64,
+        /// What `store.reserve_bytes` keeps free.
+        reserve_bytes: u64,
+    },
+    /// Another incarnation owns the slot (G15): this one commits nothing any more. The owner decides the same operation
+    /// once, also if an attempt here was committed before.
+    #[error("fenced: another incarnation owns this slot")]
+    Fenced,
+    /// The store failed: acknowledge nothing any more and exit (G14).
+    #[error("the store failed: {0}")]
+    Fatal(String),
+}
+
+/// Commits `ops` in their order and returns one result for each, in their order. `pause` is called with the number of the
+/// attempt that failed, from 1, before the next one: the place to wait a little.
+///
+/// A message, a creation or a receipt whose commit was at first unknown and is then found in place is answered as if it
+/// had been known: not as a duplicate, and with its event.
+pub fn commit_batch(
+    engine: &dyn Engine,
+    lane: u16,
+    context: &mut Context<'_>,
+    ops: &[Op],
+    pause: &mut dyn FnMut(u32),
+) -> Vec<Result<Outcome, BatchError>> {
+    let results = Vec::with_capacity(ops.len());
+    let mut batch =
+        Batch { engine, lane, context, pause, tentative: Tentative::default(), results, stopped: None };
+    if !ops.is_empty() {
+        batch.commit(ops, false);
+    }
+    batch.results
+}
+
+/// [`ops::claim`], committed: run again until it is definite. An attempt of unknown outcome may have taken a number that
+/// nobody uses.
+///
+/// # Errors
+/// As of an operation in [`commit_batch`].
+pub fn claim(engine: &dyn Engine, now: WallMs, pause: &mut dyn FnMut(u32)) -> Result<Claim, BatchError> {
+    let mut is_unsure = false;
+    for attempt in 1..=ATTEMPTS_MAX {
+        let (claimed, _) = match run(engine, 0, &mut |txn| ops::claim(txn, now)) {
+            Ok(claim) => return Ok(claim),
+            Err(failed) => failed,
+        };
+        match claimed {
+            CommitError::Conflict => {}
+            CommitError::Unknown => is_unsure = true,
+            CommitError::Full { free_bytes, reserve_bytes } => {
+                return Err(BatchError::Full { free_bytes, reserve_bytes });
+            }
+            CommitError::Fenced => return Err(BatchError::Fenced),
+            CommitError::Fatal(reason) => return Err(BatchError::Fatal(reason)),
+            CommitError::TooLarge => {
+                return Err(BatchError::Fatal("the engine has no room for a claim of all slots".to_owned()));
+            }
+        }
+        pause(attempt);
+    }
+    Err(exhausted(is_unsure))
+}
+
+fn exhausted(is_unsure: bool) -> BatchError {
+    if is_unsure { BatchError::Unknown } else { BatchError::Busy }
+}
+
+struct Batch<'a, 'c> {
+    engine: &'a dyn Engine,
+    lane: u16,
+    context: &'a mut Context<'c>,
+    pause: &'a mut dyn FnMut(u32),
+    tentative: Tentative,
+    results: Vec<Result<Outcome, BatchError>>,
+    /// What the operations behind an indefinite one are answered with.
+    stopped: Option<BatchError>,
+}
+
+/// What became of one part of a batch.
+enum Verdict {
+    Committed(Vec<Outcome>),
+    /// It cannot be committed as one; alone, an operation of it would be refused like this.
+    Split(Refusal),
+    Failed(BatchError),
+}
+
+impl Batch<'_, '_> {
+    /// Commits the next part, splitting it where it must be: the depth is the logarithm of its length. `is_unsure` says
+    /// that an attempt at a larger part may have committed these operations.
+    fn commit(&mut self, ops: &[Op], mut is_unsure: bool) {
+        if let Some(stopped) = &self.stopped {
+            self.results.extend(ops.iter().map(|_| Err(stopped.clone())));
+            return;
+        }
+        match self.settle(ops, &mut is_unsure) {
+            Verdict::Committed(outcomes) => self.results.extend(outcomes.into_iter().map(Ok)),
+            Verdict::Split(_) if ops.len() > 1 => {
+                let (first, second) = ops.split_at(ops.len() / 2);
+                self.commit(first, is_unsure);
+                self.commit(second, is_unsure);
+            }
+            Verdict::Split(_) if is_unsure => self.stop(ops, BatchError::Unknown),
+            Verdict::Split(refusal) => self.results.push(Ok(Outcome::Refused(refusal))),
+            Verdict::Failed(error) => self.stop(ops, error),
+        }
+    }
+
+    fn stop(&mut self, ops: &[Op], error: BatchError) {
+        self.results.extend(ops.iter().map(|_| Err(error.clone())));
+        self.stopped = Some(if error == BatchError::Unknown { BatchError::Busy } else { error });
+    }
+
+    /// Tries until the outcome is definite or [`ATTEMPTS_MAX`] is met.
+    fn settle(&mut self, ops: &[Op], is_unsure: &mut bool) -> Verdict {
+        let offset = self.results.len();
+        for attempt in 1..=ATTEMPTS_MAX {
+            let context = &mut *self.context;
+            let mut panicked = false;
+            let committed = run(self.engine, self.lane, &mut |txn| {
+                let decided = catch_unwind(AssertUnwindSafe(|| append(txn, context, ops)));
+                // The engine only has to drop what was written so far; it never sees the unwinding.
+                decided.unwrap_or_else(|_| {
+                    panicked = true;
+                    Err(Abort::TooLarge)
+                })
+            });
+            let (error, outcomes) = match committed {
+                Ok(mut outcomes) => {
+                    self.context.ids.committed();
+                    self.tentative.settle(offset, &mut outcomes);
+                    return Verdict::Committed(outcomes);
+                }
+                Err(failed) => failed,
+            };
+            match error {
+                CommitError::Conflict => {}
+                CommitError::Unknown => {
+                    *is_unsure = true;
+                    self.tentative.remember(offset, outcomes.unwrap_or_default());
+                }
+                CommitError::TooLarge => {
+                    return Verdict::Split(if panicked { poison() } else { too_large() });
+                }
+                CommitError::Full { .. } if *is_unsure => return Verdict::Failed(BatchError::Unknown),
+                CommitError::Full { free_bytes, reserve_bytes } => {
+                    return Verdict::Failed(BatchError::Full { free_bytes, reserve_bytes });
+                }
+                CommitError::Fenced => return Verdict::Failed(BatchError::Fenced),
+                CommitError::Fatal(reason) => return Verdict::Failed(BatchError::Fatal(reason)),
+            }
+            (self.pause)(attempt);
+        }
+        Verdict::Failed(exhausted(*is_unsure))
+    }
+}
+
+/// What attempts of unknown outcome would have answered.
+#[derive(Default)]
+struct Tentative {
+    /// Events by the ids that only these attempts can have given them.
+    events: BTreeMap<MessageId, Bytes>,
+    /// Watermarks by the index of their operation.
+    receipts: BTreeMap<usize, Receipted>,
+}
+
+impl Tentative {
+    fn remember(&mut self, offset: usize, outcomes: Vec<Outcome>) {
+        for (index, outcome) in outcomes.into_iter().enumerate() {
+            match outcome {
+                Outcome::Appended(appended) if !appended.duplicate => {
+                    self.events.insert(appended.id, appended.record);
+                }
+                Outcome::Receipted(receipted) => {
+                    self.receipts.entry(offset + index).or_insert(receipted);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Turns what this batch itself did before into what it would have answered then. The first operation that finds an
+    /// event of an unknown attempt is the one that made it; a second one is a duplicate.
+    fn settle(&mut self, offset: usize, outcomes: &mut [Outcome]) {
+        if self.events.is_empty() && self.receipts.is_empty() {
+            return;
+        }
+        for (index, outcome) in outcomes.iter_mut().enumerate() {
+            match outcome {
+                Outcome::Appended(appended) if appended.duplicate => {
+                    if let Some(record) = self.events.remove(&appended.id) {
+                        appended.duplicate = false;
+                        appended.record = record;
+                    }
+                }
+                Outcome::Receipted(receipted) => {
+                    if let Some(earlier) = self.receipts.get(&(offset + index)) {
+                        receipted.delivered.0 = receipted.delivered.0.min(earlier.delivered.0);
+                        receipted.read.0 = receipted.read.0.min(earlier.read.0);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn too_large() -> Refusal {
+    Refusal::new(Code::TooLarge, "the request is too large to be stored")
+}
+
+fn poison() -> Refusal {
+    Refusal::new(Code::Internal, "the request could not be decided; it had no effect")
+}
+
+/// One commit: the value of the body, if that very run is durable; else why not, and the value it would have had.
+fn run<T>(
+    engine: &dyn Engine,
+    lane: u16,
+    body: &mut dyn FnMut(&mut dyn Txn) -> Result<T, Abort>,
+) -> Result<T, (CommitError, Option<T>)> {
+    let mut value = None;
+    let committed = engine.commit(lane, &mut |txn| {
+        value = Some(body(txn)?);
+        Ok(())
+    });
+    match (committed, value) {
+        (Ok(()), Some(value)) => Ok(value),
+        (Ok(()), None) => {
+            Err((CommitError::Fatal("the engine committed without running the body".to_owned()), None))
+        }
+        (Err(error), value) => Err((error, value)),
+    }
+}
