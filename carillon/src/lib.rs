@@ -1,1 +1,57 @@
-//! Placeholder.
+//! The command `carillon`: arguments, configuration, start, wait. Everything that matters happens in the crates it starts.
+//!
+//! - [`args`]: the command line.
+//! - [`configure`]: every default of every crate, under the file, the environment and `--set`.
+//! - [`token`], [`settings_command`]: the commands that print something and end.
+//! - [`start`]: `run`, `gateway` and `router`: opens doors, then the store, then serves until it is told to stop.
+//! - [`greeting`]: what development mode says to somebody who has just started it for the first time.
+
+#![expect(clippy::disallowed_methods, reason = "the command is where the environment and threads come in")]
+
+pub mod args;
+pub mod configure;
+pub mod greeting;
+pub mod settings_command;
+pub mod start;
+pub mod token;
+
+use std::process::ExitCode;
+
+use args::{Arguments, Command, ConfigCommand};
+use carillon_node::exit::Fatal;
+use clap::Parser;
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => {
+            eprintln!("carillon: {fatal}");
+            fatal.into()
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Fatal> {
+    let settings = &arguments.settings;
+    match arguments.command.unwrap_or(Command::Run) {
+        Command::Run => start::start(start::Tier::Both, &configure::load(settings, "run", &[])?),
+        Command::Gateway => {
+            // Beside a router on the same machine: the admin port of `run` is this one's, the router takes the next.
+            start::start(start::Tier::Gateway, &configure::load(settings, "gateway", &[])?)
+        }
+        Command::Router => {
+            let presets = [("admin.listen", "127.0.0.1:9101")];
+            start::start(start::Tier::Router, &configure::load(settings, "router", &presets)?)
+        }
+        Command::Token(wanted) => token::print(&wanted, &configure::load(settings, "token", &[])?),
+        Command::Config(ConfigCommand::Print { short }) => {
+            settings_command::print(&configure::load(settings, "config", &[])?, !short)
+        }
+        Command::Config(ConfigCommand::Check) => {
+            settings_command::check(&configure::load(settings, "config", &[])?)
+        }
+    }
+}

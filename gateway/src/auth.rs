@@ -8,7 +8,7 @@ use carillon_protocol::time::WallMs;
 ///
 /// # Errors
 /// `token_expired`, or `unauthenticated` with which rule it broke and never a piece of it.
-pub fn verify(keys: &KeyTable, token: &str, wall: WallMs) -> Result<Claims, Refusal> {
+pub(crate) fn verify(keys: &KeyTable, token: &str, wall: WallMs) -> Result<Claims, Refusal> {
     keys.verify(token, wall.0).map_err(|error| {
         let code = if error == TokenError::Expired { Code::TokenExpired } else { Code::Unauthenticated };
         Refusal::new(code, error.to_string())
@@ -18,7 +18,7 @@ pub fn verify(keys: &KeyTable, token: &str, wall: WallMs) -> Result<Claims, Refu
 /// Whether a page from `origin` may open a WebSocket: one of the exact `origins`; without any, a page served from this
 /// machine in development mode.
 #[must_use]
-pub fn is_origin_allowed(origin: &str, origins: &[String], is_development: bool) -> bool {
+pub(crate) fn is_origin_allowed(origin: &str, origins: &[String], is_development: bool) -> bool {
     if origins.is_empty() { is_development && is_loopback(origin) } else { origins.iter().any(|one| one == origin) }
 }
 

@@ -13,7 +13,7 @@ const KEYS_MAX: usize = 65_536;
 
 /// A rate and a burst, as the generic cell rate algorithm (ITU-T I.371) sees them.
 #[derive(Clone, Copy, Debug)]
-pub struct Rate {
+pub(crate) struct Rate {
     interval_ns: u64,
     tolerance_ns: u64,
 }
@@ -21,7 +21,7 @@ pub struct Rate {
 impl Rate {
     /// `per_s` a second, `burst` at once. 0 a second: no limit.
     #[must_use]
-    pub fn new(per_s: u64, burst: u64) -> Option<Rate> {
+    pub(crate) fn new(per_s: u64, burst: u64) -> Option<Rate> {
         let interval_ns = SECOND_NS.checked_div(per_s)?;
         Some(Rate { interval_ns, tolerance_ns: interval_ns.saturating_mul(burst.max(1) - 1) })
     }
@@ -29,7 +29,7 @@ impl Rate {
 
 /// Where each key stands with one [`Rate`].
 #[derive(Debug)]
-pub struct Rates<K> {
+pub(crate) struct Rates<K> {
     rate: Option<Rate>,
     /// When each key's next cell would be due if it came evenly. In the past: at rest.
     due: BTreeMap<K, u64>,
@@ -38,7 +38,7 @@ pub struct Rates<K> {
 impl<K: Ord> Rates<K> {
     /// Nobody has come yet. No rate: everybody may.
     #[must_use]
-    pub fn new(rate: Option<Rate>) -> Rates<K> {
+    pub(crate) fn new(rate: Option<Rate>) -> Rates<K> {
         Rates { rate, due: BTreeMap::new() }
     }
 
@@ -46,7 +46,7 @@ impl<K: Ord> Rates<K> {
     ///
     /// # Errors
     /// How long to wait.
-    pub fn admit(&mut self, now: Time, key: K) -> Result<(), Duration> {
+    pub(crate) fn admit(&mut self, now: Time, key: K) -> Result<(), Duration> {
         let Some(rate) = self.rate else { return Ok(()) };
         let due = self.due.get(&key).copied().unwrap_or(0).max(now.0);
         let ahead_ns = due - now.0;
@@ -66,7 +66,7 @@ const GOING_ON: Duration = Duration::from_secs(1);
 
 /// What a connection did wrong lately. Allocated when it does.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     malformed_count: u32,
     malformed_since: Time,
     refused_since: Time,
@@ -76,7 +76,7 @@ pub struct Faults {
 impl Faults {
     /// A malformed frame; `true` when it is the `count_max`th within a minute. (The minute begins with the first.)
     #[must_use]
-    pub fn malformed(&mut self, now: Time, count_max: u32) -> bool {
+    pub(crate) fn malformed(&mut self, now: Time, count_max: u32) -> bool {
         if now.since(self.malformed_since) > Duration::from_secs(60) {
             (self.malformed_count, self.malformed_since) = (0, now);
         }
@@ -87,7 +87,7 @@ impl Faults {
     /// Refused by rate; `true` when that has been going on for `grace_ms`. Now and then one gets through even of a
     /// flood, so only a pause in the refusals ends it.
     #[must_use]
-    pub fn refused_by_rate(&mut self, now: Time, grace_ms: u64) -> bool {
+    pub(crate) fn refused_by_rate(&mut self, now: Time, grace_ms: u64) -> bool {
         if self.refused_last.is_none_or(|last| now.since(last) > GOING_ON) {
             self.refused_since = now;
         }

@@ -25,11 +25,15 @@ pub(crate) struct Line {
     pub(crate) progress_at: Time,
     /// Why the connection is to be closed, once somebody decided that.
     pub(crate) closing: Option<Close>,
+    /// Whether the close frame was said already.
+    pub(crate) is_close_said: bool,
+    /// Whether something was queued that the driver has not been told of.
+    pub(crate) is_unflushed: bool,
 }
 
 impl Line {
     pub(crate) fn new(id: ConnectionId) -> Line {
-        Line { id, wire: Wire::Json, outbox: Outbox::default(), progress_at: Time(0), closing: None }
+        Line { id, wire: Wire::Json, outbox: Outbox::default(), progress_at: Time(0), closing: None, is_close_said: false, is_unflushed: false }
     }
 
     /// Says something that answers the client or that it cannot do without.
@@ -44,6 +48,7 @@ impl Line {
             self.progress_at = common.now;
         }
         common.counters.frames_out += 1;
+        self.is_unflushed = true;
         self.outbox.answer(bytes);
     }
 
@@ -55,6 +60,7 @@ impl Line {
         }
         let fits = self.outbox.push(bytes, common.settings.limits.conn_queue_bytes);
         common.counters.frames_out += u64::from(fits);
+        self.is_unflushed |= fits;
         fits
     }
 

@@ -14,7 +14,7 @@ use bytes::{Buf as _, Bytes};
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     /// Most outboxes hold one frame at a time: it takes no memory of its own.
     first: Option<Item>,
     rest: VecDeque<Item>,
@@ -30,14 +30,14 @@ struct Item {
 
 impl Outbox {
     /// Queues an answer.
-    pub fn answer(&mut self, bytes: Bytes) {
+    pub(crate) fn answer(&mut self, bytes: Bytes) {
         self.add(Item { bytes, is_push: false });
     }
 
     /// Queues a live push unless the pushes would take more than `bytes_max` together. One push always fits, however
     /// large: a bound below the largest event must not keep it from anybody.
     #[must_use]
-    pub fn push(&mut self, bytes: Bytes, bytes_max: usize) -> bool {
+    pub(crate) fn push(&mut self, bytes: Bytes, bytes_max: usize) -> bool {
         if self.push_bytes > 0 && self.push_bytes + bytes.len() > bytes_max {
             return false;
         }
@@ -56,12 +56,12 @@ impl Outbox {
     }
 
     /// What is to be sent, in order.
-    pub fn pending(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn pending(&self) -> impl Iterator<Item = &[u8]> {
         self.first.iter().chain(&self.rest).map(|item| &item.bytes[..])
     }
 
     /// So many bytes are out.
-    pub fn sent(&mut self, mut bytes: usize) {
+    pub(crate) fn sent(&mut self, mut bytes: usize) {
         while let Some(item) = &mut self.first {
             let taken = bytes.min(item.bytes.len());
             item.bytes.advance(taken);
@@ -81,13 +81,13 @@ impl Outbox {
 
     /// Bytes queued.
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Whether nothing is queued.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 }

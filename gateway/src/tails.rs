@@ -18,17 +18,17 @@ use carillon_protocol::ids::{ConversationId, Seq};
 use crate::hash::IdMap;
 
 /// Conversations remembered in one life, about 30 bytes each.
-pub const TAILS_MAX: usize = 65_536;
+pub(crate) const TAILS_MAX: usize = 65_536;
 /// Earlier lives remembered, for sessions that did not get through in between.
-pub const LIVES_MAX: usize = 3;
+pub(crate) const LIVES_MAX: usize = 3;
 
 /// Which life of a lane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Life(pub u32);
+pub(crate) struct Life(u32);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Tails {
+pub(crate) struct Tails {
     life: Life,
     current: Recent,
     before: VecDeque<(Life, Recent)>,
@@ -37,12 +37,12 @@ pub struct Tails {
 impl Tails {
     /// The life that began last.
     #[must_use]
-    pub fn life(&self) -> Life {
+    pub(crate) fn life(&self) -> Life {
         self.life
     }
 
     /// The lane is lost: the life is over.
-    pub fn end_life(&mut self) {
+    pub(crate) fn end_life(&mut self) {
         if self.before.len() == LIVES_MAX {
             self.before.pop_front();
         }
@@ -51,14 +51,14 @@ impl Tails {
     }
 
     /// A `Deliver` came.
-    pub fn delivered(&mut self, conversation: ConversationId, seq: Seq) {
+    pub(crate) fn delivered(&mut self, conversation: ConversationId, seq: Seq) {
         self.current.raise(conversation, seq);
     }
 
     /// Every live session of this life has the conversation up to `seq`, says `fanned_out_seq`. That may be less than
     /// what they have, so a conversation that is not remembered is begun only when it `is_exact`: nothing above it is
     /// committed. Begun while there is room.
-    pub fn note(&mut self, conversation: ConversationId, seq: Seq, is_exact: bool) {
+    pub(crate) fn note(&mut self, conversation: ConversationId, seq: Seq, is_exact: bool) {
         if self.current.get(conversation).is_some() || (is_exact && self.current.has_room()) {
             self.current.raise_in_place(conversation, seq);
         }
@@ -66,7 +66,7 @@ impl Tails {
 
     /// What every live session of `life` had.
     #[must_use]
-    pub fn tail(&self, life: Life, conversation: ConversationId) -> Option<Seq> {
+    pub(crate) fn tail(&self, life: Life, conversation: ConversationId) -> Option<Seq> {
         let tails = if life == self.life {
             &self.current
         } else {

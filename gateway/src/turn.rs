@@ -131,6 +131,11 @@ pub enum Output {
         /// Header included.
         frame: AlignedVec,
     },
+    /// Give up a lane: something came on it that cannot be read. `LaneDown` follows, as for any lane that is lost.
+    CloseLane {
+        /// Which.
+        router: Peer,
+    },
     /// Everything is closed: the driver may end.
     Drained,
 }

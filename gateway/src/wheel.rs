@@ -10,7 +10,7 @@ use carillon_protocol::time::Time;
 use crate::turn::ConnectionId;
 
 /// How exact timers are: 2^25 ns, about 34 ms. The shortest deadlines are seconds.
-pub const TICK_NS: u64 = 1 << 25;
+pub(crate) const TICK_NS: u64 = 1 << 25;
 /// One turn of the wheel is about 69 s. What lies beyond fires early inside the wheel and is put back.
 const SLOTS_COUNT: usize = 2_048;
 const WORD_BITS: usize = 64;
@@ -21,7 +21,7 @@ type Entry = (ConnectionId, Time);
 
 /// See the module.
 #[derive(Debug)]
-pub struct Wheel {
+pub(crate) struct Wheel {
     slots: Vec<Vec<Entry>>,
     /// A bit for each slot that holds entries.
     occupied: [u64; SLOTS_COUNT / WORD_BITS],
@@ -43,7 +43,7 @@ impl Default for Wheel {
 
 impl Wheel {
     /// Has `connection` fire at `at`.
-    pub fn insert(&mut self, now: Time, connection: ConnectionId, at: Time) {
+    pub(crate) fn insert(&mut self, now: Time, connection: ConnectionId, at: Time) {
         if self.entries_count == 0 {
             self.tick = now.0 / TICK_NS;
         }
@@ -63,7 +63,7 @@ impl Wheel {
     }
 
     /// Appends to `due` what is due at `now`, with the time that each was set to.
-    pub fn expire(&mut self, now: Time, due: &mut Vec<Entry>) {
+    pub(crate) fn expire(&mut self, now: Time, due: &mut Vec<Entry>) {
         let until = now.0 / TICK_NS;
         while self.entries_count > 0 {
             let Some(tick) = self.next_tick().filter(|tick| *tick <= until) else { break };
@@ -83,7 +83,7 @@ impl Wheel {
 
     /// When [`Wheel::expire`] has something to do next.
     #[must_use]
-    pub fn next(&self) -> Option<Time> {
+    pub(crate) fn next(&self) -> Option<Time> {
         self.next_tick().map(|tick| Time(tick.saturating_mul(TICK_NS)))
     }
 

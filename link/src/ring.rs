@@ -174,7 +174,7 @@ impl LaneEnd {
     }
 
     /// The two directions apart, for a pump that does both at once. Either half, dropped, closes the lane for sending
-    /// from both ends; the halves that are left may still be received from.
+    /// from both ends; what was sent before may still be received.
     pub(crate) fn split(self) -> (Outbound, Inbound) {
         (self.outbound, self.inbound)
     }

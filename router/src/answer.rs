@@ -2,7 +2,8 @@
 
 use carillon_protocol::frame;
 use carillon_protocol::limits::{
-    CONTENT_BYTES_MAX, GROUP_NAME_BYTES_MAX, LINK_FRAME_BYTES_MAX, MEDIA_URL_BYTES_MAX, SMALL_GROUP_MEMBERS_MAX,
+    CONTENT_BYTES_MAX, GROUP_NAME_BYTES_MAX, LINK_FRAME_BYTES_MAX, MEDIA_URL_BYTES_MAX,
+    SMALL_GROUP_MEMBERS_MAX,
 };
 use carillon_store::verb::{Entry, Mark, Page, Profile, Summary};
 

@@ -21,7 +21,7 @@ use crate::outbox::{LaneId, Outbox, Output};
 
 /// The most operations of one batch: what a transaction decides in a few milliseconds. More wait for the next one.
 pub const BATCH_OPS_MAX: usize = 1_024;
-/// The most bytes of one batch, estimated as [`op_bytes`] does. More wait for the next one.
+/// The most bytes of one batch, estimated. More wait for the next one.
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
 /// The most operations that wait on one commit lane. Beyond: refused as `overloaded`.
 pub const QUEUE_OPS_MAX: usize = 16 * BATCH_OPS_MAX;
@@ -316,7 +316,8 @@ impl CommitLane {
         let Some(place) = self.receipts.get(key) else { return false };
         let index = usize::try_from(place - self.departed_count).unwrap_or(usize::MAX);
         let Some(queued) = self.queue.get_mut(index) else { return false };
-        let (Op::Receipt(receipt), Waiter::Receipts { parts, .. }) = (&mut queued.op, &mut queued.kept.waiter)
+        let (Op::Receipt(receipt), Waiter::Receipts { parts, .. }) =
+            (&mut queued.op, &mut queued.kept.waiter)
         else {
             return false;
         };

@@ -1,7 +1,7 @@
 //! What is committed is handed on: each event of a conversation, in the order of its log, to every lane on which a
 //! member hears.
 //!
-//! A conversation with something due has a [`Log`] here: the next seq to hand on, the known head, and a bounded tail of
+//! A conversation with something due has a log here: the next seq to hand on, the known head, and a bounded tail of
 //! what was committed lately, so that the usual case reads no store. Whatever the tail does not hold (a start, an
 //! overflow, an unknown outcome) is read. When a conversation was handed on up to its head and rested a while, the
 //! store's durable marker is cleared and its state here is dropped.
@@ -13,6 +13,7 @@
 //! - A turn hands on a bounded amount, in turn over all conversations: an ack never waits for a crowd, nor one
 //!   conversation for another (F13, F21).
 
+mod log;
 mod members;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,8 +27,9 @@ use carillon_store::verb::{Appended, Entry, Op, Query};
 
 use crate::batch::{Batches, Origin, Waiter};
 use crate::meters::{Metric, nanos};
-use crate::outbox::{Asked, Outbox, Ticket};
+use crate::outbox::{Asked, Outbox};
 use crate::registry::Registry;
+use log::{Log, Recent};
 use members::MembersCache;
 
 /// How long a conversation rests before its marker is cleared.
@@ -58,53 +60,12 @@ const _: () = assert!(
     "the longest Deliver fits a link frame"
 );
 
-/// A committed event that waits to be handed on.
-struct Recent {
-    seq: Seq,
-    /// Empty: read it from the store.
-    record: Bytes,
-    origin: Option<Origin>,
-    since: Time,
-}
-
-struct Log {
-    /// The next seq to hand on; `None` until the markers tell.
-    next: Option<Seq>,
-    /// The highest seq known to be committed.
-    head: Seq,
-    /// Whether more than `head` may be committed: read until nothing comes.
-    exploring: bool,
-    /// Committed lately, rising, perhaps with holes.
-    tail: VecDeque<Recent>,
-    /// Read from the store, rising from `next` on.
-    fetched: VecDeque<Entry>,
-    /// The member list in use has to be of this version at least; `None`: it has to be read.
-    members_version: Option<u64>,
-    /// The highest version that a commit told.
-    version_seen: u64,
-    /// The first seq that was committed since this state began.
-    first_seen: Option<Seq>,
-    /// A question to the store is open.
-    is_asking: bool,
-    /// It stands in the queue of due conversations.
-    is_queued: bool,
-    /// The store's marker lies above this.
-    marked: Seq,
-    is_marking: bool,
-    /// An operation on it had an unknown outcome.
-    is_suspect: bool,
-    /// Questions older than this may not know what was handed on last.
-    handed_on_before: Ticket,
-    handed_on_at: Time,
-    timer: Option<Time>,
-}
-
 /// See the module.
 pub struct Fanout {
     logs: BTreeMap<ConversationId, Log>,
     due: VecDeque<ConversationId>,
-    /// Due, but too many questions are open: back in the queue when one is answered.
-    starved: Vec<ConversationId>,
+    /// Due, but too many questions are open: back in the queue when there is room for more.
+    starved: VecDeque<ConversationId>,
     timers: BTreeSet<(Time, ConversationId)>,
     members: MembersCache,
     tail_bytes: usize,
@@ -126,7 +87,7 @@ impl Fanout {
         Fanout {
             logs: BTreeMap::new(),
             due: VecDeque::new(),
-            starved: Vec::new(),
+            starved: VecDeque::new(),
             timers: BTreeSet::new(),
             members: MembersCache::default(),
             tail_bytes: 0,
@@ -213,7 +174,6 @@ impl Fanout {
         entries: Option<Vec<Entry>>,
         outbox: &mut Outbox,
     ) {
-        self.feed_starved();
         let Some(log) = self.logs.get_mut(&conversation) else { return };
         log.is_asking = false;
         let Some(entries) = entries else {
@@ -234,8 +194,12 @@ impl Fanout {
     }
 
     /// The store told who hears a conversation. `None`: ask again.
-    pub fn members(&mut self, now: Time, conversation: ConversationId, answer: Option<(u64, Vec<(UserId, Seq)>)>) {
-        self.feed_starved();
+    pub fn members(
+        &mut self,
+        now: Time,
+        conversation: ConversationId,
+        answer: Option<(u64, Vec<(UserId, Seq)>)>,
+    ) {
         let Some(log) = self.logs.get_mut(&conversation) else { return };
         log.is_asking = false;
         let Some((version, members)) = answer else {
@@ -249,7 +213,14 @@ impl Fanout {
     }
 
     /// The store's marker was moved above `seq`, or was not.
-    pub fn marked(&mut self, now: Time, conversation: ConversationId, seq: Seq, is_done: bool, outbox: &Outbox) {
+    pub fn marked(
+        &mut self,
+        now: Time,
+        conversation: ConversationId,
+        seq: Seq,
+        is_done: bool,
+        outbox: &Outbox,
+    ) {
         let Some(log) = self.logs.get_mut(&conversation) else { return };
         log.is_marking = false;
         if is_done {
@@ -261,7 +232,13 @@ impl Fanout {
     }
 
     /// Hands on what a turn may.
-    pub fn advance(&mut self, now: Time, registry: &mut Registry, batches: &mut Batches, outbox: &mut Outbox) {
+    pub fn advance(
+        &mut self,
+        now: Time,
+        registry: &mut Registry,
+        batches: &mut Batches,
+        outbox: &mut Outbox,
+    ) {
         if !self.is_asking_markers && self.rechecks.front().is_some_and(|at| *at <= now) {
             self.rechecks.pop_front();
             self.is_asking_markers = outbox.ask(Asked::Markers, Query::Markers).is_ok();
@@ -273,6 +250,8 @@ impl Fanout {
         if !self.is_started {
             return;
         }
+        let fed_count = self.starved.len().min(outbox.fanout_room());
+        self.due.extend(self.starved.drain(..fed_count));
         let mut users_left = self.turn_users_max;
         while users_left > 0 {
             let Some(conversation) = self.due.pop_front() else { break };
@@ -320,7 +299,9 @@ impl Fanout {
     /// Whether everything known is handed on and marked. What is suspect stays for the next start's markers.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.due.is_empty() && self.logs.values().all(|log| log.is_settled() || log.is_suspect)
+        self.due.is_empty()
+            && self.starved.is_empty()
+            && self.logs.values().all(|log| log.is_settled() || log.is_suspect)
     }
 
     /// Conversations that wait for their turn.
@@ -375,17 +356,19 @@ impl Fanout {
             }
             let origin = recent.and_then(|recent| recent.origin);
             let head = log.head.max(next);
+            let mut deliver = Deliver {
+                conversation,
+                seq: next,
+                head_seq: head,
+                origin_session: 0,
+                origin_request: 0,
+                users: Vec::new(),
+                record: if listening.groups.is_empty() { Vec::new() } else { record.to_vec() },
+            };
             for (lane, users) in listening.groups {
                 let own = origin.filter(|origin| origin.lane == *lane && origin.session != 0);
-                let mut deliver = Deliver {
-                    conversation,
-                    seq: next,
-                    head_seq: head,
-                    origin_session: own.map_or(0, |origin| origin.session),
-                    origin_request: own.map_or(0, |origin| origin.request),
-                    users: Vec::new(),
-                    record: record.to_vec(),
-                };
+                deliver.origin_session = own.map_or(0, |origin| origin.session);
+                deliver.origin_request = own.map_or(0, |origin| origin.request);
                 for users in users.chunks(DELIVER_USERS_MAX) {
                     deliver.users = users.to_vec();
                     outbox.send(*lane, &deliver);
@@ -498,13 +481,15 @@ impl Fanout {
             log.is_asking = is_asking;
         }
         if !is_asking {
-            self.starved.push(conversation);
+            self.starve(conversation);
         }
     }
 
-    fn feed_starved(&mut self) {
-        if let Some(conversation) = self.starved.pop() {
-            self.queue(conversation);
+    /// Too many questions are open: the conversation waits until there is room for its own.
+    fn starve(&mut self, conversation: ConversationId) {
+        if let Some(log) = self.logs.get_mut(&conversation) {
+            log.is_queued = true;
+            self.starved.push_back(conversation);
         }
     }
 
@@ -528,57 +513,5 @@ impl Fanout {
             log.timer = Some(at);
             self.timers.insert((at, conversation));
         }
-    }
-}
-
-impl Log {
-    fn new(next: Option<Seq>) -> Log {
-        Log {
-            next,
-            head: 0,
-            exploring: false,
-            tail: VecDeque::new(),
-            fetched: VecDeque::new(),
-            members_version: None,
-            version_seen: 0,
-            first_seen: None,
-            is_asking: false,
-            is_queued: false,
-            marked: 0,
-            is_marking: false,
-            is_suspect: false,
-            handed_on_before: Ticket(0),
-            handed_on_at: Time(0),
-            timer: None,
-        }
-    }
-
-    /// Whether everything known is handed on and marked.
-    fn is_settled(&self) -> bool {
-        let is_handed_on = self.next.is_some_and(|next| next > self.head && next - 1 == self.marked);
-        is_handed_on && !self.exploring && !self.is_asking && !self.is_marking
-    }
-
-    /// Whether much was handed on since the marker was moved. The first mark of a log counts from where it began.
-    fn is_marked_long_ago(&self) -> bool {
-        let from = self.marked.max(self.first_seen.unwrap_or(0));
-        !self.is_marking && self.next.is_some_and(|next| next > from + MARK_EVENTS)
-    }
-
-    /// Drops what lies below `seq`; returns how many bytes and events of the tail that were.
-    fn forget_before(&mut self, seq: Seq) -> (usize, usize) {
-        let (mut bytes, mut events) = (0, 0);
-        while let Some(recent) = self.tail.pop_front_if(|recent| recent.seq < seq) {
-            bytes += recent.record.len();
-            events += 1;
-        }
-        while self.fetched.pop_front_if(|entry| entry.seq < seq).is_some() {}
-        (bytes, events)
-    }
-
-    fn record_at(&self, seq: Seq) -> Option<Bytes> {
-        let fetched = self.fetched.front().filter(|entry| entry.seq == seq).map(|entry| &entry.record);
-        let recent = || self.tail.front().filter(|recent| recent.seq == seq).map(|recent| &recent.record);
-        fetched.or_else(recent).filter(|record| !record.is_empty()).cloned()
     }
 }

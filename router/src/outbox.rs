@@ -4,7 +4,7 @@
 //! # Invariants
 //! - A frame leaves only on a lane that is up.
 //! - Open questions are bounded by kind of asker, so that whoever runs them can hold them all.
-//! - After [`Outbox::fail`] nothing leaves any more, for ever (G14).
+//! - After the store failed nothing leaves any more but that message, for ever (G14).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -63,7 +63,7 @@ pub enum Output {
 }
 
 /// The most open questions of sessions and REST. Beyond: refused as `overloaded`.
-pub const CLIENT_QUERIES_MAX: usize = 4_096;
+pub const CLIENT_QUERIES_MAX: usize = 8_192;
 /// The most open questions of fan-out. Beyond: the conversation stays due.
 pub const FANOUT_QUERIES_MAX: usize = 256;
 /// The most open questions about senders. Beyond: the receipt waits.
@@ -92,13 +92,16 @@ pub enum Asked {
     Markers,
 }
 
+/// Where fan-out stands among the kinds of askers.
+const FANOUT_CLASS: usize = 1;
+
 impl Asked {
     const CLASSES_MAX: [usize; 4] = [CLIENT_QUERIES_MAX, FANOUT_QUERIES_MAX, RECEIPT_QUERIES_MAX, 1];
 
     fn class(&self) -> usize {
         match self {
             Asked::Session(_) | Asked::Peek(..) | Asked::Page(_) | Asked::Find(_) => 0,
-            Asked::Events(_) | Asked::Members(_) => 1,
+            Asked::Events(_) | Asked::Members(_) => FANOUT_CLASS,
             Asked::Senders(..) => 2,
             Asked::Markers => 3,
         }
@@ -206,6 +209,11 @@ impl Outbox {
         Ok(())
     }
 
+    /// How many more questions fan-out may ask.
+    pub(crate) fn fanout_room(&self) -> usize {
+        FANOUT_QUERIES_MAX.saturating_sub(self.asked_counts[FANOUT_CLASS])
+    }
+
     /// Why the question was asked that this ticket answers.
     pub(crate) fn answered(&mut self, ticket: Ticket) -> Option<Asked> {
         let asked = self.asked.remove(&ticket)?;
@@ -257,7 +265,8 @@ impl Outbox {
     /// Learns who is at the end of a lane, and returns the older lane of the same gateway shard, if there is one: an
     /// orphan that the far end has given up.
     pub(crate) fn lane_opened(&mut self, lane: LaneId, peer: GatewayShard) -> Option<LaneId> {
-        let orphan = self.lanes.iter().find(|(other, at)| **other != lane && **at == Some(peer)).map(|(id, _)| *id);
+        let orphan =
+            self.lanes.iter().find(|(other, at)| **other != lane && **at == Some(peer)).map(|(id, _)| *id);
         self.lanes.insert(lane, Some(peer));
         orphan
     }

@@ -28,6 +28,8 @@ struct Reader {
     delivered: Option<Passed>,
     read: Option<Passed>,
     asking: Option<Asking>,
+    /// It stands in the queue of those that could not ask yet.
+    is_waiting: bool,
     named: bool,
     at: WallMs,
 }
@@ -91,6 +93,9 @@ impl Receipts {
         self.ask(key, outbox);
         for _ in 0..RECEIPT_QUERIES_MAX {
             let Some(next) = self.waiting.pop_front() else { break };
+            if let Some(reader) = self.readers.get_mut(&next) {
+                reader.is_waiting = false;
+            }
             if !self.ask(next, outbox) {
                 break;
             }
@@ -106,7 +111,7 @@ impl Receipts {
     /// Asks for the senders of a reader's next range; `false`: too many questions are open, the reader waits.
     fn ask(&mut self, key: Key, outbox: &mut Outbox) -> bool {
         let Some(reader) = self.readers.get_mut(&key) else { return true };
-        if reader.asking.is_some() {
+        if reader.asking.is_some() || reader.is_waiting {
             return true;
         }
         let (asking, (after_seq, up_to_seq)) = match (reader.delivered, reader.read) {
@@ -121,7 +126,8 @@ impl Receipts {
         let (conversation, except) = key;
         let query = Query::Senders { conversation, after_seq, up_to_seq, except };
         if outbox.ask(Asked::Senders(conversation, except), query).is_err() {
-            self.waiting.push_front(key);
+            reader.is_waiting = true;
+            self.waiting.push_back(key);
             return false;
         }
         reader.asking = Some(asking);

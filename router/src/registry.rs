@@ -99,7 +99,8 @@ impl Registry {
             outbox.refuse(origin, &Refusal::field("device", "user and device have to be valid ids"));
             return;
         }
-        let device = Some(wanted.device.as_str()).filter(|device| *device != DEVICE_ID_DEFAULT).map(Box::from);
+        let device =
+            Some(wanted.device.as_str()).filter(|device| *device != DEVICE_ID_DEFAULT).map(Box::from);
         if !self.insert(origin, &wanted, device, outbox) {
             return;
         }
@@ -131,7 +132,8 @@ impl Registry {
         outbox: &mut Outbox,
     ) -> Next {
         let key = (origin.lane, origin.session);
-        let Some(pending) = self.pending.get_mut(&key).filter(|pending| pending.request == origin.request) else {
+        let Some(pending) = self.pending.get_mut(&key).filter(|pending| pending.request == origin.request)
+        else {
             return Next::Nothing;
         };
         if !known && pending.auto_provision {
@@ -192,8 +194,10 @@ impl Registry {
     /// Removes sessions of lost lanes, some users a turn.
     pub fn sweep(&mut self, outbox: &Outbox) {
         let Some(from) = self.sweep_from else { return };
-        let some: Vec<UserId> = self.users.range(from..).take(SWEEP_USERS_MAX).map(|(user, _)| *user).collect();
-        self.sweep_from = some.last().filter(|_| some.len() == SWEEP_USERS_MAX).map(|last| UserId(last.0 + 1));
+        let some: Vec<UserId> =
+            self.users.range(from..).take(SWEEP_USERS_MAX).map(|(user, _)| *user).collect();
+        self.sweep_from =
+            some.last().filter(|_| some.len() == SWEEP_USERS_MAX).map(|last| UserId(last.0 + 1));
         for user in some {
             self.retain(user, |session| outbox.is_up(session.lane));
         }
@@ -211,7 +215,9 @@ impl Registry {
         let first_on_its_lane =
             move |at: usize, lane: LaneId| sessions.iter().take(at).all(|session| session.lane != lane);
         let lanes = sessions.iter().enumerate().map(|(at, session)| (at, session.lane));
-        lanes.filter(move |(at, lane)| outbox.is_up(*lane) && first_on_its_lane(*at, *lane)).map(|(_, lane)| lane)
+        lanes
+            .filter(move |(at, lane)| outbox.is_up(*lane) && first_on_its_lane(*at, *lane))
+            .map(|(_, lane)| lane)
     }
 
     /// Notes that an event is handed on to this user while they register: the conversation may be one that the
@@ -269,8 +275,10 @@ impl Registry {
                 outbox.send(old.lane, &Replaced { session: old.session });
             }
             None if listed.len() >= DEVICES_MAX => {
-                let refusal =
-                    Refusal { field: Some("device"), ..Refusal::new(Code::RateLimited, "too many devices are connected") };
+                let refusal = Refusal {
+                    field: Some("device"),
+                    ..Refusal::new(Code::RateLimited, "too many devices are connected")
+                };
                 outbox.refuse(origin, &refusal);
                 return false;
             }
@@ -294,7 +302,8 @@ impl Registry {
         if !self.is_pending(origin) {
             return;
         }
-        let late = self.pending.get_mut(&key).map(|pending| std::mem::take(&mut pending.late)).unwrap_or_default();
+        let late =
+            self.pending.get_mut(&key).map(|pending| std::mem::take(&mut pending.late)).unwrap_or_default();
         self.forget_pending(origin);
         let mut joined: Vec<Joined> =
             conversations.into_iter().map(|(conversation, cursor)| Joined { conversation, cursor }).collect();
@@ -346,7 +355,8 @@ impl Registry {
             return;
         }
         self.version += 1;
-        let mut kept: Vec<Session> = sessions.as_slice().iter().filter(|session| keep(session)).cloned().collect();
+        let mut kept: Vec<Session> =
+            sessions.as_slice().iter().filter(|session| keep(session)).cloned().collect();
         match (kept.pop(), kept.is_empty()) {
             (None, _) => {
                 self.users.remove(&user);

@@ -113,5 +113,8 @@ fn bounded(length: usize, length_max: usize, field: &'static str) -> Result<(), 
     if length <= length_max {
         return Ok(());
     }
-    Err(Refusal { field: Some(field), ..Refusal::new(Code::TooLarge, format!("{field} is limited to {length_max}")) })
+    Err(Refusal {
+        field: Some(field),
+        ..Refusal::new(Code::TooLarge, format!("{field} is limited to {length_max}"))
+    })
 }

@@ -8,7 +8,7 @@ use carillon_store::conformance;
 use carillon_store::txn::Engine;
 
 fn memory(lanes_count: u16) -> Box<dyn Engine> {
-    Box::new(Memory::new(Options { lanes_count, ..Options::default() }))
+    Box::new(Memory::new(Options { lanes_count }))
 }
 
 #[test]

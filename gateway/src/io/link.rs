@@ -144,6 +144,13 @@ impl Lanes {
         }
     }
 
+    /// Gives a lane up that cannot be read; a new one comes.
+    pub fn close(&mut self, peer: Peer) {
+        if let Some(lane) = self.lanes.get_mut(&peer) {
+            lane.is_broken = true;
+        }
+    }
+
     /// Ends a turn: moves backlogs into rings and wakes the far ends, once each.
     pub fn flush(&mut self) {
         for lane in self.lanes.values_mut() {

@@ -2,15 +2,32 @@
 
 use carillon_node::metric_table;
 use carillon_node::metrics::{COUNT, Def, Meter};
+use carillon_protocol::time::Time;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Driver;
 use super::station::Station;
+use crate::counters::Counters;
 
 metric_table! {
     pub(super) enum Row {
         Connections = Def::gauge("gateway_connections", "Open client connections."),
+        Sessions = Def::gauge("gateway_sessions", "Identified sessions."),
+        Accepted = Def::counter("gateway_accepted", "Connections accepted."),
         AcceptRests = Def::counter("gateway_accept_rests", "Times that accepting rested: at the cap, or out of descriptors."),
+        Upgrades = Def::counter("gateway_upgrades", "Upgrade requests, by outcome.").by("outcome", &["done", "refused", "http"]),
+        Bytes = Def::counter("gateway_bytes", "Bytes of client connections.").by("direction", DIRECTIONS),
+        Frames = Def::counter("gateway_frames", "Frames of client connections.").by("direction", DIRECTIONS),
+        Refusals = Def::counter("gateway_refusals", "Errors told to clients."),
+        Submits = Def::counter("gateway_submits", "Commands sent to routers, repeats included."),
+        Delivers = Def::counter("gateway_delivers", "Events received from routers."),
+        Events = Def::counter("gateway_events", "Events queued for clients.").by("how", &["live", "paged"]),
+        Behinds = Def::counter("gateway_behinds", "Sessions that were told behind."),
+        Resets = Def::counter("gateway_resets", "Conversations that were reset."),
+        UnknownOutcomes = Def::counter("gateway_unknown_outcomes", "Commands whose outcome stayed unknown."),
+        Lanes = Def::counter("gateway_lanes", "Lanes to routers, by what became of them.").by("event", &["up", "down"]),
+        Unreadable = Def::counter("gateway_unreadable", "Link frames and stored events that this build cannot read."),
+        Closes = Def::counter("gateway_closes", "Connections closed by the server, by close code.").by("code", CLOSE_CODES),
         TurnCompletions = Def::histogram("gateway_turn_completions", "Completions taken in one turn.", &COUNT),
         LinkQueuedBytes = Def::gauge("gateway_link_queued_bytes", "Bytes that wait for routers."),
         ThreadCpu = Def::counter("gateway_cpu_nanoseconds", "CPU time of the shards' threads."),
@@ -18,21 +35,30 @@ metric_table! {
     }
 }
 
+const DIRECTIONS: &[&str] = &["in", "out"];
+/// In the order of [`CLOSES`](crate::counters::CLOSES).
+const CLOSE_CODES: &[&str] = &[
+    "1000", "1001", "1002", "1003", "1007", "1009", "1011", "1012", "1013", "4003", "4008", "4010", "4011", "4012", "4500",
+    "4501", "4503", "4505", "4506", "4507",
+];
+const _: () = assert!(CLOSE_CODES.len() == crate::counters::CLOSES.len());
+
 /// One shard's meter.
 pub(super) struct ShardMeters {
     meter: Meter<Row>,
+    before: Counters,
     cpu_ns: u64,
-    turns_count: u32,
+    publish_at: Time,
 }
 
-/// The thread's CPU clock is read once in so many turns: it costs a system call.
-const CPU_EVERY_TURNS: u32 = 64;
+/// How often the page is brought up to date.
+const PUBLISH_MS: u64 = 100;
 
 impl ShardMeters {
     /// Begins with everything at zero.
     pub(super) fn new(meter: Meter<Row>, driver: Driver) -> ShardMeters {
         meter.set_at(Row::IoDriver, driver.index(), 1);
-        ShardMeters { meter, cpu_ns: 0, turns_count: 0 }
+        ShardMeters { meter, before: Counters::default(), cpu_ns: 0, publish_at: Time(0) }
     }
 
     /// Accepting rests.
@@ -41,18 +67,52 @@ impl ShardMeters {
     }
 
     /// The end of a turn.
-    pub(super) fn turn(&mut self, station: &Station, connections_count: usize, completions_count: usize) {
-        self.meter.set(Row::Connections, i64::try_from(connections_count).unwrap_or(i64::MAX));
+    pub(super) fn turn(&mut self, station: &Station, completions_count: usize) {
         self.meter.observe(Row::TurnCompletions, completions_count as u64);
-        self.meter.set(Row::LinkQueuedBytes, i64::try_from(station.lanes().queued_bytes()).unwrap_or(i64::MAX));
-        self.turns_count += 1;
-        if self.turns_count >= CPU_EVERY_TURNS || completions_count == 0 {
-            self.turns_count = 0;
-            let cpu_ns = thread_cpu_ns();
-            self.meter.add(Row::ThreadCpu, cpu_ns.saturating_sub(self.cpu_ns));
-            self.cpu_ns = cpu_ns;
+        if station.now() < self.publish_at {
+            return;
         }
+        self.publish_at = station.now().after_ms(PUBLISH_MS);
+        let (meter, now) = (&self.meter, station.shard().counters());
+        let before = std::mem::replace(&mut self.before, now.clone());
+        meter.set(Row::Connections, gauge(now.connections));
+        meter.set(Row::Sessions, gauge(now.sessions));
+        meter.set(Row::LinkQueuedBytes, gauge(station.lanes().queued_bytes() as u64));
+        let rows = [
+            (Row::Accepted, 0, now.accepted - before.accepted),
+            (Row::Upgrades, 0, now.upgraded - before.upgraded),
+            (Row::Upgrades, 1, now.upgrades_refused - before.upgrades_refused),
+            (Row::Upgrades, 2, now.handed_off - before.handed_off),
+            (Row::Bytes, 0, now.bytes_in - before.bytes_in),
+            (Row::Bytes, 1, now.bytes_out - before.bytes_out),
+            (Row::Frames, 0, now.frames_in - before.frames_in),
+            (Row::Frames, 1, now.frames_out - before.frames_out),
+            (Row::Refusals, 0, now.refusals - before.refusals),
+            (Row::Submits, 0, now.submits - before.submits),
+            (Row::Delivers, 0, now.delivers - before.delivers),
+            (Row::Events, 0, now.events_live - before.events_live),
+            (Row::Events, 1, now.events_paged - before.events_paged),
+            (Row::Behinds, 0, now.behinds - before.behinds),
+            (Row::Resets, 0, now.resets - before.resets),
+            (Row::UnknownOutcomes, 0, now.unknown_outcomes - before.unknown_outcomes),
+            (Row::Lanes, 0, now.lanes_up - before.lanes_up),
+            (Row::Lanes, 1, now.lanes_down - before.lanes_down),
+            (Row::Unreadable, 0, now.unreadable - before.unreadable),
+        ];
+        for (row, at, more) in rows {
+            meter.add_at(row, at, more);
+        }
+        for (at, (now, before)) in now.closes.iter().zip(before.closes).enumerate() {
+            meter.add_at(Row::Closes, at, now - before);
+        }
+        let cpu_ns = thread_cpu_ns();
+        meter.add(Row::ThreadCpu, cpu_ns.saturating_sub(self.cpu_ns));
+        self.cpu_ns = cpu_ns;
     }
+}
+
+fn gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// CPU time of the calling thread, in nanoseconds.

@@ -6,7 +6,6 @@
 #![expect(clippy::disallowed_methods, reason = "the gateway's threads are started here")]
 
 mod driver;
-pub mod http;
 pub mod link;
 mod meters;
 mod monoio;
@@ -17,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use carillon_link::io::doorbell::Doorbell;
+use carillon_link::doorbell::Doorbell;
 use carillon_link::{Mailbox, Wake};
 use carillon_node::clock::Clock;
 use carillon_node::exit::{AbortOnPanic, Fatal};

@@ -15,13 +15,13 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use carillon_link::io::doorbell::Doorbell;
+use carillon_link::doorbell::Doorbell;
 use carillon_protocol::time::Time;
 use monoio::net::TcpStream;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
@@ -250,7 +250,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         table.end_lingering(&mut station);
         station.carry_out(&mut table);
         table.report_closed(&mut station);
-        meters.turn(&station, table.count, taken);
+        meters.turn(&station, taken);
         if station.is_drained() && table.count == 0 {
             return Ok(());
         }
@@ -497,6 +497,11 @@ impl Sockets for Table {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Sent::Bytes(0),
             Err(_) => Sent::Broken,
         }
+    }
+
+    fn is_blocked(&self, connection: ConnectionId) -> bool {
+        let slot = self.slots.get(connection.slot as usize);
+        slot.is_some_and(|slot| slot.generation == connection.generation && slot.flags.awaits_writable)
     }
 
     fn await_writable(&mut self, connection: ConnectionId) {

@@ -31,6 +31,8 @@ pub(super) enum Sent {
 pub(super) trait Sockets {
     /// Sends what the kernel takes without waiting.
     fn send(&mut self, connection: ConnectionId, slices: &[IoSlice<'_>]) -> Sent;
+    /// Whether the socket took less than it was given, and was not reported writable since.
+    fn is_blocked(&self, connection: ConnectionId) -> bool;
     /// Remembers to report when the socket is writable.
     fn await_writable(&mut self, connection: ConnectionId);
     /// Stops reading.
@@ -87,6 +89,7 @@ impl Station {
             match output {
                 Output::Flush { connection } => self.flush(connection, sockets),
                 Output::Link { router, frame } => self.lanes.send(router, frame),
+                Output::CloseLane { router } => self.lanes.close(router),
                 Output::Pause { connection } => sockets.pause(connection),
                 Output::Resume { connection } => sockets.resume(connection),
                 Output::Close { connection } => {
@@ -102,8 +105,8 @@ impl Station {
 
     /// Sends what is pending on one connection, in one system call unless there are more than [`SLICES_MAX`] pieces.
     pub(super) fn flush(&mut self, connection: ConnectionId, sockets: &mut impl Sockets) {
-        loop {
-            let mut slices = [const { IoSlice::new(&[]) }; SLICES_MAX];
+        while !sockets.is_blocked(connection) {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let (mut count, mut bytes) = (0, 0);
             for (slot, piece) in slices.iter_mut().zip(self.shard.pending(connection)) {
                 *slot = IoSlice::new(piece);
@@ -116,10 +119,11 @@ impl Station {
             }
             match sockets.send(connection, slices.get(..count).unwrap_or_default()) {
                 Sent::Bytes(sent) => {
-                    self.shard.handle(self.now, self.wall, Input::Sent { connection, bytes: sent });
                     if sent < bytes {
                         sockets.await_writable(connection);
-                        return;
+                    }
+                    if sent > 0 {
+                        self.shard.handle(self.now, self.wall, Input::Sent { connection, bytes: sent });
                     }
                 }
                 Sent::Broken => {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use carillon_link::Peer;
 use carillon_link::quic::{Connector, Listener, Options, connect, listen};
-use carillon_link::ring::{ANY_FRAME_BYTES, SendError};
+use carillon_link::ring::{ANY_FRAME_BYTES, LaneEnd, SendError};
 use carillon_link::tls::{Identity, Role, ensure_development};
 use carillon_protocol::limits::LINK_FRAME_BYTES_MAX;
 use tempfile::TempDir;
@@ -79,7 +79,7 @@ impl Tiers {
     }
 
     /// Both ends of a lane, once the gateway's shard has spoken on it: frame number `hello`.
-    fn lane(&self, shard: usize, hello: u64) -> (carillon_link::ring::LaneEnd, carillon_link::ring::LaneEnd) {
+    fn lane(&self, shard: usize, hello: u64) -> (LaneEnd, LaneEnd) {
         let mut up = self.gateways[shard].lane();
         send(&mut up, hello..hello + 1, 8);
         let mut down = self.router.lane();
@@ -108,7 +108,7 @@ fn f13_frames_come_in_order_both_ways() {
     println!("seed {seed:#x}: cargo test -p carillon-link --test link in_order_both_ways");
     let tiers = Tiers::start(1, Options::default());
     let (up, down) = tiers.lane(0, 0);
-    let run = |shard: &Shard, mut lane: carillon_link::ring::LaneEnd, mut prng: Prng| {
+    let run = |shard: &Shard, mut lane: LaneEnd, mut prng: Prng| {
         let (mut sent, mut received) = (0, 0);
         let size = |prng: &mut Prng| match prng.below(2_000) {
             0 => prng.below(LINK_FRAME_BYTES_MAX + 1),
@@ -247,6 +247,42 @@ fn a_closed_lane_is_replaced_alone_and_in_order() {
     assert_eq!(tiers.connector.counters().read().connections, 1);
 }
 
+/// Whichever side closes, and however full the lane is: what was sent before the close arrives. The closer's ring still holds some of
+/// it, and the reader writes meanwhile to somebody who does not listen any more.
+#[test]
+fn what_was_sent_before_a_close_arrives_from_a_full_lane() {
+    let options = Options { ring_bytes: ANY_FRAME_BYTES, ..Options::default() };
+    let tiers = Tiers::start(1, options);
+    let (mut up, mut down) = tiers.lane(0, 0);
+    // More than the reader's ring and the window hold, so the rest waits in the closer's ring.
+    let frames = u64::try_from((ANY_FRAME_BYTES * 3 / 2 + 1024 * 1024) / 408).unwrap();
+    let fill = |shard: &Shard, lane: &mut LaneEnd, frames| {
+        for number in 1..frames {
+            let frame = frame(number, 400);
+            shard.until("room", || lane.send(&frame).is_ok().then_some(()));
+            lane.flush();
+        }
+    };
+    fill(&tiers.gateways[0], &mut up, frames);
+    drop(up);
+    tiers.router.expect(&mut down, 1..frames);
+    tiers.router.expect_closed(&mut down);
+
+    // The other way; now the reader reads only when it has learned that nobody takes what it writes.
+    let (mut up, mut down) = tiers.lane(0, 0);
+    let frames = u64::try_from((ANY_FRAME_BYTES + 512 * 1024) / 408).unwrap();
+    fill(&tiers.router, &mut down, frames);
+    eventually("all is under way", || down.queued_bytes() == 0);
+    drop(down);
+    eventually("writing has no use", || {
+        let sent = up.send(&frame(0, 8_000));
+        up.flush();
+        sent.is_err()
+    });
+    tiers.gateways[0].expect(&mut up, 1..frames);
+    tiers.gateways[0].expect_closed(&mut up);
+}
+
 /// G13, F13: a reader that stands still bounds what its sender can get rid of, and does not stop the lane beside it. When it
 /// reads again, everything is there.
 #[test]
@@ -258,17 +294,15 @@ fn g13_a_stuck_reader_bounds_memory_and_harms_no_other_lane() {
     let frame_bytes = 10_000;
     let mut sent = 1;
     let held = |sent| frame(sent, frame_bytes - 8);
+    // Two rings, the window, and what the task at the other end has in its hands.
+    let bound = 2 * ring_bytes + 1024 * 1024 + 2 * 64 * 1024;
     // Full for good once it stays full for this long.
     while let Some(()) = tiers.gateways[0]
         .within(Duration::from_millis(700), || stuck.send(&held(sent)).is_ok().then(|| sent += 1))
     {
         stuck.flush();
+        assert!(usize::try_from(sent).unwrap() * frame_bytes <= bound, "{sent} frames got in");
     }
-    // Two rings, the window, and what the pump at the other end has in its hands.
-    let bound = 2 * ring_bytes + 1024 * 1024 + 2 * 64 * 1024;
-    let stood = usize::try_from(sent).unwrap() * frame_bytes;
-    println!("{stood} bytes got in, of {bound}");
-    assert!(stood <= bound);
     for round in 0..20 {
         send(&mut other, 1 + round * 10..11 + round * 10, 1_000);
         tiers.router.expect(&mut other_down, 1 + round * 10..11 + round * 10);

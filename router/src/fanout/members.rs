@@ -14,6 +14,9 @@ use crate::registry::Registry;
 /// Members in all lists: 16 bytes each, and again up to 8 for the lanes.
 pub(super) const MEMBERS_MAX: usize = 1 << 20;
 
+/// A list that was used among so many latest uses is not moved up again: order among the busiest does not matter.
+const RECENT_USES: u64 = 256;
+
 struct Members {
     version: u64,
     /// Ascending, with the first seq that each may see.
@@ -76,9 +79,11 @@ impl MembersCache {
     ) -> Option<Listening<'_>> {
         let members = self.lists.get_mut(&conversation).filter(|members| members.version >= version)?;
         self.uses_count += 1;
-        self.by_use.remove(&members.used);
-        members.used = self.uses_count;
-        self.by_use.insert(members.used, conversation);
+        if self.uses_count - members.used > RECENT_USES {
+            self.by_use.remove(&members.used);
+            members.used = self.uses_count;
+            self.by_use.insert(members.used, conversation);
+        }
 
         let everybody_sees = members.from_max <= seq;
         if everybody_sees && !registry.has_pending() && members.groups_at == Some(registry.version()) {

@@ -64,8 +64,12 @@ impl Committer {
     fn commit(&mut self, ops: &[Op]) -> Report {
         let began_ns = Clock.now_ns();
         let at = WallMs(Clock.wall_ms());
-        let mut context =
-            Context { now: at, incarnation: self.incarnation, ids: &mut self.ids, members_max: self.members_max };
+        let mut context = Context {
+            now: at,
+            incarnation: self.incarnation,
+            ids: &mut self.ids,
+            members_max: self.members_max,
+        };
         let results = retry::commit_batch(&*self.engine, self.lane, &mut context, ops, &mut pause);
         self.cpu.meter.observe(ThreadMetric::CommitTime, Clock.now_ns().saturating_sub(began_ns));
         Report::Committed { commit_lane: self.lane, at, results }

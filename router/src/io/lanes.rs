@@ -38,10 +38,8 @@ impl Lanes {
         let lane = LaneId(self.arrived_count);
         // Four thousand million lanes in one life: a number used twice would give an answer to the wrong session.
         self.arrived_count = self.arrived_count.checked_add(1).expect("lanes are numbered once");
-        self.lanes.insert(
-            lane,
-            Lane { end, backlog: VecDeque::new(), backlog_bytes: 0, is_overflowed: false },
-        );
+        self.lanes
+            .insert(lane, Lane { end, backlog: VecDeque::new(), backlog_bytes: 0, is_overflowed: false });
         shard.handle(now, Input::LaneUp { lane });
     }
 
@@ -78,7 +76,10 @@ impl Lanes {
                 Ok(()) | Err(SendError::Closed) => return,
                 Err(SendError::Full) => {}
                 Err(SendError::TooLarge) => {
-                    tracing::error!(bytes = frame.len(), "a frame is longer than any lane takes; closing this one");
+                    tracing::error!(
+                        bytes = frame.len(),
+                        "a frame is longer than any lane takes; closing this one"
+                    );
                     at.is_overflowed = true;
                     return;
                 }

@@ -50,7 +50,11 @@ pub type OnFailure = Arc<dyn Fn(Fatal) + Send + Sync>;
 
 /// What a committer reports.
 enum Report {
-    Committed { commit_lane: u16, at: WallMs, results: Vec<Result<carillon_store::verb::Outcome, BatchError>> },
+    Committed {
+        commit_lane: u16,
+        at: WallMs,
+        results: Vec<Result<carillon_store::verb::Outcome, BatchError>>,
+    },
     Failed(String),
 }
 
@@ -165,7 +169,9 @@ impl Handle {
     pub fn drain(mut self, timeout: Duration) -> Result<(), Fatal> {
         self.order(Order::Drain);
         if self.drained.recv_timeout(timeout).is_err() {
-            tracing::warn!("the router did not drain in time; what is not handed on yet is repeated at the next start");
+            tracing::warn!(
+                "the router did not drain in time; what is not handed on yet is repeated at the next start"
+            );
         }
         self.stop();
         let closed = self.engine.idle().and_then(|()| self.engine.close());
@@ -259,7 +265,8 @@ impl Router {
         for report in self.reports.try_iter() {
             let input = match report {
                 Report::Committed { commit_lane, at, results } => {
-                    let results = results.into_iter().map(|result| result.map_err(committer::failure)).collect();
+                    let results =
+                        results.into_iter().map(|result| result.map_err(committer::failure)).collect();
                     Input::Committed { commit_lane, at, results }
                 }
                 Report::Failed(sentence) => Input::StoreFailed(sentence),

@@ -1,12 +1,12 @@
 //! Acks and commits, driven by hand.
 
+use crate::hand::{ALICE, BOB, Hand, Heard, Model, ROOM};
 use carillon_protocol::reason::Code;
 use carillon_protocol::time::Time;
 use carillon_router::batch::{BATCH_OPS_MAX, Failure, LAZY_WAIT_MS, QUEUE_OPS_MAX};
 use carillon_router::outbox::LaneId;
 use carillon_router::shard::Input;
 use carillon_store::verb::Op;
-use crate::hand::{ALICE, BOB, Hand, Heard, Model, ROOM};
 
 fn room() -> (Hand, LaneId) {
     let mut hand = Hand::new(Model::with_room(&[ALICE, BOB]));
@@ -52,7 +52,8 @@ fn g9_the_next_batch_leaves_when_the_outcome_of_the_last_is_definite_and_in_orde
     let (mut hand, lane) = room();
     let first = hand.send(lane, 5, ALICE, "0");
     hand.turn();
-    let others: Vec<u64> = (1..=BATCH_OPS_MAX + 3).map(|n| hand.send(lane, 5, ALICE, &n.to_string())).collect();
+    let others: Vec<u64> =
+        (1..=BATCH_OPS_MAX + 3).map(|n| hand.send(lane, 5, ALICE, &n.to_string())).collect();
     hand.pass_ms(1_000);
     assert_eq!(hand.commits_count, 1);
     hand.commit();
@@ -76,7 +77,10 @@ fn g2_a_retry_has_the_same_seq_and_is_not_delivered_again() {
     hand.send_as(lane, 5, 2, ALICE, "same", "hello");
     hand.settle();
     let heard = hand.hear(lane);
-    assert!(matches!(&heard[..], [Heard::Accepted(a)] if a.seq == 1 && a.duplicate && a.request == 2), "{heard:?}");
+    assert!(
+        matches!(&heard[..], [Heard::Accepted(a)] if a.seq == 1 && a.duplicate && a.request == 2),
+        "{heard:?}"
+    );
 }
 
 /// G5, F12, G15: what is told depends on what is known.
@@ -101,7 +105,9 @@ fn g5_failures_are_told_as_definite_as_they_are() {
     let request = hand.send(lane, 5, ALICE, "hello");
     hand.turn();
     hand.fail(&Failure::Fenced);
-    assert!(matches!(&hand.hear(lane)[..], [Heard::NotOwner(told)] if told.request == request && told.session == 5));
+    assert!(
+        matches!(&hand.hear(lane)[..], [Heard::NotOwner(told)] if told.request == request && told.session == 5)
+    );
 }
 
 /// G14: the store failed, so nothing is acked any more, not even what committed before it in the same batch.
@@ -175,7 +181,9 @@ fn a_broken_lane_is_closed_alone() {
     hand.say(other, &early);
     assert_eq!(hand.closed, [other], "the first frame has to be Open");
     let mut garbage = rkyv::util::AlignedVec::<16>::new();
-    garbage.extend_from_slice(&[1, 0, 7, 1, 16, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 9, 9, 9, 9, 9, 9, 9, 9]);
+    garbage.extend_from_slice(&[
+        1, 0, 7, 1, 16, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 9, 9, 9, 9, 9, 9, 9, 9,
+    ]);
     let third = hand.lane(3);
     hand.input(Input::LaneFrame { lane: third, frame: &garbage });
     hand.say(lane, &carillon_protocol::frame::Replaced { session: 1 });
@@ -202,7 +210,9 @@ fn g12_receipts_merge_by_maximum_and_everyone_is_answered_once_durable() {
     assert_eq!(hand.shard.poll_timeout(), Some(hand.now.after_ms(LAZY_WAIT_MS)));
     hand.pass_ms(LAZY_WAIT_MS);
     let (_, ops) = &hand.commits[0];
-    assert!(matches!(&ops[..], [Op::Receipt(receipt)] if (receipt.delivered_seq, receipt.read_seq) == (3, 1)));
+    assert!(
+        matches!(&ops[..], [Op::Receipt(receipt)] if (receipt.delivered_seq, receipt.read_seq) == (3, 1))
+    );
     assert_eq!(accepted(hand.hear(lane)), []);
     hand.commit();
     assert_eq!(accepted(hand.hear(lane)), [(requests[0], 3), (requests[1], 3), (requests[2], 1)]);

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use carillon_node::metrics::Meter;
-use carillon_router::meters::Metric;
 use carillon_protocol::frame::{self, Command, Frame, LinkFrame};
 use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_router::batch::Failure;
+use carillon_router::meters::Metric;
 use carillon_router::outbox::{LaneId, Output, Ticket};
 use carillon_router::shard::{Input, Shard, ShardSettings};
 use carillon_store::error::ReadError;
@@ -217,7 +217,13 @@ impl Conversation {
     }
 }
 
-fn appended(conversation: ConversationId, seq: Seq, duplicate: bool, record: Bytes, members_version: u64) -> Outcome {
+fn appended(
+    conversation: ConversationId,
+    seq: Seq,
+    duplicate: bool,
+    record: Bytes,
+    members_version: u64,
+) -> Outcome {
     Outcome::Appended(Appended { conversation, seq, id: MessageId(seq), duplicate, record, members_version })
 }
 
@@ -366,10 +372,20 @@ impl Hand {
         self.register_device(lane, session, user, "default", false);
     }
 
-    pub(crate) fn register_device(&mut self, lane: LaneId, session: u64, user: UserId, device: &str, again: bool) {
+    pub(crate) fn register_device(
+        &mut self,
+        lane: LaneId,
+        session: u64,
+        user: UserId,
+        device: &str,
+        again: bool,
+    ) {
         let (device, name) = (device.to_owned(), "name".to_owned());
         let request = self.request();
-        self.say(lane, &frame::Register { session, request, user, device, name, auto_provision: true, again });
+        self.say(
+            lane,
+            &frame::Register { session, request, user, device, name, auto_provision: true, again },
+        );
     }
 
     pub(crate) fn send(&mut self, lane: LaneId, session: u64, user: UserId, content: &str) -> u64 {
@@ -379,7 +395,15 @@ impl Hand {
         request
     }
 
-    pub(crate) fn send_as(&mut self, lane: LaneId, session: u64, request: u64, user: UserId, id: &str, content: &str) {
+    pub(crate) fn send_as(
+        &mut self,
+        lane: LaneId,
+        session: u64,
+        request: u64,
+        user: UserId,
+        id: &str,
+        content: &str,
+    ) {
         let command = Command::Send {
             conversation: ROOM,
             message_type: 0,
@@ -394,8 +418,15 @@ impl Hand {
     pub(crate) fn receipt(&mut self, lane: LaneId, user: UserId, delivered_seq: Seq, read_seq: Seq) -> u64 {
         let request = self.request();
         let device = "default".to_owned();
-        let receipt =
-            frame::Receipt { session: user.0, request, user, device, conversation: ROOM, delivered_seq, read_seq };
+        let receipt = frame::Receipt {
+            session: user.0,
+            request,
+            user,
+            device,
+            conversation: ROOM,
+            delivered_seq,
+            read_seq,
+        };
         self.say(lane, &receipt);
         request
     }

@@ -1,14 +1,14 @@
 //! Who hears what, in which order: fan-out and registration, driven by hand.
 
+use crate::hand::{ALICE, BOB, CAROL, Hand, Heard, Model, ROOM};
 use carillon_protocol::frame::{self, Command};
-use carillon_protocol::ids::{ConversationId, UserId};
+use carillon_protocol::ids::ConversationId;
 use carillon_router::batch::Failure;
 use carillon_router::meters::Metric;
 use carillon_router::outbox::LaneId;
 use carillon_router::shard::Input;
 use carillon_store::error::ReadError;
 use carillon_store::verb::{Answer, Entry, Query};
-use crate::hand::{ALICE, BOB, CAROL, Hand, Heard, Model, ROOM};
 
 fn room() -> Hand {
     Hand::new(Model::with_room(&[ALICE, BOB]))
@@ -16,14 +16,6 @@ fn room() -> Hand {
 
 fn seqs(delivers: &[frame::Deliver]) -> Vec<u64> {
     delivers.iter().map(|deliver| deliver.seq).collect()
-}
-
-fn replaced(heard: &[Heard]) -> Vec<u64> {
-    let session = |heard: &Heard| match heard {
-        Heard::Replaced(replaced) => Some(replaced.session),
-        _ => None,
-    };
-    heard.iter().filter_map(session).collect()
 }
 
 /// G6, WS2: every lane with listeners hears each event once, in order; only the sender's lane is told its origin.
@@ -197,159 +189,6 @@ fn an_orphaned_lane_is_closed_when_its_shard_comes_again() {
     assert_eq!(seqs(&hand.delivers(new)), [1]);
 }
 
-/// Protocol: a second connection of the same device closes the first with 4507, over all gateways.
-#[test]
-fn the_newest_session_of_a_device_wins_and_one_that_comes_back_is_not_newer() {
-    let mut hand = room();
-    let (one, two) = (hand.lane(1), hand.lane(2));
-    hand.register(one, 5, ALICE);
-    hand.settle();
-    hand.register(two, 6, ALICE);
-    hand.settle();
-    assert_eq!(replaced(&hand.hear(one)), [5]);
-    hand.register_device(one, 5, ALICE, "default", true);
-    hand.settle();
-    assert_eq!(replaced(&hand.hear(one)), [5], "it was replaced while it was away");
-    assert_eq!(replaced(&hand.hear(two)), Vec::<u64>::new());
-    hand.register_device(two, 6, ALICE, "default", true);
-    hand.settle();
-    assert!(matches!(hand.hear(two)[..], [Heard::Registered(_)]), "itself again");
-    hand.register_device(one, 9, ALICE, "other", false);
-    hand.settle();
-    assert_eq!(replaced(&hand.hear(two)), Vec::<u64>::new(), "another device");
-    hand.send(one, 9, BOB, "hello");
-    hand.settle();
-    assert_eq!((hand.delivers(one).len(), hand.delivers(two).len()), (1, 1));
-}
-
-/// G13: devices of a user are bounded.
-#[test]
-fn g13_a_user_has_a_bounded_number_of_devices() {
-    let mut hand = room();
-    let lane = hand.lane(1);
-    for n in 0..=carillon_router::registry::DEVICES_MAX as u64 {
-        hand.register_device(lane, n, ALICE, &format!("d{n}"), false);
-    }
-    hand.settle();
-    let refused = hand.hear(lane).into_iter().filter(|heard| matches!(heard, Heard::Refused(_))).count();
-    assert_eq!(refused, 1);
-}
-
-/// Protocol: a valid token of an unknown user creates that user.
-#[test]
-fn an_unknown_user_is_provisioned_or_refused() {
-    let mut hand = room();
-    let lane = hand.lane(1);
-    hand.hear(lane);
-    hand.register(lane, 5, UserId(50));
-    hand.settle();
-    assert!(matches!(&hand.hear(lane)[..], [Heard::Registered(r)] if r.conversations.is_empty() && !r.more));
-    assert!(hand.store.users.contains(&UserId(50)));
-    let (device, name) = ("default".to_owned(), String::new());
-    let register = frame::Register {
-        session: 6,
-        request: 1,
-        user: UserId(51),
-        device,
-        name,
-        auto_provision: false,
-        again: false,
-    };
-    hand.say(lane, &register);
-    hand.settle();
-    assert!(matches!(hand.hear(lane)[..], [Heard::Refused(_)]));
-    assert_eq!(hand.gauge(Metric::Users), 1);
-}
-
-/// Lists longer than a frame come in several.
-#[test]
-fn a_long_list_of_conversations_comes_in_chunks() {
-    let mut hand = room();
-    let log = hand.store.conversations[&ROOM].clone();
-    for n in 0..9_000 {
-        hand.store.conversations.insert(ConversationId(1_000 + n), log.clone());
-    }
-    let lane = hand.lane(1);
-    hand.hear(lane);
-    hand.register(lane, 5, ALICE);
-    hand.settle();
-    let sizes: Vec<(usize, bool)> = hand
-        .hear(lane)
-        .into_iter()
-        .map(|heard| match heard {
-            Heard::Registered(registered) => (registered.conversations.len(), registered.more),
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert_eq!(sizes, [(4_096, true), (4_096, true), (809, false)]);
-}
-
-/// F6: a conversation that begins while its member registers is on the list, though the reading did not show it.
-#[test]
-fn f6_a_conversation_that_begins_during_registration_is_listed() {
-    let mut hand = room();
-    let (one, two) = (hand.lane(1), hand.lane(2));
-    hand.register(two, 6, BOB);
-    hand.turn();
-    let (ticket, query) = hand.queries.pop_front().unwrap();
-    let stale = hand.store.answer(&query);
-    let command = Command::Create { conversation_type: 0, history: 0, group_name: None, members: vec![BOB] };
-    hand.say(one, &frame::Submit { session: 5, request: 1, user: ALICE, client_msg_id: "c".into(), command });
-    hand.settle();
-    assert_eq!(hand.delivers(two).len(), 1);
-    hand.answer_with(ticket, Ok(stale));
-    let heard = hand.hear(two);
-    let [Heard::Registered(registered)] = &heard[..] else { panic!("{heard:?}") };
-    let mut cursors: Vec<u64> = registered.conversations.iter().map(|joined| joined.cursor).collect();
-    cursors.sort_unstable();
-    assert_eq!(cursors, [0, 0], "the room, and the one that began");
-}
-
-/// F6: an event that was handed on between the snapshot of a peek and its answer is covered by the answer's head.
-#[test]
-fn f6_a_peek_covers_everything_that_is_on_the_lane() {
-    let mut hand = room();
-    let lane = hand.lane(1);
-    hand.register(lane, 6, BOB);
-    hand.settle();
-    hand.peek(lane, 6, BOB);
-    let (ticket, query) = hand.queries.pop_front().unwrap();
-    let stale = hand.store.answer(&query);
-    hand.send(lane, 5, ALICE, "one");
-    for _ in 0..5 {
-        hand.settle();
-        hand.pass_ms(1_000);
-    }
-    assert_eq!(hand.delivers(lane).len(), 1);
-    hand.answer_with(ticket, Ok(stale));
-    let heard = hand.hear(lane);
-    let [Heard::Peeked(peeked)] = &heard[..] else { panic!("{heard:?}") };
-    assert_eq!((peeked.standings[0].head_seq, peeked.standings[0].fanned_out_seq), (1, 1));
-}
-
-/// F6: a snapshot may show a commit that the router does not know yet: its `Deliver` is still to come, and said so.
-#[test]
-fn f6_a_peek_does_not_claim_what_is_not_on_the_lane_yet() {
-    let mut hand = room();
-    let lane = hand.lane(1);
-    hand.register(lane, 6, BOB);
-    hand.settle();
-    hand.send(lane, 5, ALICE, "one");
-    hand.turn();
-    let ops = hand.commits[0].1.clone();
-    let mut visible = hand.store.clone();
-    visible.apply(&ops[0]);
-    hand.peek(lane, 6, BOB);
-    let (ticket, query) = hand.queries.pop_front().unwrap();
-    hand.hear(lane);
-    hand.answer_with(ticket, Ok(visible.answer(&query)));
-    let heard = hand.hear(lane);
-    let [Heard::Peeked(peeked)] = &heard[..] else { panic!("{heard:?}") };
-    assert_eq!((peeked.standings[0].head_seq, peeked.standings[0].fanned_out_seq), (1, 0));
-    hand.settle();
-    assert_eq!(seqs(&hand.delivers(lane)), [1]);
-}
-
 /// The store may ask to read again; fan-out does, and a client is told to.
 #[test]
 fn a_busy_store_is_asked_again() {
@@ -426,8 +265,117 @@ fn f21_conversations_take_turns() {
         media_url: None,
         reply_to: None,
     };
-    hand.say(lane, &frame::Submit { session: 5, request: 1, user: ALICE, client_msg_id: "q".into(), command });
+    hand.say(
+        lane,
+        &frame::Submit { session: 5, request: 1, user: ALICE, client_msg_id: "q".into(), command },
+    );
     hand.settle();
     let place = hand.delivers(lane).iter().position(|deliver| deliver.conversation == QUIET).unwrap();
     assert!(place < 100, "{place} events went before it");
+}
+
+/// G6: markers that were read while a conversation was still being marked are older than what was handed on: its state
+/// is kept until they are told, so that nothing is handed on twice.
+#[test]
+fn g6_old_markers_do_not_repeat_what_was_handed_on() {
+    const OTHER: ConversationId = ConversationId(101);
+    let mut hand = room();
+    let log = hand.store.conversations[&ROOM].clone();
+    hand.store.conversations.insert(OTHER, log);
+    let lane = hand.lane(1);
+    hand.register(lane, 6, BOB);
+    hand.settle();
+    let to_other = |client_msg_id: &str| {
+        let (content, client_msg_id) = ("other".to_owned(), client_msg_id.to_owned());
+        let command = Command::Send {
+            conversation: OTHER,
+            message_type: 0,
+            encoding: 0,
+            content,
+            media_url: None,
+            reply_to: None,
+        };
+        frame::Submit { session: 5, request: 1, user: ALICE, client_msg_id, command }
+    };
+    hand.say(lane, &to_other("lost"));
+    hand.turn();
+    hand.fail(&Failure::Unknown);
+    hand.send(lane, 5, ALICE, "one");
+    hand.settle();
+    hand.pass_ms(1_000);
+    let place =
+        hand.queries.iter().position(|(_, query)| *query == Query::Markers).expect("markers are read again");
+    let (ticket, query) = hand.queries.remove(place).unwrap();
+    let old = hand.store.answer(&query);
+    assert_eq!(old, Answer::Markers(vec![(ROOM, 1)]));
+    for _ in 0..3 {
+        hand.pass_ms(1_000);
+        hand.settle();
+    }
+    assert_eq!(hand.store.conversations[&ROOM].marker, None, "marked meanwhile");
+    hand.answer_with(ticket, Ok(old));
+    for _ in 0..20 {
+        hand.pass_ms(1_000);
+        hand.settle();
+    }
+    assert_eq!(seqs(&hand.delivers(lane)), [1]);
+}
+
+/// G11: a member list that was read before the latest commits does not serve for them.
+#[test]
+fn g11_a_list_of_members_has_to_be_as_new_as_the_event() {
+    let mut hand = room();
+    hand.store.users.push(CAROL);
+    let lane = hand.lane(1);
+    hand.register(lane, 6, CAROL);
+    hand.settle();
+    hand.send(lane, 5, ALICE, "one");
+    hand.turn();
+    hand.commit();
+    let (ticket, query) = hand.queries.pop_front().unwrap();
+    assert_eq!(query, Query::Members { conversation: ROOM });
+    let old = hand.store.answer(&query);
+    let log = hand.store.conversations.get_mut(&ROOM).unwrap();
+    log.members.push((CAROL, 2));
+    log.version = 2;
+    hand.send(lane, 5, ALICE, "two");
+    hand.turn();
+    hand.commit();
+    hand.answer_with(ticket, Ok(old));
+    hand.settle();
+    assert_eq!(seqs(&hand.delivers(lane)), [2]);
+}
+
+/// G13: more conversations due than questions may be open: each has its turn all the same.
+#[test]
+fn g13_fan_out_asks_a_bounded_number_of_questions() {
+    let mut hand = room();
+    let log = hand.store.conversations[&ROOM].clone();
+    let lane = hand.lane(1);
+    hand.register(lane, 6, BOB);
+    hand.settle();
+    let rooms_count = carillon_router::outbox::FANOUT_QUERIES_MAX as u64 + 50;
+    for n in 0..rooms_count {
+        let conversation = ConversationId(1_000 + n);
+        hand.store.conversations.insert(conversation, log.clone());
+        let content = "hello".to_owned();
+        let command = Command::Send {
+            conversation,
+            message_type: 0,
+            encoding: 0,
+            content,
+            media_url: None,
+            reply_to: None,
+        };
+        let client_msg_id = "same everywhere".to_owned();
+        hand.say(lane, &frame::Submit { session: 5, request: n, user: ALICE, client_msg_id, command });
+    }
+    hand.turn();
+    hand.commit();
+    for _ in 0..20 {
+        hand.turn();
+    }
+    assert_eq!(hand.queries.len(), carillon_router::outbox::FANOUT_QUERIES_MAX);
+    hand.settle();
+    assert_eq!(hand.delivers(lane).len() as u64, rooms_count);
 }

@@ -4,3 +4,4 @@ mod commit;
 mod hand;
 mod hearing;
 mod random;
+mod registering;

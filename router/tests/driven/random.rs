@@ -85,8 +85,11 @@ impl Run {
             9..=10 => {
                 let index = self.prng.index(self.read.len());
                 if let Some((ticket, answer)) = self.read.remove(index) {
-                    let answer =
-                        if self.prng.chance(1, 12) { Err(ReadError::Again("busy".into())) } else { Ok(answer) };
+                    let answer = if self.prng.chance(1, 12) {
+                        Err(ReadError::Again("busy".into()))
+                    } else {
+                        Ok(answer)
+                    };
                     self.hand.input(Input::Answered { ticket, answer });
                 }
             }
@@ -125,7 +128,8 @@ impl Run {
             // Unknown, and lands later, within the five seconds of a transaction.
             1 => {
                 let until = self.hand.now.after_ms(5_000).0;
-                self.late.extend(ops.iter().filter(|op| matches!(op, Op::Send(_))).map(|op| (until, op.clone())));
+                self.late
+                    .extend(ops.iter().filter(|op| matches!(op, Op::Send(_))).map(|op| (until, op.clone())));
                 ops.iter().map(|_| Err(Failure::Unknown)).collect()
             }
             2 => ops.iter().map(|_| Err(Failure::Full)).collect(),
@@ -217,7 +221,6 @@ impl Run {
     fn end(&mut self) {
         for _ in 0..60 {
             self.hand.pass_ms(500);
-            self.hand.now = self.hand.now.after_ms(0);
             self.late.drain(..).for_each(|(_, op)| drop(self.hand.store.apply(&op)));
             while let Some((ticket, answer)) = self.read.pop_front() {
                 self.hand.input(Input::Answered { ticket, answer: Ok(answer) });
@@ -239,6 +242,7 @@ impl Run {
 
 /// G1, G3, G4, G6, G7, F4, F5, F6, F13.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a failing seed is repeated by hand")]
 fn random_interleavings_leave_no_hole_and_no_repeat() {
     let one = std::env::var("CARILLON_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
     let seeds = one.map_or(0..400, |seed| seed..seed + 1);

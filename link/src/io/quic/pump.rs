@@ -99,8 +99,9 @@ async fn pump(
     receive: &mut RecvStream,
     counters: &Counters,
 ) -> End {
-    let (outbound, inbound) = lane.split();
-    let transmit = transmit(inbound, &halves.transmit, send, counters);
+    // Dropping `inbound` closes the lane, so it outlives both halves: `deliver` may go on when `transmit` has failed.
+    let (outbound, mut inbound) = lane.split();
+    let transmit = transmit(&mut inbound, &halves.transmit, send, counters);
     let deliver = deliver(outbound, &halves.deliver, receive, counters);
     tokio::pin!(transmit, deliver);
     let (finished, ended) = tokio::select! {
@@ -124,7 +125,7 @@ async fn pump(
 
 /// Ring to stream, until the shard has closed the lane and all of it is written, or the peer does not take more.
 async fn transmit(
-    mut inbound: Inbound,
+    inbound: &mut Inbound,
     wake: &Notify,
     send: &mut SendStream,
     counters: &Counters,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::chance::Chance;
+use crate::txn::TXN_BYTES_MAX;
 
 /// The most late commits that wait at once.
 pub(super) const LATE_MAX: usize = 64;
@@ -58,6 +59,7 @@ struct State {
     script: VecDeque<Option<Fault>>,
     chances: Option<(Chance, Chances)>,
     is_full: bool,
+    txn_bytes_max: Option<usize>,
     hook: Option<Hook>,
     commits_count: u64,
 }
@@ -88,11 +90,17 @@ impl Faults {
         state.chances = None;
         state.script.clear();
         state.is_full = false;
+        state.txn_bytes_max = None;
     }
 
     /// Whether the disk is full until further notice (F12).
     pub fn full(&self, is_full: bool) {
         self.lock().is_full = is_full;
+    }
+
+    /// From now on a transaction that writes more bytes of keys and values than this is too large (F23).
+    pub fn limit_txn_bytes(&self, txn_bytes_max: usize) {
+        self.lock().txn_bytes_max = Some(txn_bytes_max);
     }
 
     /// Called in the middle of every commit: to make it slow, or to do something at just that moment.
@@ -111,6 +119,10 @@ impl Faults {
             return scripted;
         }
         state.chances.as_mut().and_then(|(chance, chances)| chances.draw(chance))
+    }
+
+    pub(super) fn txn_bytes_max(&self) -> usize {
+        self.lock().txn_bytes_max.unwrap_or(TXN_BYTES_MAX)
     }
 
     pub(super) fn run_hook(&self) {

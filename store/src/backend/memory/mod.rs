@@ -19,7 +19,7 @@ use bytes::Bytes;
 pub use faults::{Chances, Fault, Faults, Hook};
 
 use crate::error::{CommitError, ReadError};
-use crate::txn::{Abort, Body, Engine, KEY_BYTES_MAX, Read, Row, TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX};
+use crate::txn::{Abort, Body, Engine, KEY_BYTES_MAX, Read, Row, Txn, VALUE_BYTES_MAX};
 use faults::LATE_MAX;
 use versions::{Reads, Versions, Writes};
 
@@ -28,13 +28,11 @@ use versions::{Reads, Versions, Writes};
 pub struct Options {
     /// How many commits may be in flight side by side: 1 as in the embedded engine, 16 as with FoundationDB.
     pub lanes_count: u16,
-    /// The most bytes of keys and values that one transaction may write.
-    pub txn_bytes_max: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { lanes_count: 1, txn_bytes_max: TXN_BYTES_MAX }
+        Options { lanes_count: 1 }
     }
 }
 
@@ -147,7 +145,7 @@ impl Memory {
             Abort::Fenced => CommitError::Fenced,
             Abort::TooLarge => CommitError::TooLarge,
         })?;
-        if txn.is_too_large || txn.written_bytes > self.options.txn_bytes_max {
+        if txn.is_too_large || txn.written_bytes > self.faults.txn_bytes_max() {
             return Err(CommitError::TooLarge);
         }
         let MemoryTxn { snapshot: Snapshot { pin }, reads, writes, .. } = txn;

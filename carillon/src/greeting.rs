@@ -1,0 +1,54 @@
+//! What development mode says at start, on standard error: what to type next.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use carillon_node::exit::Fatal;
+use carillon_node::tokens::KeyTable;
+
+use crate::token;
+
+/// Valid for a day of trying things out.
+const TTL_S: i64 = 86_400;
+
+/// The text: two ready tokens, a chat with an ordinary WebSocket client, the REST line that reads history, the metrics
+/// address, the load generator.
+///
+/// # Errors
+/// As [`token::sign`].
+pub fn text(
+    keys: &KeyTable,
+    now_s: u64,
+    gateway: SocketAddr,
+    admin: SocketAddr,
+    data_dir: &Path,
+) -> Result<String, Fatal> {
+    let alice = token::sign(keys, 1, "default", Some("alice"), false, now_s, TTL_S)?;
+    let bob = token::sign(keys, 2, "default", Some("bob"), false, now_s, TTL_S)?;
+    let data_dir = data_dir.display();
+    Ok(format!(
+        r#"
+Carillon is up in development mode: loopback only, key and certificates in {data_dir}.
+
+Two ready users, each good for a day:
+  ALICE={alice}
+  BOB={bob}
+
+1. Chat, one terminal each (any WebSocket client; here websocat):
+  websocat -H "Authorization: Bearer $ALICE" ws://{gateway}/v1/ws
+  websocat -H "Authorization: Bearer $BOB"   ws://{gateway}/v1/ws
+   Begin each with   {{"type":"identify"}}
+
+2. Their conversation (answers its conversation_id):
+  curl -s -H "Authorization: Bearer $ALICE" -H 'Content-Type: application/json' \
+       -d '{{"type":"one_to_one","member_ids":["2"]}}' http://{gateway}/v1/conversations
+   then in Alice's terminal   {{"type":"send_message","conversation_id":"…","content":"hello"}}
+
+3. History:
+  curl -s -H "Authorization: Bearer $BOB" http://{gateway}/v1/conversations/…/messages
+
+Metrics:  curl -s http://{admin}/metrics      Ready?  curl -s http://{admin}/readyz
+Load:     cargo run --release -p carillon-loadgen -- --server {gateway} --data-dir {data_dir} --clients 100 --rate 1000
+"#
+    ))
+}

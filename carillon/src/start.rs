@@ -1,0 +1,382 @@
+//! `run`, `gateway`, `router`: opens every door first, so that a configuration that cannot work ends before anything is
+//! touched; then the store; then serves until a signal; then drains in the opposite order.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use carillon_gateway::io::link::Uplinks;
+use carillon_gateway::io::{Doors, Driver, Gateway, Needs};
+use carillon_gateway::settings::Settings as GatewaySettings;
+use carillon_link::quic::{self, Connector, Listener, Options as QuicOptions};
+use carillon_link::tls::{self, Identity, Role};
+use carillon_link::{Mailbox, Peer, local};
+use carillon_node::admin::{Admin, Readiness};
+use carillon_node::clock::Clock;
+use carillon_node::config::Config;
+use carillon_node::exit::Fatal;
+use carillon_node::metrics::Registry;
+use carillon_node::signals::{SERVICE_READY, SERVICE_STOPPING, Signals, notify_service_manager};
+use carillon_node::{listen, logging, random};
+use carillon_router::io as router_io;
+use carillon_router::settings::Settings as RouterSettings;
+use carillon_store::backend::embedded::{Embedded, Options as EmbeddedOptions};
+use carillon_store::backend::memory::{Memory, Options as MemoryOptions};
+use carillon_store::error::OpenError;
+use carillon_store::txn::Engine;
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+use crate::{configure, greeting};
+
+/// Which tiers this process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// A gateway and a router.
+    Both,
+    /// Only the gateway.
+    Gateway,
+    /// Only the router.
+    Router,
+}
+
+impl Tier {
+    fn has_gateway(self) -> bool {
+        self != Tier::Router
+    }
+
+    fn has_router(self) -> bool {
+        self != Tier::Gateway
+    }
+}
+
+/// Starts the tiers and serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Status 2 when the configuration cannot work, 74 when the store is damaged or its disk fails.
+pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
+    let format = config.text("log.format").unwrap_or_default();
+    logging::init(logging::Format::of(format)?, config.text("log.level").unwrap_or_default())?;
+    let gateway_settings = GatewaySettings::from_config(config)?;
+    let router_settings = configure::router_settings(config)?;
+    let signals = Signals::install().map_err(|error| cannot("listen for signals", &error))?;
+    let data_dir = configure::data_dir(config);
+
+    // Doors.
+    let registry = Registry::new();
+    let readiness = Readiness::new();
+    readiness.set("start", false, "starting");
+    let doors = tier.has_gateway().then(|| Doors::open(&gateway_settings)).transpose()?;
+    let router_address = tier
+        .has_router()
+        .then(|| {
+            let socket = listen::udp("router.listen", &router_settings.router.listen)?;
+            socket.local_addr().map_err(|error| cannot("read router.listen", &error))
+        })
+        .transpose()?;
+    let is_development = !configure::has_keys(config);
+    if let Some(doors) = &doors {
+        refuse_public_development(is_development, doors.address())?;
+    }
+    if tier == Tier::Gateway && gateway_settings.gateway.routers.is_empty() {
+        return Err(Fatal::config(
+            "gateway.routers is empty: say where the routers are, as in --set gateway.routers=127.0.0.1:7400",
+        ));
+    }
+    let driver = tier.has_gateway().then(|| Driver::choose(&gateway_settings.io.driver)).transpose()?;
+    let admin = Admin::start(config.text("admin.listen").unwrap_or_default(), registry.clone(), readiness.clone())?;
+
+    // The store, then everything that stands on it.
+    let keys = Arc::new(configure::keys(config)?);
+    let router = if tier.has_router() {
+        let engine = open_store(&router_settings, &data_dir)?;
+        // After a failed write or sync nothing may be acknowledged, written or even closed (G14): the process ends here.
+        Some(router_io::start(&router_settings, engine, &registry, Arc::new(|fatal: Fatal| fatal.exit()))?)
+    } else {
+        None
+    };
+    let identity = identity(config, &data_dir, &gateway_settings, if tier.has_router() { Role::Router } else { Role::Gateway })?;
+    let control = Control::start()?;
+    let listener = match (&router, router_address) {
+        (Some(router), Some(address)) => Some(
+            quic::listen(&control.handle, address, &identity, router.mailbox(), QuicOptions::default())
+                .map_err(|error| cannot("listen on router.listen", &error))?,
+        ),
+        _ => None,
+    };
+
+    let mut serving = Serving { control, listener, connectors: Vec::new(), gateway: None, router };
+    if let (Some(doors), Some((driver, detail))) = (doors, driver) {
+        match driver {
+            Driver::Monoio => info!(driver = driver.name(), "sockets are served by {detail}"),
+            Driver::MonoioEpoll => warn!(driver = driver.name(), "sockets are served by {detail}"),
+        }
+        readiness.set("io", true, detail);
+        serving.start_gateway(GatewayStart {
+            settings: &gateway_settings,
+            driver,
+            keys: Arc::clone(&keys),
+            registry: &registry,
+            identity: gateway_identity(tier, config, &data_dir, &gateway_settings, identity)?,
+            doors,
+        })?;
+    }
+    readiness.set("start", true, "serving");
+    announce(tier, config, &keys, is_development, &serving, &admin, &data_dir)?;
+    let _ = notify_service_manager(SERVICE_READY);
+
+    signals.wait().map_err(|error| cannot("wait for signals", &error))?;
+    info!("draining");
+    let _ = notify_service_manager(SERVICE_STOPPING);
+    readiness.set("start", false, "draining");
+    serving.drain()?;
+    drop(admin);
+    info!("drained");
+    Ok(())
+}
+
+/// How long the router may take to finish what it took, after the gateway has drained.
+const ROUTER_DRAIN_MAX: Duration = Duration::from_secs(3);
+
+/// Everything that runs, in the order in which it ends.
+struct Serving {
+    gateway: Option<(Gateway, SocketAddr)>,
+    connectors: Vec<Connector>,
+    listener: Option<Listener>,
+    router: Option<router_io::Handle>,
+    control: Control,
+}
+
+struct GatewayStart<'a> {
+    settings: &'a GatewaySettings,
+    driver: Driver,
+    keys: Arc<carillon_node::tokens::KeyTable>,
+    registry: &'a Registry,
+    identity: Identity,
+    doors: Doors,
+}
+
+impl Serving {
+    fn start_gateway(&mut self, start: GatewayStart<'_>) -> Result<(), Fatal> {
+        let settings = start.settings;
+        let address = start.doors.address();
+        let joiner = Arc::new(Joiner::default());
+        let needs = Needs {
+            is_development: start.keys.is_development(),
+            keys: start.keys,
+            epoch: random::seed(),
+            seed: random::seed(),
+            uplinks: Arc::clone(&joiner) as Arc<dyn Uplinks>,
+            registry: start.registry.clone(),
+        };
+        let gateway = Gateway::start(settings, start.driver, start.doors, &needs)?;
+        let mailboxes = gateway.mailboxes().to_vec();
+        match &self.router {
+            // In one process: rings, unless told otherwise.
+            Some(router) if settings.link.local == "ring" => {
+                joiner.join(router.mailbox(), mailboxes);
+            }
+            _ => {
+                let mut routers = settings.gateway.routers.clone();
+                if let (Some(listener), true) = (&self.listener, routers.is_empty()) {
+                    routers.push(listener.local_addr().to_string());
+                }
+                for (index, router) in routers.into_iter().enumerate() {
+                    let peer = Peer(u32::try_from(index).unwrap_or(u32::MAX));
+                    let options = QuicOptions { jitter_seed: random::seed(), ..QuicOptions::default() };
+                    let connector = quic::connect(
+                        &self.control.handle,
+                        peer,
+                        router,
+                        &start.identity,
+                        mailboxes.clone(),
+                        options,
+                    )
+                    .map_err(|error| cannot("open a QUIC socket", &error))?;
+                    self.connectors.push(connector);
+                }
+            }
+        }
+        self.gateway = Some((gateway, address));
+        Ok(())
+    }
+
+    /// Sockets first, then lanes, then the store.
+    fn drain(self) -> Result<(), Fatal> {
+        if let Some((gateway, _)) = self.gateway {
+            gateway.drain();
+        }
+        drop(self.connectors);
+        drop(self.listener);
+        self.control.stop();
+        self.router.map_or(Ok(()), |router| router.drain(ROUTER_DRAIN_MAX))
+    }
+}
+
+/// Makes lanes inside the process, again when one is lost.
+#[derive(Default)]
+struct Joiner {
+    ends: std::sync::OnceLock<(Mailbox, Vec<Mailbox>)>,
+}
+
+/// Bytes of a ring between a gateway shard and the router, each way: room for a few thousand small frames.
+const RING_BYTES: usize = 4 << 20;
+
+impl Joiner {
+    fn join(&self, router: Mailbox, shards: Vec<Mailbox>) {
+        let (router, shards) = self.ends.get_or_init(|| (router, shards));
+        for shard in shards {
+            // A shard that gets none now asks for it: its mailbox is empty at start, so this does not happen.
+            let _ = local::connect(RING_BYTES, shard, router, Peer(0));
+        }
+    }
+}
+
+impl Uplinks for Joiner {
+    fn replace(&self, peer: Peer, shard: u16) -> bool {
+        match self.ends.get() {
+            Some((router, shards)) => shards
+                .get(usize::from(shard))
+                .is_some_and(|shard| local::connect(RING_BYTES, shard, router, peer)),
+            // Over QUIC the connector brings new lanes by itself.
+            None => true,
+        }
+    }
+}
+
+/// The control thread: a tokio runtime for QUIC and HTTP.
+struct Control {
+    handle: Handle,
+    stop: tokio::sync::oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Control {
+    fn start() -> Result<Control, Fatal> {
+        let failed = |error: std::io::Error| cannot("start the control thread", &error);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                let _ = runtime.block_on(stopped);
+                // What QUIC still has to say (CONNECTION_CLOSE) leaves within this.
+                runtime.shutdown_timeout(Duration::from_millis(200));
+            })
+            .map_err(failed)?;
+        Ok(Control { handle, stop, thread })
+    }
+
+    fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}
+
+fn open_store(settings: &RouterSettings, data_dir: &Path) -> Result<Arc<dyn Engine>, Fatal> {
+    match settings.store.engine.as_str() {
+        "embedded" => {
+            let options = EmbeddedOptions {
+                segment_bytes: settings.store.segment_bytes,
+                overlay_bytes: usize::try_from(settings.store.overlay_bytes).unwrap_or(usize::MAX),
+                reserve_bytes: settings.store.reserve_bytes,
+                ..EmbeddedOptions::default()
+            };
+            match Embedded::open(&data_dir.join("store"), options) {
+                Ok(engine) => Ok(Arc::new(engine)),
+                Err(error @ OpenError::InUse { .. }) => Err(Fatal::config(error.to_string())),
+                Err(error @ OpenError::Damaged { .. }) => Err(Fatal::disk(error.to_string())),
+                Err(error @ OpenError::Io { .. }) => Err(Fatal::disk(error.to_string())),
+            }
+        }
+        "memory" => {
+            warn!("store.engine=memory: nothing survives this process");
+            Ok(Arc::new(Memory::new(MemoryOptions::default())))
+        }
+        other => Err(Fatal::config(format!(
+            "store.engine \"{other}\" is not built into this binary: use embedded or memory"
+        ))),
+    }
+}
+
+/// The development key is in a file that every tool of this machine reads: it guards nothing on a public address.
+fn refuse_public_development(is_development: bool, address: SocketAddr) -> Result<(), Fatal> {
+    let is_loopback = match address.ip() {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback(),
+    };
+    if is_development && !is_loopback {
+        return Err(Fatal::config(format!(
+            "gateway.listen {address} is public, and no auth.keys are configured: the development key is for loopback \
+             only. Configure auth.keys, or listen on 127.0.0.1"
+        )));
+    }
+    Ok(())
+}
+
+fn cannot(what: &str, error: &dyn std::fmt::Display) -> Fatal {
+    Fatal::config(format!("cannot {what}: {error}"))
+}
+
+fn tls_dir(data_dir: &Path, settings: &GatewaySettings) -> (PathBuf, bool) {
+    match settings.tls.dir.as_str() {
+        "" => (data_dir.join("tls"), true),
+        dir => (PathBuf::from(dir), false),
+    }
+}
+
+fn identity(_config: &Config, data_dir: &Path, settings: &GatewaySettings, role: Role) -> Result<Identity, Fatal> {
+    let (dir, is_ours) = tls_dir(data_dir, settings);
+    let failed = |error: tls::TlsError| Fatal::config(format!("tls.dir {}: {error}", dir.display()));
+    if is_ours {
+        tls::ensure_development(&dir).map_err(failed)?;
+    }
+    Identity::load(&dir, role).map_err(failed)
+}
+
+/// A process that is both tiers shows the gateway's certificate where it is a client.
+fn gateway_identity(
+    tier: Tier,
+    config: &Config,
+    data_dir: &Path,
+    settings: &GatewaySettings,
+    own: Identity,
+) -> Result<Identity, Fatal> {
+    if tier == Tier::Both { identity(config, data_dir, settings, Role::Gateway) } else { Ok(own) }
+}
+
+/// Prints the ready line (JSON logs) or the greeting (development on a terminal).
+fn announce(
+    tier: Tier,
+    config: &Config,
+    keys: &carillon_node::tokens::KeyTable,
+    is_development: bool,
+    serving: &Serving,
+    admin: &Admin,
+    data_dir: &Path,
+) -> Result<(), Fatal> {
+    let gateway = serving.gateway.as_ref().map(|(_, address)| *address);
+    let router = serving.listener.as_ref().map(Listener::local_addr);
+    let format = logging::Format::of(config.text("log.format").unwrap_or_default())?;
+    if format == logging::Format::Json {
+        let mut line = serde_json::Map::new();
+        line.insert("event".into(), "ready".into());
+        let addresses = [("gateway", gateway), ("admin", Some(admin.address())), ("router", router)];
+        for (name, address) in addresses {
+            if let Some(address) = address {
+                line.insert(name.into(), address.to_string().into());
+            }
+        }
+        // Whoever started us may not be reading; that is no reason to stop.
+        let _ = writeln!(std::io::stdout(), "{}", serde_json::Value::Object(line));
+    }
+    info!(?tier, ?gateway, ?router, admin = %admin.address(), "ready");
+    if let (Tier::Both, true, Some(gateway)) = (tier, is_development, gateway) {
+        let now_s = Clock.wall_ms() / 1_000;
+        eprint!("{}", greeting::text(keys, now_s, gateway, admin.address(), data_dir)?);
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! Requests that wait for a router, by the number that their frame carries.
+//!
+//! # Invariants
+//! - Numbers rise and are never used again in the life of this process (F13); so ascending is the order of sending.
+//! - Each entry stands in all three maps or in none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use carillon_protocol::frame::Command;
+use carillon_protocol::ids::UserId;
+use carillon_protocol::time::Time;
+
+use super::plan::{Ask, Tell};
+use super::response::Envelope;
+
+/// One request.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) envelope: Envelope,
+    pub(super) user: UserId,
+    pub(super) deadline: Time,
+    /// What is asked now.
+    pub(super) ask: Ask,
+    /// What becomes of the answer.
+    pub(super) tell: Tell,
+    /// Whether it was put on a lane.
+    pub(super) is_sent: bool,
+    /// Whether what the client wants may have been done: from here on silence is no failure (G5).
+    pub(super) is_at_stake: bool,
+}
+
+impl Entry {
+    /// The same request, making its user known first.
+    pub(super) fn provisioned(self) -> Entry {
+        match &self.tell {
+            Tell::Admission { name, .. } => {
+                let command = Command::Provision { name: name.clone() };
+                // Making known is idempotent by nature: no key.
+                Entry { ask: Ask::Submit { client_msg_id: String::new(), command }, is_sent: false, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// The same request once its user is known: on to what it wants.
+    pub(super) fn admitted(self) -> Entry {
+        match self.tell {
+            Tell::Admission { plan, .. } => Entry { ask: plan.ask, tell: plan.tell, is_sent: false, ..self },
+            _ => self,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    entries: BTreeMap<u64, Entry>,
+    deadlines: BTreeSet<(Time, u64)>,
+    users: BTreeMap<UserId, usize>,
+    numbers_count: u64,
+}
+
+impl Waiting {
+    /// The next number; never 0, which means that nobody waits.
+    pub(super) fn number(&mut self) -> u64 {
+        self.numbers_count += 1;
+        self.numbers_count
+    }
+
+    pub(super) fn insert(&mut self, number: u64, entry: Entry) {
+        self.deadlines.insert((entry.deadline, number));
+        *self.users.entry(entry.user).or_default() += 1;
+        self.entries.insert(number, entry);
+    }
+
+    pub(super) fn remove(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.entries.remove(&number)?;
+        self.deadlines.remove(&(entry.deadline, number));
+        if let Some(count) = self.users.get_mut(&entry.user) {
+            *count -= 1;
+            if *count == 0 {
+                self.users.remove(&entry.user);
+            }
+        }
+        Some(entry)
+    }
+
+    /// All of them, in the order in which they were sent.
+    pub(super) fn take_all(&mut self) -> Vec<Entry> {
+        self.deadlines.clear();
+        self.users.clear();
+        std::mem::take(&mut self.entries).into_values().collect()
+    }
+
+    pub(super) fn numbers_where(&self, is_meant: impl Fn(&Entry) -> bool) -> Vec<u64> {
+        self.entries.iter().filter(|(_, entry)| is_meant(entry)).map(|(number, _)| *number).collect()
+    }
+
+    /// One whose time is over.
+    pub(super) fn take_due(&mut self, now: Time) -> Option<Entry> {
+        let (deadline, number) = *self.deadlines.first()?;
+        if deadline <= now { self.remove(number) } else { None }
+    }
+
+    pub(super) fn first_deadline(&self) -> Option<Time> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn count_of(&self, user: UserId) -> usize {
+        self.users.get(&user).copied().unwrap_or(0)
+    }
+}

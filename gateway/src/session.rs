@@ -1,0 +1,374 @@
+//! One client: from its first frame to its last. States are types; a session moves through them in one direction, and
+//! back to registering when its lane to the router is lost:
+//!
+//! await identify → registering → peeking → catching up → live (→ catching up, when it fell behind)
+//!
+//! # Invariants
+//! - A session is idle most of its life, and then owns no memory beyond itself and its name.
+//! - Per conversation, durable events leave as cursor + 1, cursor + 2, …; what this connection sent itself is filled by
+//!   its ack; a skip comes only after `behind` or `reset` (G6).
+//! - Who the client is comes from its token and nowhere else.
+
+mod catch_up;
+mod deliver;
+mod place;
+mod plan;
+mod register;
+mod submit;
+mod sync;
+mod work;
+
+use carillon_node::tokens::Claims;
+use carillon_protocol::client::{Command, FrameId, Incoming, Done, ServerFrame, field_name};
+use carillon_protocol::frame::{ArchivedNotOwner, ArchivedPage, ArchivedRefused, Unregister};
+use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::reason::{Close, Code, Refusal};
+use carillon_protocol::time::Time;
+
+pub(crate) use deliver::Delivery;
+
+use crate::auth;
+use crate::common::Common;
+use crate::limits::Faults;
+use crate::line::Line;
+use crate::tails::Life;
+use catch_up::CatchingUp;
+use register::{Cause, Peeking, RETRY_MS, Registering};
+use work::{Marked, Work};
+
+/// Silence of two heartbeat intervals and this much more ends a connection.
+const HEARTBEAT_LEEWAY_MS: u64 = 10_000;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Session {
+    stage: Stage,
+    user: UserId,
+    device: Box<str>,
+    /// When the token ends, on our clock; far away before `identify`.
+    expires_at: Time,
+    /// When a frame last came.
+    heard_at: Time,
+    work: Option<Box<Work>>,
+    faults: Option<Box<Faults>>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// What came with the upgrade, if a token did.
+    AwaitIdentify(Option<Box<Claims>>),
+    Registering(Box<Registering>),
+    Peeking(Box<Peeking>),
+    CatchingUp(Box<CatchingUp>),
+    /// Live in everything since this life of the lane.
+    Live(Life),
+    /// Over; also while it moves from one stage to the next.
+    Gone,
+}
+
+impl Session {
+    /// A session behind an upgrade that brought these claims, or none.
+    pub(crate) fn new(claims: Option<Claims>, now: Time) -> Session {
+        Session {
+            stage: Stage::AwaitIdentify(claims.map(Box::new)),
+            user: UserId(0),
+            device: Box::default(),
+            expires_at: Time(u64::MAX),
+            heard_at: now,
+            work: None,
+            faults: None,
+        }
+    }
+
+    /// Whose it is, once that is known.
+    pub(crate) fn user(&self) -> Option<UserId> {
+        self.is_identified().then_some(self.user)
+    }
+
+    fn is_identified(&self) -> bool {
+        !matches!(self.stage, Stage::AwaitIdentify(_) | Stage::Gone)
+    }
+
+    /// Any frame came.
+    pub(crate) fn heard(&mut self, now: Time) {
+        // Before `identify` time runs from the upgrade.
+        if self.is_identified() {
+            self.heard_at = now;
+        }
+    }
+
+    /// Whether so much is under way that the client has to wait.
+    pub(crate) fn is_full(&self, common: &Common) -> bool {
+        self.work.as_ref().is_some_and(|work| work.is_full(common.settings.limits.inflight))
+    }
+
+    /// A frame of the client.
+    pub(crate) fn command(&mut self, incoming: Incoming<'_>, line: &mut Line, common: &mut Common) {
+        let Incoming { id, command } = incoming;
+        match command {
+            Err(wrong) => {
+                line.refuse(common, id, wrong.refusal);
+                let count_max = common.settings.limits.malformed_max;
+                if wrong.malformed && self.faults.get_or_insert_default().malformed(common.now, count_max) {
+                    line.close(Close::MalformedFrames);
+                }
+            }
+            Ok(Command::Bye) => line.close(Close::Bye),
+            Ok(command) if self.is_identified() => self.identified_command(id, command, line, common),
+            Ok(Command::Identify { token, cursors }) => {
+                self.identify(id, token.as_deref(), cursors, line, common);
+            }
+            Ok(_) => line.refuse(common, id, Refusal::new(Code::Unauthenticated, "identify first")),
+        }
+    }
+
+    fn identified_command(
+        &mut self,
+        id: Option<FrameId>,
+        command: Command<'_>,
+        line: &mut Line,
+        common: &mut Common,
+    ) {
+        match command {
+            Command::SendMessage(message) => self.send_message(id, message, line, common),
+            Command::Delivered { conversation, seq } => {
+                self.mark(id, Marked { conversation, delivered_seq: seq, read_seq: 0 }, line, common);
+            }
+            Command::Read { conversation, seq } => {
+                self.mark(id, Marked { conversation, delivered_seq: 0, read_seq: seq }, line, common);
+            }
+            Command::Sync { conversation, from_seq, limit } => self.sync(id, conversation, from_seq, limit, common),
+            Command::RefreshToken { token } => self.refresh_token(id, &token, line, common),
+            Command::Heartbeat => line.say(common, &ServerFrame::HeartbeatAck { id }),
+            Command::Identify { .. } => {
+                let refusal = Refusal::new(Code::BadRequest, "this connection is identified already");
+                line.refuse(common, id, refusal);
+            }
+            Command::Bye => line.close(Close::Bye),
+        }
+    }
+
+    fn identify(
+        &mut self,
+        id: Option<FrameId>,
+        token: Option<&str>,
+        cursors: Vec<(ConversationId, Seq)>,
+        line: &mut Line,
+        common: &mut Common,
+    ) {
+        let Stage::AwaitIdentify(from_upgrade) = &mut self.stage else { return };
+        let claims = match (from_upgrade.take(), token) {
+            (Some(claims), _) => *claims,
+            (None, None) => {
+                let refusal = Refusal { field: Some("token"), ..Refusal::new(Code::Unauthenticated, "a token is needed") };
+                line.refuse(common, id, refusal);
+                return;
+            }
+            (None, Some(token)) => match auth::verify(&common.keys, token, common.wall) {
+                Ok(claims) => claims,
+                Err(refusal) => {
+                    line.refuse(common, id, refusal);
+                    line.close(Close::AuthenticationFailed);
+                    return;
+                }
+            },
+        };
+        self.user = UserId(claims.user_id);
+        self.expires_at = expires_at(&claims, common);
+        self.device = claims.device_id.into_boxed_str();
+        self.heard_at = common.now;
+        let cause = Cause::Fresh { since: common.now, name: claims.name.unwrap_or_default(), cursors };
+        self.stage = Stage::Registering(Registering::new(cause));
+        self.register(line, common);
+    }
+
+    fn refresh_token(&mut self, id: Option<FrameId>, token: &str, line: &mut Line, common: &mut Common) {
+        match auth::verify(&common.keys, token, common.wall) {
+            Ok(claims) if claims.user_id == self.user.0 && *claims.device_id == *self.device => {
+                self.expires_at = expires_at(&claims, common);
+                line.say(common, &ServerFrame::Ok(Done { id, ..Done::default() }));
+            }
+            Ok(_) => {
+                let refusal = Refusal::field("token", "the token is for another user or device");
+                line.refuse(common, id, refusal);
+            }
+            Err(refusal) => line.refuse(common, id, refusal),
+        }
+    }
+
+    /// The lane to the router is there.
+    pub(crate) fn lane_up(&mut self, line: &mut Line, common: &mut Common) {
+        self.register(line, common);
+        self.ask_again(common);
+    }
+
+    /// The lane to the router is lost.
+    pub(crate) fn lane_down(&mut self) {
+        self.unregister();
+        self.unask();
+        self.unask_sync();
+    }
+
+    /// A page came.
+    pub(crate) fn page(&mut self, page: &ArchivedPage, line: &mut Line, common: &mut Common) {
+        if !self.plan_page(page, line, common) {
+            self.sync_page(page, line, common);
+        }
+    }
+
+    /// A request is refused.
+    pub(crate) fn refused(&mut self, frame: &ArchivedRefused, line: &mut Line, common: &mut Common) {
+        let refusal = Refusal {
+            code: Code::from_number(frame.code.to_native()),
+            message: frame.message.as_str().to_owned().into(),
+            field: field_name(&frame.field),
+            retry_after_ms: Some(u64::from(frame.retry_after_ms.to_native())).filter(|millis| *millis > 0),
+        };
+        self.refuse(frame.request.to_native(), refusal, line, common);
+    }
+
+    /// A router does not own what it was asked about.
+    pub(crate) fn not_owner(&mut self, frame: &ArchivedNotOwner, line: &mut Line, common: &mut Common) {
+        let refusal = Refusal::new(Code::Unavailable, "the conversation is changing hands: try again");
+        self.refuse(frame.request.to_native(), refusal.retry_after(RETRY_MS), line, common);
+    }
+
+    fn refuse(&mut self, request: u64, refusal: Refusal, line: &mut Line, common: &mut Common) {
+        let is_registering = match &self.stage {
+            Stage::Registering(registering) => registering.request == request && request != 0,
+            Stage::Peeking(peeking) => peeking.requests.contains(&request),
+            _ => false,
+        };
+        if is_registering {
+            self.register_refused(refusal, line, common);
+        } else if request == 0 {
+            // A watermark that nobody waits for: worth telling all the same.
+            line.refuse(common, None, refusal);
+        } else {
+            let _ = self.plan_refused(request, &refusal, common)
+                || self.sync_refused(request, &refusal, line, common)
+                || self.ask_refused(request, refusal, line, common);
+        }
+    }
+
+    /// The end of a turn in which something happened here.
+    pub(crate) fn settle(&mut self, line: &mut Line, common: &mut Common) {
+        if line.closing.is_some() {
+            return;
+        }
+        self.flush_receipts(line, common);
+        self.start_sync(line, common);
+        self.advance(line, common);
+        self.work.take_if(|work| work.is_empty());
+        let is_answered = self.work.as_ref().is_none_or(|work| work.asked.is_empty());
+        if common.is_draining && is_answered {
+            line.close(Close::Restart);
+        }
+    }
+
+    /// The earliest of its deadlines. Those that wait for the client count from when this process could listen.
+    pub(crate) fn deadline(&self, line: &Line, common: &Common) -> Time {
+        let limits = &common.settings.limits;
+        let wait = |since: Time, millis: u64| since.max(common.resumed_at).after_ms(millis);
+        if let Stage::AwaitIdentify(_) = self.stage {
+            return wait(self.heard_at, limits.identify_timeout_ms);
+        }
+        let heartbeat = wait(self.heard_at, 2 * limits.heartbeat_interval_ms + HEARTBEAT_LEEWAY_MS);
+        let stuck = (!line.outbox.is_empty()).then_some(line.progress_at);
+        let (behind, retry) = match &self.stage {
+            Stage::CatchingUp(catching_up) => (
+                catching_up.behind_since().map(|since| since.max(line.progress_at)),
+                catching_up.retry_at,
+            ),
+            Stage::Registering(registering) => (None, registering.retry_at),
+            _ => (None, None),
+        };
+        let slow = stuck.into_iter().chain(behind).min().map(|since| wait(since, limits.slow_grace_ms));
+        [Some(self.expires_at), slow, retry, self.gives_up_at(common), self.registers_until(common)]
+            .into_iter()
+            .flatten()
+            .fold(heartbeat, Time::min)
+    }
+
+    /// When a session that never got through is told so.
+    fn registers_until(&self, common: &Common) -> Option<Time> {
+        let cause = match &self.stage {
+            Stage::Registering(registering) => &registering.cause,
+            Stage::Peeking(peeking) => &peeking.cause,
+            _ => return None,
+        };
+        match cause {
+            Cause::Fresh { since, .. } => Some(since.after_ms(common.settings.gateway.unknown_after_ms)),
+            Cause::Again { .. } => None,
+        }
+    }
+
+    /// One of its deadlines is over, or was and moved.
+    pub(crate) fn expire(&mut self, is_paused: bool, line: &mut Line, common: &mut Common) {
+        let now = common.now;
+        if line.closing.is_some() {
+            return;
+        }
+        if let Stage::AwaitIdentify(_) = self.stage {
+            if self.deadline(line, common) <= now {
+                line.close(Close::IdentifyTimeout);
+            }
+            return;
+        }
+        if self.expires_at <= now {
+            line.close(Close::TokenExpired);
+            return;
+        }
+        if self.registers_until(common).is_some_and(|until| until <= now) {
+            let refusal = Refusal::new(Code::Unavailable, "the server cannot reach its store: try again later");
+            line.refuse(common, None, refusal);
+            line.close(Close::TryLater);
+            return;
+        }
+        self.give_up_unasked(line, common);
+        match &mut self.stage {
+            Stage::CatchingUp(catching_up) => {
+                catching_up.retry_at.take_if(|at| *at <= now);
+            }
+            Stage::Registering(registering) => {
+                registering.retry_at.take_if(|at| *at <= now);
+                self.register(line, common);
+            }
+            _ => {}
+        }
+        let limits = &common.settings.limits;
+        let is_over = |since: Time, millis: u64| since.max(common.resumed_at).after_ms(millis) <= now;
+        let is_stuck = !line.outbox.is_empty() && is_over(line.progress_at, limits.slow_grace_ms);
+        let is_behind_for_long = match &self.stage {
+            Stage::CatchingUp(catching_up) => catching_up
+                .behind_since()
+                .is_some_and(|since| is_over(since.max(line.progress_at), limits.slow_grace_ms)),
+            _ => false,
+        };
+        if is_stuck || is_behind_for_long {
+            line.close(Close::SlowConsumer);
+        } else if is_over(self.heard_at, 2 * limits.heartbeat_interval_ms + HEARTBEAT_LEEWAY_MS) {
+            if is_paused {
+                // We are not listening: silence means nothing.
+                self.heard_at = now;
+            } else {
+                line.close(Close::HeartbeatMissed);
+            }
+        }
+    }
+
+    /// The session is over; its router is told, and forgets it.
+    pub(crate) fn end(&mut self, line: &Line, common: &mut Common) {
+        let router = Common::router_of_user(self.user);
+        if self.is_identified() && common.is_up(router) {
+            common.link(router, &Unregister { session: line.id.as_u64(), user: self.user });
+        }
+        self.stage = Stage::Gone;
+        self.work = None;
+    }
+}
+
+/// When these claims end, on our clock. Wall time only says how long that is from now (G16).
+fn expires_at(claims: &Claims, common: &Common) -> Time {
+    common.now.after_ms(claims.dead_at_ms().saturating_sub(common.wall.0))
+}

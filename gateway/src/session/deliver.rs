@@ -1,0 +1,136 @@
+//! What comes live: events and watermarks.
+
+use bytes::Bytes;
+use carillon_protocol::client::{ServerFrame, Wire};
+use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::reason::Close;
+use carillon_protocol::record::Event;
+use rkyv::util::AlignedVec;
+
+use super::catch_up::Way;
+use super::register::Cause;
+use super::{Session, Stage};
+use crate::common::Common;
+use crate::line::{Line, encode};
+use crate::render;
+
+/// One event on its way to everybody of this shard who hears it. Encoded once for each encoding, and once more for the
+/// sender's own devices, when the first of them needs it.
+pub(crate) struct Delivery<'a> {
+    pub(crate) conversation: ConversationId,
+    pub(crate) seq: Seq,
+    pub(crate) head_seq: Seq,
+    pub(crate) origin_session: u64,
+    pub(crate) origin_request: u64,
+    pub(crate) event: Event<'a>,
+    pub(crate) encoded: [Option<Bytes>; 4],
+}
+
+impl Delivery<'_> {
+    fn bytes(&mut self, wire: Wire, viewer: UserId, archive: &mut AlignedVec) -> Bytes {
+        let is_own = viewer == self.event.sender;
+        let place = usize::from(wire == Wire::Rkyv) * 2 + usize::from(is_own);
+        let (conversation, seq, head_seq, event) = (self.conversation, self.seq, self.head_seq, &self.event);
+        let mut encode_it = || {
+            let frame = render::event_frame(conversation, seq, head_seq, event, viewer, &[]);
+            encode(wire, &ServerFrame::Event(frame), archive)
+        };
+        match self.encoded.get_mut(place) {
+            Some(encoded) => encoded.get_or_insert_with(encode_it).clone(),
+            None => encode_it(),
+        }
+    }
+}
+
+impl Session {
+    /// An event comes live.
+    pub(crate) fn deliver(&mut self, delivery: &mut Delivery<'_>, line: &mut Line, common: &mut Common) {
+        let (conversation, seq) = (delivery.conversation, delivery.seq);
+        if line.closing.is_some() || !self.is_identified() {
+            return;
+        }
+        let is_origin = delivery.origin_session == line.id.as_u64();
+        let origin_request = is_origin.then_some(delivery.origin_request);
+        let is_filled = self.is_filled(conversation, seq, &delivery.event, origin_request, line, common);
+
+        let way = match &mut self.stage {
+            Stage::AwaitIdentify(_) | Stage::Gone => return,
+            Stage::Registering(registering) => {
+                if !registering.known.hear(conversation, seq, false) {
+                    line.close(Close::TryLater);
+                }
+                Way::Later
+            }
+            Stage::Peeking(peeking) => {
+                if !peeking.known.hear(conversation, seq, true) {
+                    line.close(Close::TryLater);
+                }
+                Way::Later
+            }
+            Stage::CatchingUp(catching_up) => catching_up.way(conversation, seq),
+            Stage::Live(_) => Way::Live,
+        };
+        match way {
+            Way::Later if is_filled => self.work.get_or_insert_default().early.add(conversation, seq),
+            Way::Later => {}
+            Way::Synced => {
+                if let Some(work) = &mut self.work {
+                    work.early.passed(conversation, seq);
+                }
+            }
+            Way::Live => {
+                let was_paged = self.work.as_mut().is_some_and(|work| {
+                    work.early.passed(conversation, seq);
+                    work.was_paged(conversation, seq)
+                });
+                if was_paged || is_filled {
+                    return;
+                }
+                if self.is_behind() {
+                    self.overflow(conversation, seq, delivery.head_seq, line, common);
+                    return;
+                }
+                let bytes = delivery.bytes(line.wire, self.user, &mut common.archive);
+                if line.push(common, bytes) {
+                    common.counters.events_live += 1;
+                } else {
+                    self.overflow(conversation, seq, delivery.head_seq, line, common);
+                }
+            }
+        }
+    }
+
+    /// A reader's watermark passed a message of this user's, at `seq`.
+    pub(crate) fn watermark(
+        &mut self,
+        conversation: ConversationId,
+        seq: Seq,
+        bytes: &mut [Option<Bytes>; 2],
+        frame: &ServerFrame<'_>,
+        line: &mut Line,
+        common: &mut Common,
+    ) {
+        let is_heard = match &mut self.stage {
+            Stage::AwaitIdentify(_) | Stage::Gone => false,
+            // Nothing of a session is said before `ready`; after a lost lane that was long ago.
+            Stage::Registering(registering) => matches!(registering.cause, Cause::Again { .. }),
+            Stage::Peeking(peeking) => matches!(peeking.cause, Cause::Again { .. }),
+            // Pages restate the watermarks.
+            Stage::CatchingUp(catching_up) => matches!(catching_up.way(conversation, 0), Way::Live),
+            Stage::Live(_) => true,
+        };
+        if !is_heard || line.closing.is_some() {
+            return;
+        }
+        let place = usize::from(line.wire == Wire::Rkyv);
+        let mut encode_it = || encode(line.wire, frame, &mut common.archive);
+        let bytes = match bytes.get_mut(place) {
+            Some(bytes) => bytes.get_or_insert_with(encode_it).clone(),
+            None => encode_it(),
+        };
+        // A watermark that does not fit is found again by syncing its conversation.
+        if !line.push(common, bytes) && matches!(self.stage, Stage::Live(_) | Stage::CatchingUp(_)) {
+            self.fall_behind(conversation, seq, line, common);
+        }
+    }
+}

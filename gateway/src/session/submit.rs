@@ -1,0 +1,300 @@
+//! Durable commands: on their way to a router, answered, and kept until they are.
+//!
+//! # Invariants
+//! - Commands of a session leave in the order they came, also when they are sent again (G9).
+//! - A command is sent again only with the same `client_msg_id`, so it takes effect once (G2).
+//! - An event of ours that is the outcome of an unanswered command *is* its answer, however it comes: then no ack is
+//!   ever later than a higher seq. The ack fills the event's seq, so the event itself is not sent.
+
+use carillon_protocol::client::{DeliveryAck, Done, FrameId, SendMessage, ServerFrame, Status};
+use carillon_protocol::frame::{ArchivedAccepted, Command, Receipt, Submit};
+use carillon_protocol::ids::{ConversationId, MessageId, Seq};
+use carillon_protocol::reason::{Close, Code, Refusal};
+use carillon_protocol::record::{Body, Event};
+use carillon_protocol::time::Time;
+
+use super::work::{Asked, Durable, Marked};
+use super::Session;
+use crate::common::Common;
+use crate::line::Line;
+
+impl Session {
+    /// A message to be sent.
+    pub(super) fn send_message(
+        &mut self,
+        id: Option<FrameId>,
+        message: SendMessage<'_>,
+        line: &mut Line,
+        common: &mut Common,
+    ) {
+        if let Err(wait) = common.send_rates.admit(common.now, self.user) {
+            let wait_ms = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+            let refusal = Refusal::new(Code::RateLimited, "too many messages: wait before sending the next");
+            line.refuse(common, id, refusal.retry_after(wait_ms));
+            let grace_ms = common.settings.limits.rate_grace_ms;
+            if self.faults.get_or_insert_default().refused_by_rate(common.now, grace_ms) {
+                line.close(Close::RateLimited);
+            }
+            return;
+        }
+        let is_minted = message.client_msg_id.is_none();
+        let submit = Submit {
+            session: line.id.as_u64(),
+            request: 0,
+            user: self.user,
+            client_msg_id: match message.client_msg_id {
+                Some(given) => given.into_owned(),
+                None => common.mint_client_msg_id(),
+            },
+            command: Command::Send {
+                conversation: message.conversation,
+                message_type: message.message_type as u8,
+                encoding: message.encoding as u8,
+                content: message.content.into_owned(),
+                media_url: message.media_url.map(std::borrow::Cow::into_owned),
+                reply_to: message.reply_to,
+            },
+        };
+        self.ask(id, Durable::Send { submit: Box::new(submit), is_minted }, common);
+    }
+
+    /// A watermark of this device. Without an `id` nobody waits for it: it is merged with others of the turn.
+    pub(super) fn mark(&mut self, id: Option<FrameId>, marked: Marked, line: &Line, common: &mut Common) {
+        if id.is_none() {
+            self.work.get_or_insert_default().mark(marked);
+            return;
+        }
+        let receipt = self.receipt(marked, line);
+        self.ask(id, Durable::Receipt(receipt), common);
+    }
+
+    fn receipt(&self, marked: Marked, line: &Line) -> Receipt {
+        Receipt {
+            session: line.id.as_u64(),
+            request: 0,
+            user: self.user,
+            device: self.device.to_string(),
+            conversation: marked.conversation,
+            delivered_seq: marked.delivered_seq,
+            read_seq: marked.read_seq,
+        }
+    }
+
+    /// Sends the watermarks of the turn. While the lane is away they wait, and merge on.
+    pub(super) fn flush_receipts(&mut self, line: &Line, common: &mut Common) {
+        let Some(work) = self.work.as_mut().filter(|work| !work.receipts.is_empty()) else { return };
+        if !common.is_up(Common::router_of_user(self.user)) {
+            return;
+        }
+        for marked in std::mem::take(&mut work.receipts) {
+            let receipt = self.receipt(marked, line);
+            common.link(Common::router_of_conversation(marked.conversation), &receipt);
+        }
+    }
+
+    fn ask(&mut self, id: Option<FrameId>, what: Durable, common: &mut Common) {
+        let mut asked = Asked { request: 0, attempts: 0, id, at: common.now, what };
+        asked.put(common);
+        self.work.get_or_insert_default().asked.push_back(asked);
+    }
+
+    /// The lane is lost: what is unanswered is unknown.
+    pub(super) fn unask(&mut self) {
+        for asked in self.work.iter_mut().flat_map(|work| &mut work.asked) {
+            asked.request = 0;
+        }
+    }
+
+    /// The lane is back: everything unanswered goes out again, in order.
+    pub(super) fn ask_again(&mut self, common: &mut Common) {
+        for asked in self.work.iter_mut().flat_map(|work| &mut work.asked) {
+            if asked.request == 0 {
+                asked.put(common);
+            }
+        }
+    }
+
+    /// Commands that waited too long for a lane are given up: they may have taken effect, or may yet.
+    pub(super) fn give_up_unasked(&mut self, line: &mut Line, common: &mut Common) {
+        let patience_ms = common.settings.gateway.unknown_after_ms;
+        while let Some(work) = &mut self.work
+            && let Some(asked) = work.asked.pop_front_if(|asked| {
+                asked.request == 0 && asked.at.after_ms(patience_ms) <= common.now
+            })
+        {
+            common.counters.unknown_outcomes += 1;
+            let refusal = Refusal::new(
+                Code::UnknownOutcome,
+                "the server lost its store for a while: send again with the same client_msg_id",
+            );
+            line.refuse(common, asked.id, refusal);
+        }
+    }
+
+    /// When the oldest command will have waited too long for a lane.
+    pub(super) fn gives_up_at(&self, common: &Common) -> Option<Time> {
+        let asked = self.work.as_ref()?.asked.front().filter(|asked| asked.request == 0)?;
+        Some(asked.at.after_ms(common.settings.gateway.unknown_after_ms))
+    }
+
+    /// A command is committed.
+    pub(crate) fn accepted(&mut self, frame: &ArchivedAccepted, line: &mut Line, common: &mut Common) {
+        let conversation = ConversationId(frame.conversation.0.to_native());
+        let seq = frame.seq.to_native();
+        let Some(asked) = self.take_asked(frame.request.to_native()) else { return };
+        match asked.what {
+            Durable::Send { submit, is_minted } => {
+                if !frame.duplicate {
+                    self.work.get_or_insert_default().early.add(conversation, seq);
+                }
+                let message = MessageId(frame.id.to_native());
+                let ack = Ack { id: asked.id, is_minted, duplicate: frame.duplicate };
+                ack.say(conversation, seq, message, &submit, line, common);
+            }
+            Durable::Receipt(receipt) => {
+                let done = Done {
+                    id: asked.id,
+                    conversation: Some(receipt.conversation),
+                    seq: Some(seq),
+                    duplicate: frame.duplicate,
+                };
+                line.say(common, &ServerFrame::Ok(done));
+            }
+        }
+    }
+
+    /// A command is refused; `false`: it is not known here.
+    pub(super) fn ask_refused(
+        &mut self,
+        request: u64,
+        mut refusal: Refusal,
+        line: &mut Line,
+        common: &mut Common,
+    ) -> bool {
+        let Some(asked) = self.take_asked(request) else { return false };
+        if asked.attempts > 1 && matches!(refusal.code, Code::Unavailable | Code::Overloaded) {
+            // This attempt had no effect, but an earlier one may have had (G5).
+            refusal.code = Code::UnknownOutcome;
+        }
+        line.refuse(common, asked.id, refusal);
+        true
+    }
+
+    fn take_asked(&mut self, request: u64) -> Option<Asked> {
+        let asked = &mut self.work.as_mut()?.asked;
+        // 0 stands for "not on a lane", and no answer carries it.
+        let place = asked.iter().position(|asked| request != 0 && asked.request == request)?;
+        asked.remove(place)
+    }
+
+    /// Whether an ack fills this position. If the event is the outcome of a command that is not answered yet, it is
+    /// answered now: `origin_request` says which one, when the router knows.
+    pub(super) fn is_filled(
+        &mut self,
+        conversation: ConversationId,
+        seq: Seq,
+        event: &Event<'_>,
+        origin_request: Option<u64>,
+        line: &mut Line,
+        common: &mut Common,
+    ) -> bool {
+        if event.sender != self.user {
+            return false;
+        }
+        let Some(work) = &mut self.work else { return false };
+        let place = work.asked.iter().position(|asked| match &asked.what {
+            Durable::Send { submit, .. } => {
+                origin_request.is_some_and(|request| request != 0 && request == asked.request)
+                    || is_outcome(conversation, event, submit)
+            }
+            Durable::Receipt(_) => false,
+        });
+        let Some(asked) = place.and_then(|place| work.asked.remove(place)) else {
+            return work.early.contains(conversation, seq);
+        };
+        if let Durable::Send { submit, is_minted } = asked.what {
+            let ack = Ack { id: asked.id, is_minted, duplicate: false };
+            ack.say(conversation, seq, event.id, &submit, line, common);
+        }
+        true
+    }
+}
+
+/// Whether an event is what this command would append: then it is its outcome, because the same key makes the same
+/// event only once (G2). With another payload the command will be answered `idempotency_conflict`.
+fn is_outcome(conversation: ConversationId, event: &Event<'_>, submit: &Submit) -> bool {
+    let (Body::Message(message), Command::Send { conversation: own, message_type, encoding, content, media_url, reply_to }) =
+        (&event.body, &submit.command)
+    else {
+        return false;
+    };
+    *own == conversation
+        && event.client_msg_id == submit.client_msg_id.as_str()
+        && message.message_type as u8 == *message_type
+        && message.encoding as u8 == *encoding
+        && message.content == content
+        && message.media_url == media_url.as_deref()
+        && message.reply_to == *reply_to
+}
+
+/// What an ack repeats of its command.
+struct Ack {
+    id: Option<FrameId>,
+    is_minted: bool,
+    duplicate: bool,
+}
+
+impl Ack {
+    fn say(
+        self,
+        conversation: ConversationId,
+        seq: Seq,
+        message: MessageId,
+        submit: &Submit,
+        line: &mut Line,
+        common: &mut Common,
+    ) {
+        let ack = DeliveryAck {
+            id: self.id,
+            message,
+            status: Status::Sent,
+            conversation,
+            seq,
+            timestamp: message.created_at(),
+            client_msg_id: (!self.is_minted).then(|| submit.client_msg_id.as_str().into()),
+            duplicate: self.duplicate,
+            user: None,
+        };
+        line.say(common, &ServerFrame::DeliveryAck(ack));
+    }
+}
+
+impl Asked {
+    /// Puts the command on its lane, if that is there.
+    fn put(&mut self, common: &mut Common) {
+        let conversation = match &self.what {
+            Durable::Send { submit, .. } => {
+                let Command::Send { conversation, .. } = submit.command else { return };
+                conversation
+            }
+            Durable::Receipt(receipt) => receipt.conversation,
+        };
+        let router = Common::router_of_conversation(conversation);
+        if !common.is_up(router) {
+            return;
+        }
+        self.request = common.request();
+        self.attempts += 1;
+        common.counters.submits += 1;
+        match &mut self.what {
+            Durable::Send { submit, .. } => {
+                submit.request = self.request;
+                common.link(router, &**submit);
+            }
+            Durable::Receipt(receipt) => {
+                receipt.request = self.request;
+                common.link(router, receipt);
+            }
+        }
+    }
+}

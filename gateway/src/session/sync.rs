@@ -1,0 +1,126 @@
+//! `sync`: a client asks for events, to fill what it knows it misses, or because it is behind. One page is on its way at
+//! a time, and only while there is room for it.
+
+use carillon_protocol::client::{FrameId, ServerFrame, SyncBatch};
+use carillon_protocol::frame::{ArchivedPage, Read};
+use carillon_protocol::ids::{ConversationId, Seq};
+use carillon_protocol::reason::{Code, Refusal};
+use carillon_protocol::record::Event;
+
+use super::catch_up::receipts;
+use super::work::SyncAsked;
+use super::{Session, Stage};
+use crate::common::Common;
+use crate::line::Line;
+use crate::render;
+
+impl Session {
+    /// Events are asked for.
+    pub(super) fn sync(
+        &mut self,
+        id: Option<FrameId>,
+        conversation: ConversationId,
+        from_seq: Seq,
+        limit: u32,
+        common: &Common,
+    ) {
+        self.sync_progress(conversation, common.now);
+        let asked = SyncAsked { request: 0, id, conversation, from_seq, limit };
+        self.work.get_or_insert_default().syncs.push_back(asked);
+    }
+
+    /// Puts the next `sync` on its lane, if there is room for the page. Not while the session registers: what a page
+    /// shows could not be compared with what is pushed.
+    pub(super) fn start_sync(&mut self, line: &Line, common: &mut Common) {
+        if !matches!(self.stage, Stage::CatchingUp(_) | Stage::Live(_)) || !line.has_room_for_page(common) {
+            return;
+        }
+        let Some(asked) = self.work.as_mut().and_then(|work| work.syncs.front_mut()) else { return };
+        let router = Common::router_of_conversation(asked.conversation);
+        if asked.request != 0 || !common.is_up(router) {
+            return;
+        }
+        asked.request = common.request();
+        let read = Read {
+            session: line.id.as_u64(),
+            request: asked.request,
+            user: self.user,
+            conversation: asked.conversation,
+            from_seq: asked.from_seq,
+            to_seq: Seq::MAX,
+            limit: asked.limit,
+            newest_first: false,
+            messages_only: false,
+        };
+        common.link(router, &read);
+    }
+
+    /// The lane is lost: the page will be asked for again.
+    pub(super) fn unask_sync(&mut self) {
+        if let Some(asked) = self.work.as_mut().and_then(|work| work.syncs.front_mut()) {
+            asked.request = 0;
+        }
+    }
+
+    fn take_sync(&mut self, request: u64) -> Option<SyncAsked> {
+        self.work.as_mut()?.syncs.pop_front_if(|asked| request != 0 && asked.request == request)
+    }
+
+    /// The page for a `sync`.
+    pub(super) fn sync_page(&mut self, page: &ArchivedPage, line: &mut Line, common: &mut Common) {
+        let Some(asked) = self.take_sync(page.request.to_native()) else { return };
+        let SyncAsked { id, conversation, from_seq, .. } = asked;
+        let (first_seq, head_seq) = (page.first_seq.to_native(), page.head_seq.to_native());
+        let fanned_out = page.fanned_out_seq.to_native();
+        if from_seq > head_seq + 1 {
+            common.counters.resets += 1;
+            let reset = ServerFrame::Reset { id, conversation, first_seq, head_seq, reason: "cursor_ahead" };
+            line.say(common, &reset);
+            self.synced(conversation, head_seq, fanned_out, common);
+            return;
+        }
+        let from_seq = from_seq.max(first_seq);
+        let marks = receipts(&page.marks);
+        let mut events = Vec::with_capacity(page.entries.len());
+        let mut to_seq = from_seq.saturating_sub(1);
+        for stored in page.entries.iter() {
+            to_seq = stored.seq.to_native();
+            let Some(event) = Event::decode(&stored.record) else {
+                common.counters.unreadable += 1;
+                continue;
+            };
+            // An unanswered command of which this is the outcome hears that first. What was asked for is complete all
+            // the same.
+            let _ = self.is_filled(conversation, to_seq, &event, None, line, common);
+            events.push(render::event_frame(conversation, to_seq, head_seq, &event, self.user, &marks));
+        }
+        common.counters.events_paged += events.len() as u64;
+        let has_more = page.has_more;
+        let batch =
+            SyncBatch { id, conversation, events, from_seq, to_seq, head_seq, has_more, receipts: marks };
+        let (bytes, cut) = render::batch(line.wire, batch, &mut common.archive);
+        line.answer(common, bytes);
+        if cut.is_none() && !has_more && to_seq >= head_seq {
+            self.synced(conversation, head_seq, fanned_out, common);
+        } else {
+            self.sync_progress(conversation, common.now);
+        }
+    }
+
+    /// The page for a `sync` is refused; `false`: the request is not known here.
+    pub(super) fn sync_refused(
+        &mut self,
+        request: u64,
+        refusal: &Refusal,
+        line: &mut Line,
+        common: &mut Common,
+    ) -> bool {
+        let Some(asked) = self.take_sync(request) else { return false };
+        line.refuse(common, asked.id, refusal.clone());
+        if refusal.code == Code::Forbidden {
+            // No member any more: there is nothing left to sync.
+            self.synced(asked.conversation, 0, 0, common);
+        }
+        true
+    }
+}

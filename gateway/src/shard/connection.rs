@@ -1,0 +1,86 @@
+//! One connection of a shard, whatever its phase.
+
+use std::net::IpAddr;
+
+use carillon_protocol::handshake::Head;
+use carillon_protocol::time::Time;
+use carillon_protocol::websocket::Decoder;
+
+use crate::common::Common;
+use crate::line::Line;
+use crate::session::Session;
+use crate::turn::ConnectionId;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) line: Line,
+    pub(super) phase: Phase,
+    /// When its entry in the wheel fires; the far future when it has none.
+    pub(super) armed_at: Time,
+    /// Received but not looked at, because the client has to wait. At most what a driver reads at a time, or two of it.
+    pub(super) held: Vec<u8>,
+    pub(super) is_paused: bool,
+    pub(super) is_dirty: bool,
+    /// Whether the roster knows it.
+    pub(super) is_listed: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Bytes of an HTTP request are gathered.
+    Handshake(Box<Handshake>),
+    /// A WebSocket.
+    Open(Decoder, Session),
+    /// Nothing is read any more; what is pending goes out.
+    Closing,
+}
+
+#[derive(Debug)]
+pub(super) struct Handshake {
+    pub(super) head: Head,
+    pub(super) received: Vec<u8>,
+    pub(super) address: IpAddr,
+    pub(super) since: Time,
+}
+
+/// G13: what an idle connection takes in the gateway, its session included. (The device's name is on the heap: 1 to 64
+/// bytes.)
+const IDLE_BYTES_MAX: usize = 512;
+const _: () = assert!(size_of::<Connection>() <= IDLE_BYTES_MAX);
+
+impl Connection {
+    pub(super) fn new(id: ConnectionId, address: IpAddr, now: Time) -> Connection {
+        let handshake = Handshake { head: Head::new(), received: Vec::new(), address, since: now };
+        Connection {
+            line: Line::new(id),
+            phase: Phase::Handshake(Box::new(handshake)),
+            armed_at: Time(u64::MAX),
+            held: Vec::new(),
+            is_paused: false,
+            is_dirty: false,
+            is_listed: false,
+        }
+    }
+
+    /// Whether the client has to wait before more of it is read: too much is under way, or too little of what was said
+    /// has been taken.
+    pub(super) fn has_to_wait(&self, common: &Common) -> bool {
+        let Phase::Open(_, session) = &self.phase else { return false };
+        common.is_draining
+            || session.is_full(common)
+            || self.line.outbox.bytes() > common.settings.limits.conn_queue_bytes
+    }
+
+    /// The earliest of its deadlines.
+    pub(super) fn deadline(&self, common: &Common) -> Option<Time> {
+        match &self.phase {
+            Phase::Handshake(handshake) => {
+                let since = handshake.since.max(common.resumed_at);
+                Some(since.after_ms(common.settings.gateway.handshake_timeout_ms))
+            }
+            Phase::Open(_, session) => Some(session.deadline(&self.line, common)),
+            Phase::Closing => None,
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! A shard by hand: virtual time, sockets that are byte vectors, clients that speak the real protocol, and the frames
+//! that went up to the router.
+
+#![allow(dead_code, reason = "each test binary uses another part of the rig")]
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use carillon_gateway::settings::Settings;
+use carillon_gateway::shard::Shard;
+use carillon_gateway::turn::{ConnectionId, Input, Output};
+use carillon_link::Peer;
+use carillon_node::config::Config;
+use carillon_node::tokens::{Claims, KeyTable};
+use carillon_protocol::client::{Command, FrameId, SendMessage, ServerFrame, Wire, binary, json};
+use carillon_protocol::frame::{self, Frame, LinkFrame};
+use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
+use carillon_protocol::record::{Body, Encoding, Event, Message, MessageType};
+use carillon_protocol::time::{Time, WallMs};
+use carillon_protocol::websocket::{self, Decoder, Event as WebSocketEvent, Opcode, Role};
+use rkyv::util::AlignedVec;
+
+pub const ROUTER: Peer = Peer(0);
+/// 2026, in Unix milliseconds.
+pub const WALL: u64 = 1_780_000_000_000;
+const KEY: [u8; 32] = [7; 32];
+
+/// The defaults, with these keys set.
+pub fn settings(assignments: &[&str]) -> Settings {
+    let mut builder = Config::builder()
+        .defaults("node", carillon_node::DEFAULTS)
+        .unwrap()
+        .defaults("gateway", carillon_gateway::DEFAULTS)
+        .unwrap();
+    for assignment in assignments {
+        builder = builder.set(assignment).unwrap();
+    }
+    Settings::from_config(&builder.build().unwrap()).unwrap()
+}
+
+/// A token of `user` on `device` that ends `ttl_s` after [`WALL`].
+pub fn token(user: u64, device: &str, ttl_s: i64) -> String {
+    let claims = Claims {
+        user_id: user,
+        device_id: device.to_owned(),
+        issued_s: WALL / 1_000,
+        expires_s: (WALL / 1_000).checked_add_signed(ttl_s).unwrap(),
+        name: Some(format!("user-{user}")),
+        scope: String::new(),
+    };
+    KeyTable::from_secret("k", &KEY).sign(&claims).unwrap()
+}
+
+/// What a client's socket holds.
+#[derive(Default)]
+pub struct Socket {
+    /// Bytes that the shard said and nobody decoded yet.
+    pub bytes: Vec<u8>,
+    /// How many more bytes the kernel takes; `None`: all.
+    pub room: Option<usize>,
+    pub is_paused: bool,
+    pub is_closed: bool,
+    pub handed_off: Option<Vec<u8>>,
+}
+
+pub struct Rig {
+    pub shard: Shard,
+    pub now: Time,
+    pub wall: WallMs,
+    pub sockets: BTreeMap<ConnectionId, Socket>,
+    /// Frames to the router, in order.
+    pub up: VecDeque<AlignedVec>,
+    pub closed_lanes: usize,
+    pub is_drained: bool,
+    slots: u32,
+}
+
+impl Rig {
+    pub fn new(assignments: &[&str]) -> Rig {
+        Rig::with(assignments, true, 1)
+    }
+
+    pub fn with(assignments: &[&str], is_development: bool, seed: u64) -> Rig {
+        let keys = Arc::new(KeyTable::from_secret("k", &KEY));
+        Rig {
+            shard: Shard::new(settings(assignments), keys, is_development, seed, 0xabcd_ef01, 3),
+            now: Time(1_000_000_000_000),
+            wall: WallMs(WALL),
+            sockets: BTreeMap::new(),
+            up: VecDeque::new(),
+            closed_lanes: 0,
+            is_drained: false,
+            slots: 0,
+        }
+    }
+
+    pub fn input(&mut self, input: Input<'_>) {
+        self.shard.handle(self.now, self.wall, input);
+    }
+
+    /// Carries out everything; a turn's end.
+    pub fn carry_out(&mut self) {
+        while let Some(output) = self.shard.poll_output() {
+            match output {
+                Output::Flush { connection } => self.flush(connection),
+                Output::Close { connection } => {
+                    self.flush(connection);
+                    self.sockets.entry(connection).or_default().is_closed = true;
+                }
+                Output::Pause { connection } => self.sockets.entry(connection).or_default().is_paused = true,
+                Output::Resume { connection } => self.sockets.entry(connection).or_default().is_paused = false,
+                Output::HandOff { connection, received } => {
+                    self.sockets.entry(connection).or_default().handed_off = Some(received);
+                }
+                Output::Link { router, frame } => {
+                    assert_eq!(router, ROUTER);
+                    self.up.push_back(frame);
+                }
+                Output::CloseLane { router } => {
+                    assert_eq!(router, ROUTER);
+                    self.closed_lanes += 1;
+                }
+                Output::Drained => self.is_drained = true,
+            }
+        }
+    }
+
+    /// Gives the kernel what it takes.
+    pub fn flush(&mut self, connection: ConnectionId) {
+        let socket = self.sockets.entry(connection).or_default();
+        let mut taken = 0;
+        for piece in self.shard.pending(connection) {
+            let count = socket.room.unwrap_or(usize::MAX).min(piece.len());
+            socket.bytes.extend_from_slice(&piece[..count]);
+            if let Some(room) = &mut socket.room {
+                *room -= count;
+            }
+            taken += count;
+            if count < piece.len() {
+                break;
+            }
+        }
+        if taken > 0 {
+            self.input(Input::Sent { connection, bytes: taken });
+        }
+    }
+
+    /// Bytes that wait for the kernel.
+    pub fn pending_bytes(&self, connection: ConnectionId) -> usize {
+        self.shard.pending(connection).map(<[u8]>::len).sum()
+    }
+
+    /// Time passes; timers fire on their way.
+    pub fn pass_ms(&mut self, millis: u64) {
+        let until = self.now.after_ms(millis);
+        while let Some(due) = self.shard.poll_timeout().filter(|due| *due <= until) {
+            self.set_now(due.max(self.now));
+            self.input(Input::Tick);
+            self.carry_out();
+        }
+        self.set_now(until);
+        self.input(Input::Tick);
+        self.carry_out();
+    }
+
+    fn set_now(&mut self, now: Time) {
+        self.wall.0 += u64::try_from(now.since(self.now).as_millis()).unwrap();
+        self.now = now;
+    }
+
+    /// A new connection, nothing said on it yet.
+    pub fn accept(&mut self, address: IpAddr) -> ConnectionId {
+        let connection = ConnectionId { slot: self.slots, generation: 0 };
+        self.slots += 1;
+        self.sockets.insert(connection, Socket::default());
+        self.input(Input::Accepted { connection, address });
+        self.carry_out();
+        connection
+    }
+
+    pub fn received(&mut self, connection: ConnectionId, bytes: &[u8]) {
+        self.input(Input::Received { connection, bytes });
+        self.carry_out();
+    }
+
+    /// A client that has sent its request to upgrade, with these subprotocols and token.
+    pub fn upgrade(&mut self, wire: Wire, bearer: Option<&str>) -> Client {
+        let connection = self.accept(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let request = carillon_protocol::handshake::request(
+            "localhost",
+            "/v1/ws",
+            "dGhlIHNhbXBsZSBub25jZQ==",
+            &[wire.subprotocol()],
+            bearer,
+        );
+        self.received(connection, &request);
+        Client::new(connection, wire)
+    }
+
+    /// An upgraded client whose `hello` was taken.
+    pub fn connect(&mut self, wire: Wire) -> Client {
+        let mut client = self.upgrade(wire, None);
+        let seen = client.take(self);
+        assert!(matches!(seen.as_slice(), [Seen::Hello]), "{seen:?}");
+        client
+    }
+
+    pub fn lane_up(&mut self) {
+        self.input(Input::LaneUp { router: ROUTER });
+        self.carry_out();
+    }
+
+    pub fn lane_down(&mut self) {
+        self.up.clear();
+        self.input(Input::LaneDown { router: ROUTER });
+        self.carry_out();
+    }
+
+    /// A frame of the router.
+    pub fn down(&mut self, frame: &impl LinkFrame) {
+        let bytes = frame.to_frame();
+        self.input(Input::LaneFrame { router: ROUTER, frame: &bytes });
+        self.carry_out();
+    }
+
+    /// The next frame to the router.
+    pub fn next_up(&mut self) -> Up {
+        let bytes = self.up.pop_front().expect("a frame to the router");
+        Up::read(&bytes)
+    }
+}
+
+/// A frame to the router, owned.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Up {
+    Register(frame::Register),
+    Unregister(frame::Unregister),
+    Peek(frame::Peek),
+    Submit(frame::Submit),
+    Read(frame::Read),
+    Receipt(frame::Receipt),
+}
+
+impl Up {
+    pub fn read(bytes: &[u8]) -> Up {
+        macro_rules! owned {
+            ($frame:expr) => {
+                rkyv::deserialize::<_, rkyv::rancor::Error>($frame).unwrap()
+            };
+        }
+        match frame::read(bytes).unwrap() {
+            Frame::Register(frame) => Up::Register(owned!(frame)),
+            Frame::Unregister(frame) => Up::Unregister(owned!(frame)),
+            Frame::Peek(frame) => Up::Peek(owned!(frame)),
+            Frame::Submit(frame) => Up::Submit(owned!(frame)),
+            Frame::Read(frame) => Up::Read(owned!(frame)),
+            Frame::Receipt(frame) => Up::Receipt(owned!(frame)),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+/// A stored message.
+pub fn record(id: u64, sender: u64, client_msg_id: &str, content: &str) -> Vec<u8> {
+    let message = Message {
+        message_type: MessageType::Text,
+        encoding: Encoding::Utf8,
+        content,
+        media_url: None,
+        reply_to: None,
+    };
+    Event {
+        id: MessageId(id),
+        sender: UserId(sender),
+        client_msg_id: Cow::Borrowed(client_msg_id),
+        body: Body::Message(message),
+    }
+    .encode()
+}
+
+/// What a client sees of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenEvent {
+    pub conversation: u64,
+    pub seq: Seq,
+    pub sender: u64,
+    pub content: String,
+    pub client_msg_id: Option<String>,
+    pub status: u8,
+}
+
+/// What a client sees.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen {
+    Hello,
+    Ready { conversations: u64, events: u64 },
+    CaughtUp,
+    Event(SeenEvent),
+    Ack { id: Option<FrameId>, conversation: u64, seq: Seq, status: &'static str, client_msg_id: Option<String>, duplicate: bool },
+    Batch { id: Option<FrameId>, conversation: u64, events: Vec<SeenEvent>, from: Seq, to: Seq, head: Seq, has_more: bool },
+    Behind(Vec<(u64, Seq)>),
+    Reset { id: Option<FrameId>, conversation: u64, first: Seq, head: Seq, reason: &'static str },
+    Reconnect(u64),
+    Ok { id: Option<FrameId>, conversation: Option<u64>, seq: Option<Seq> },
+    Error { id: Option<FrameId>, code: &'static str, field: Option<&'static str>, retry_after_ms: Option<u64> },
+    HeartbeatAck,
+    Pong(Vec<u8>),
+    Close(Option<u16>),
+}
+
+fn seen_event(event: carillon_protocol::client::EventFrame<'_>) -> SeenEvent {
+    use carillon_protocol::client::EventFrame;
+    match event {
+        EventFrame::NewMessage { message, .. } => SeenEvent {
+            conversation: message.conversation.0,
+            seq: message.seq,
+            sender: message.sender.0,
+            content: message.content.into_owned(),
+            client_msg_id: message.client_msg_id.map(Cow::into_owned),
+            status: message.status as u8,
+        },
+        EventFrame::ConversationCreated { conversation, seq, by, .. } => SeenEvent {
+            conversation: conversation.0,
+            seq,
+            sender: by.0,
+            content: String::new(),
+            client_msg_id: None,
+            status: 0,
+        },
+    }
+}
+
+impl Seen {
+    fn of(frame: ServerFrame<'_>) -> Seen {
+        match frame {
+            ServerFrame::Hello(_) => Seen::Hello,
+            ServerFrame::Ready { pending_conversations, pending_events, .. } => {
+                Seen::Ready { conversations: pending_conversations, events: pending_events }
+            }
+            ServerFrame::CaughtUp => Seen::CaughtUp,
+            ServerFrame::Event(event) => Seen::Event(seen_event(event)),
+            ServerFrame::DeliveryAck(ack) => Seen::Ack {
+                id: ack.id,
+                conversation: ack.conversation.0,
+                seq: ack.seq,
+                status: ack.status.name(),
+                client_msg_id: ack.client_msg_id.map(Cow::into_owned),
+                duplicate: ack.duplicate,
+            },
+            ServerFrame::SyncBatch(batch) => Seen::Batch {
+                id: batch.id,
+                conversation: batch.conversation.0,
+                events: batch.events.into_iter().map(seen_event).collect(),
+                from: batch.from_seq,
+                to: batch.to_seq,
+                head: batch.head_seq,
+                has_more: batch.has_more,
+            },
+            ServerFrame::Behind { conversations } => {
+                Seen::Behind(conversations.into_iter().map(|(conversation, head)| (conversation.0, head)).collect())
+            }
+            ServerFrame::Reset { id, conversation, first_seq, head_seq, reason } => {
+                Seen::Reset { id, conversation: conversation.0, first: first_seq, head: head_seq, reason }
+            }
+            ServerFrame::Reconnect { after_ms, .. } => Seen::Reconnect(after_ms),
+            ServerFrame::Ok(done) => {
+                Seen::Ok { id: done.id, conversation: done.conversation.map(|id| id.0), seq: done.seq }
+            }
+            ServerFrame::Error { id, refusal, .. } => Seen::Error {
+                id,
+                code: refusal.code.name(),
+                field: refusal.field,
+                retry_after_ms: refusal.retry_after_ms,
+            },
+            ServerFrame::HeartbeatAck { .. } => Seen::HeartbeatAck,
+        }
+    }
+}
+
+/// One end of a socket.
+pub struct Client {
+    pub id: ConnectionId,
+    pub wire: Wire,
+    /// Between the response to the upgrade and everything else.
+    is_upgraded: bool,
+    pub response: Vec<u8>,
+    decoder: Decoder,
+    scratch: AlignedVec<16>,
+}
+
+impl Client {
+    pub fn new(id: ConnectionId, wire: Wire) -> Client {
+        Client {
+            id,
+            wire,
+            is_upgraded: false,
+            response: Vec::new(),
+            decoder: Decoder::new(Role::Client),
+            scratch: AlignedVec::new(),
+        }
+    }
+
+    /// Everything that arrived since the last time.
+    pub fn take(&mut self, rig: &mut Rig) -> Vec<Seen> {
+        let Some(socket) = rig.sockets.get_mut(&self.id) else { return Vec::new() };
+        let mut bytes = std::mem::take(&mut socket.bytes);
+        if !self.is_upgraded {
+            self.response.append(&mut bytes);
+            let Some(end) = self.response.windows(4).position(|window| window == b"\r\n\r\n") else {
+                return Vec::new();
+            };
+            if !self.response.starts_with(b"HTTP/1.1 101") {
+                return Vec::new();
+            }
+            self.is_upgraded = true;
+            bytes = self.response.split_off(end + 4);
+        }
+        let mut seen = Vec::new();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (used, event) = self.decoder.decode(rest, 1 << 20, &mut self.scratch).unwrap();
+            rest = &rest[used..];
+            match event {
+                Some(WebSocketEvent::Text(text)) => {
+                    assert_eq!(self.wire, Wire::Json);
+                    seen.push(Seen::of(json::decode_server(text).unwrap()));
+                }
+                Some(WebSocketEvent::Binary(message)) => {
+                    assert_eq!(self.wire, Wire::Rkyv);
+                    seen.extend(binary::decode_server(message).map(|frame| Seen::of(frame.unwrap())));
+                }
+                Some(WebSocketEvent::Pong(payload)) => seen.push(Seen::Pong(payload.to_vec())),
+                Some(WebSocketEvent::Close { code, .. }) => seen.push(Seen::Close(code)),
+                Some(WebSocketEvent::Ping(_)) | None => {}
+            }
+        }
+        seen
+    }
+
+    /// A frame of the client, as bytes on the socket.
+    pub fn frame(&self, id: Option<FrameId>, command: &Command<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        let key = [1, 2, 3, 4];
+        match self.wire {
+            Wire::Json => {
+                let mut text = Vec::new();
+                json::encode_command(id.as_ref(), command, &mut text);
+                websocket::append_client_frame(&mut out, Opcode::Text, &text, key);
+            }
+            Wire::Rkyv => {
+                let mut archive = AlignedVec::new();
+                binary::encode_command(id.as_ref(), command, &mut archive);
+                websocket::append_client_frame(&mut out, Opcode::Binary, &archive, key);
+            }
+        }
+        out
+    }
+
+    /// Says something and takes what comes back at once.
+    pub fn say(&mut self, rig: &mut Rig, id: Option<&str>, command: &Command<'_>) -> Vec<Seen> {
+        let bytes = self.frame(id.map(text_id), command);
+        rig.received(self.id, &bytes);
+        self.take(rig)
+    }
+
+    /// Raw bytes on the socket.
+    pub fn raw(&mut self, rig: &mut Rig, opcode: Opcode, payload: &[u8]) -> Vec<Seen> {
+        let mut out = Vec::new();
+        websocket::append_client_frame(&mut out, opcode, payload, [9, 8, 7, 6]);
+        rig.received(self.id, &out);
+        self.take(rig)
+    }
+
+    /// Whether the server closed the connection.
+    pub fn is_closed(&self, rig: &Rig) -> bool {
+        rig.sockets.get(&self.id).is_none_or(|socket| socket.is_closed)
+    }
+}
+
+pub fn text_id(text: &str) -> FrameId {
+    FrameId::Text(text.into())
+}
+
+pub fn identify(token: &str, cursors: &[(u64, Seq)]) -> Command<'static> {
+    Command::Identify {
+        token: Some(Cow::Owned(token.to_owned())),
+        cursors: cursors.iter().map(|(conversation, seq)| (ConversationId(*conversation), *seq)).collect(),
+    }
+}
+
+pub fn send<'a>(conversation: u64, client_msg_id: Option<&'a str>, content: &'a str) -> Command<'a> {
+    Command::SendMessage(SendMessage {
+        conversation: ConversationId(conversation),
+        content: Cow::Borrowed(content),
+        message_type: MessageType::Text,
+        encoding: Encoding::Utf8,
+        media_url: None,
+        client_msg_id: client_msg_id.map(Cow::Borrowed),
+        reply_to: None,
+    })
+}

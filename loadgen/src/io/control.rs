@@ -1,0 +1,94 @@
+//! What the main thread tells the engines, and what they let it see. Engines look at least every
+//! [`LOOK_MS`](super::engine::LOOK_MS).
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::oracle::Roster;
+use crate::plan::Outlets;
+use crate::stats::Stats;
+use crate::turn::{Shared, Window};
+
+/// What the run is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// Clients connect.
+    Connect = 0,
+    /// The schedule runs.
+    Run = 1,
+    /// Nothing waits for an answer any more; deliveries are awaited.
+    Deliver = 2,
+    /// Everybody leaves.
+    Stop = 3,
+}
+
+/// A run, once its conversations are made.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) shared: Shared,
+    pub(crate) window: Window,
+    /// Per client.
+    pub(crate) outlets: Vec<Outlets>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Control {
+    phase: AtomicU8,
+    /// Clients that have caught up.
+    pub(crate) live: AtomicU32,
+    /// Threads that have handed over all of their schedule.
+    pub(crate) sent_all: AtomicU32,
+    /// Messages intended from then on are not sent.
+    pub(crate) stop_ns: AtomicU64,
+    /// The server's limit per user, as `hello` told it.
+    pub(crate) send_per_s: AtomicU64,
+    /// Per thread: every client holds everything that was acknowledged.
+    pub(crate) settled: Vec<AtomicBool>,
+    pub(crate) plan: OnceLock<Arc<Plan>>,
+    stats: Vec<Mutex<Stats>>,
+}
+
+impl Control {
+    pub(crate) fn new(threads: usize) -> Control {
+        Control {
+            phase: AtomicU8::new(Phase::Connect as u8),
+            live: AtomicU32::new(0),
+            sent_all: AtomicU32::new(0),
+            stop_ns: AtomicU64::new(u64::MAX),
+            send_per_s: AtomicU64::new(0),
+            settled: (0..threads).map(|_| AtomicBool::new(false)).collect(),
+            plan: OnceLock::new(),
+            stats: (0..threads).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::SeqCst) {
+            0 => Phase::Connect,
+            1 => Phase::Run,
+            2 => Phase::Deliver,
+            _ => Phase::Stop,
+        }
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::SeqCst);
+    }
+
+    /// One thread's figures. It holds them while it works and lets go while it waits.
+    pub(crate) fn stats(&self, thread: usize) -> MutexGuard<'_, Stats> {
+        // Figures are numbers: those of a thread that panicked are still figures.
+        self.stats[thread].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everybody's figures.
+    pub(crate) fn total(&self) -> Stats {
+        let mut total = Stats::default();
+        for thread in 0..self.stats.len() {
+            total.merge(&self.stats(thread));
+        }
+        total
+    }
+}

@@ -1,0 +1,16 @@
+//! The world: sockets, threads, files, clocks. What is decided here is only when things happen; what they mean is
+//! decided upstairs.
+
+// The ground floor: the rule that keeps the world out elsewhere ends here.
+#![expect(clippy::disallowed_methods)]
+
+mod control;
+mod engine;
+mod http;
+mod machine;
+mod rest;
+mod run;
+mod socket;
+mod watch;
+
+pub use run::{Outcome, run};

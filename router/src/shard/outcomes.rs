@@ -1,0 +1,149 @@
+//! What became of operations, told to those who wait.
+
+use carillon_protocol::frame::Accepted;
+use carillon_protocol::ids::ConversationId;
+use carillon_protocol::reason::{Code, Refusal};
+use carillon_protocol::time::WallMs;
+use carillon_store::verb::{Outcome, ReceiptOp};
+
+use super::{Shard, UNAVAILABLE_RETRY_MS};
+use crate::batch::{Done, Failure, OVERLOADED_RETRY_MS, Origin, Part, Waiter};
+use crate::meters::{Metric, Told, nanos};
+
+impl Shard {
+    pub(super) fn committed(&mut self, commit_lane: u16, at: WallMs, results: Vec<Result<Outcome, Failure>>) {
+        let fatal = results.iter().find_map(|result| match result {
+            Err(Failure::Fatal(sentence)) => Some(sentence.clone()),
+            _ => None,
+        });
+        if let Some(sentence) = fatal {
+            return self.outbox.fail(sentence);
+        }
+        for done in self.batches.arrived(commit_lane, results) {
+            self.settle(done, at);
+        }
+    }
+
+    /// Tells those who wait what became of their operation.
+    fn settle(&mut self, done: Done, at: WallMs) {
+        let Done { waiter, slot, appends_to, since, result } = done;
+        if let (Err(Failure::Unknown), Some(conversation)) = (&result, appends_to) {
+            self.fanout.suspect(self.now, conversation);
+        }
+        match (waiter, result) {
+            (Waiter::Submit(origin), Ok(outcome)) => {
+                self.outbox.meter.observe(Metric::SubmitTime, nanos(self.now.since(since)));
+                self.submitted(origin, outcome);
+            }
+            (Waiter::Receipts { user, device, conversation, parts }, Ok(outcome)) => {
+                let merged = ReceiptOp { user, device, conversation, delivered_seq: 0, read_seq: 0 };
+                self.receipted(&merged, &parts, outcome, at);
+            }
+            (Waiter::Registration(origin), Ok(Outcome::Refused(refusal))) => {
+                self.registry.refuse(origin, &refusal, &mut self.outbox);
+            }
+            (Waiter::Registration(origin), Ok(_)) => self.registry.provisioned(origin, &mut self.outbox),
+            (Waiter::FanOut(conversation, seq), result) => {
+                self.fanout.marked(self.now, conversation, seq, result.is_ok(), &self.outbox);
+            }
+            (Waiter::Submit(origin), Err(Failure::Fenced)) => self.outbox.not_owner(origin, slot),
+            (Waiter::Receipts { parts, .. }, Err(Failure::Fenced)) => {
+                parts.iter().for_each(|part| self.outbox.not_owner(part.origin, slot));
+            }
+            (Waiter::Submit(origin), Err(failure)) => self.outbox.refuse(origin, &refusal_of(&failure)),
+            (Waiter::Receipts { parts, .. }, Err(failure)) => {
+                let refusal = refusal_of(&failure);
+                parts.iter().for_each(|part| self.outbox.refuse(part.origin, &refusal));
+            }
+            (Waiter::Registration(origin), Err(failure)) => {
+                self.registry.refuse(origin, &refusal_of(&failure), &mut self.outbox);
+            }
+        }
+    }
+
+    fn submitted(&mut self, origin: Origin, outcome: Outcome) {
+        let Origin { lane, session, request } = origin;
+        match outcome {
+            Outcome::Appended(appended) => {
+                let accepted = Accepted {
+                    session,
+                    request,
+                    conversation: appended.conversation,
+                    seq: appended.seq,
+                    id: appended.id.0,
+                    duplicate: appended.duplicate,
+                };
+                self.outbox.send(lane, &accepted);
+                if appended.duplicate {
+                    self.outbox.count(Told::Duplicate);
+                } else {
+                    self.outbox.count(Told::Appended);
+                    self.fanout.committed(self.now, appended, Some(origin));
+                }
+            }
+            Outcome::User { user, existed } => {
+                let conversation = ConversationId(0);
+                let accepted =
+                    Accepted { session, request, conversation, seq: 0, id: user.0, duplicate: existed };
+                self.outbox.send(lane, &accepted);
+            }
+            Outcome::Refused(refusal) => self.outbox.refuse(origin, &refusal),
+            Outcome::Receipted(_) | Outcome::FannedOut => {
+                panic!("a command has the outcome of another operation")
+            }
+        }
+    }
+
+    fn receipted(&mut self, merged: &ReceiptOp, parts: &[Part], outcome: Outcome, at: WallMs) {
+        match outcome {
+            Outcome::Receipted(receipted) => {
+                for part in parts.iter().filter(|part| part.origin.request != 0) {
+                    let (before, after) =
+                        if part.read_seq > 0 { receipted.read } else { receipted.delivered };
+                    let accepted = Accepted {
+                        session: part.origin.session,
+                        request: part.origin.request,
+                        conversation: receipted.conversation,
+                        seq: after,
+                        id: 0,
+                        duplicate: before == after,
+                    };
+                    self.outbox.send(part.origin.lane, &accepted);
+                }
+                self.outbox.count(Told::Receipt);
+                self.receipts.committed(receipted, at, &mut self.outbox);
+            }
+            Outcome::Refused(refusal) if parts.len() == 1 => {
+                parts.iter().for_each(|part| self.outbox.refuse(part.origin, &refusal));
+            }
+            // One wrong receipt among right ones: each is decided alone.
+            Outcome::Refused(_) => {
+                for part in parts {
+                    let Part { delivered_seq, read_seq, .. } = *part;
+                    let receipt = ReceiptOp { delivered_seq, read_seq, ..merged.clone() };
+                    if let Err(refusal) = self.batches.offer_alone(self.now, receipt, *part) {
+                        self.outbox.refuse(part.origin, &refusal);
+                    }
+                }
+            }
+            _ => panic!("a receipt has the outcome of another operation"),
+        }
+    }
+}
+
+fn refusal_of(failure: &Failure) -> Refusal {
+    match failure {
+        Failure::Unknown => Refusal::new(
+            Code::UnknownOutcome,
+            "it may or may not have happened; retry with the same client_msg_id",
+        ),
+        Failure::Busy => {
+            Refusal::new(Code::Unavailable, "the store is busy; try again").retry_after(OVERLOADED_RETRY_MS)
+        }
+        Failure::Full => Refusal::new(Code::Unavailable, "the store is short of space; try again later")
+            .retry_after(UNAVAILABLE_RETRY_MS),
+        Failure::Fenced => Refusal::new(Code::Unavailable, "another router took over; try again")
+            .retry_after(UNAVAILABLE_RETRY_MS),
+        Failure::Fatal(_) => Refusal::new(Code::Internal, "the store failed"),
+    }
+}
