@@ -1,18 +1,20 @@
-//! A link lane: two byte rings, one each way, between exactly two threads. Frames are copied in once and read in place.
+//! A link lane: two byte rings, one each way, between exactly two threads. Frames are copied in once and read
+//! in place.
 //!
-//! Each ring is an [`rtrb`] ring of 64-bit words. A frame (header of [`framing`], archive, zeros to the next multiple of
-//! eight) lies in it as it travels on a wire, so its own header says where the next one begins.
+//! Each ring is an [`rtrb`] ring of 64-bit words. A frame (header of [`framing`], archive, zeros to the next
+//! multiple of eight) lies in it as it travels on a wire, so its own header says where the next one begins.
 //!
 //! # Invariants
-//! - A frame never wraps: when it does not fit before the end of the ring, the rest is filled with zero words, which no
-//!   header begins with, and it starts at the front. So each frame is contiguous and aligned to eight bytes.
+//! - A frame never wraps: when it does not fit before the end of the ring, the rest is filled with zero
+//!   words, which no header begins with, and it starts at the front. So each frame is contiguous and aligned
+//!   to eight bytes.
 //! - Only whole frames are published, and a batch of them is given back at once after it was read.
-//! - Each end is owned by one thread at a time. Nothing here blocks, allocates (after [`pair`]) or makes a system call,
-//!   other than what the [`Wake`]s do.
+//! - Each end is owned by one thread at a time. Nothing here blocks, allocates (after [`pair`]) or makes a
+//!   system call, other than what the [`Wake`]s do.
 //!
 //! # Who is woken when
-//! - *Frames*: the receiver's owner, by [`LaneEnd::flush`], once per batch. An owner that goes to sleep while frames lie
-//!   in its ring ([`Received::more`]) is not woken for those again.
+//! - *Frames*: the receiver's owner, by [`LaneEnd::flush`], once per batch. An owner that goes to sleep while
+//!   frames lie in its ring ([`Received::more`]) is not woken for those again.
 //! - *Space*: the sender's owner, once, by the receiver, when enough is free after [`SendError::Full`].
 //! - *Close*: the other end's owner, at once.
 
@@ -28,14 +30,16 @@ use crate::Wake;
 
 /// Bytes of a word of the ring: the alignment of frames.
 const WORD_BYTES: usize = framing::ALIGN;
-/// Fills the end of the ring when a frame does not fit there. No header is zero: its first byte is the version.
+/// Fills the end of the ring when a frame does not fit there. No header is zero: its first byte is the
+/// version.
 const SKIP: u64 = 0;
 /// A ring is never smaller, whatever was asked for.
 const RING_WORDS_MIN: usize = 8;
-/// A ring of at least this many bytes takes every legal frame. Pairs that carry foreign frames are made no smaller.
+/// A ring of at least this many bytes takes every legal frame. Pairs that carry foreign frames are made no
+/// smaller.
 pub const ANY_FRAME_BYTES: usize = framing::framed_bytes(LINK_FRAME_BYTES_MAX);
-/// A sender that met a full ring is woken when 1 / this of the ring is free (or more, if its frame is larger), so that
-/// a slow receiver and a fast sender do not wake each other for every frame.
+/// A sender that met a full ring is woken when 1 / this of the ring is free (or more, if its frame is
+/// larger), so that a slow receiver and a fast sender do not wake each other for every frame.
 const SPACE_WAKE_DIVISOR: usize = 4;
 
 const _: () = assert!(WORD_BYTES == size_of::<u64>() && framing::HEADER_BYTES == WORD_BYTES);
@@ -83,8 +87,8 @@ impl Shared {
     }
 }
 
-/// Makes a lane: two ends joined by a ring of `bytes_each_way` (rounded up to a whole and sensible number of words) in
-/// each direction. `wake_a` wakes the owner of the first end, `wake_b` the owner of the second.
+/// Makes a lane: two ends joined by a ring of `bytes_each_way` (rounded up to a whole and sensible number of
+/// words) in each direction. `wake_a` wakes the owner of the first end, `wake_b` the owner of the second.
 #[must_use]
 pub fn pair(bytes_each_way: usize, wake_a: Arc<dyn Wake>, wake_b: Arc<dyn Wake>) -> (LaneEnd, LaneEnd) {
     let words = bytes_each_way.div_ceil(WORD_BYTES).max(RING_WORDS_MIN);
@@ -116,8 +120,8 @@ pub struct LaneEnd {
 }
 
 impl LaneEnd {
-    /// Puts one frame, header included, into the lane; its padding may be absent. The other end's owner is not told
-    /// before [`flush`](Self::flush).
+    /// Puts one frame, header included, into the lane; its padding may be absent. The other end's owner is
+    /// not told before [`flush`](Self::flush).
     ///
     /// # Errors
     /// As [`SendError`] says; the frame is still the caller's then, and later frames must not overtake it.
@@ -128,13 +132,14 @@ impl LaneEnd {
         self.outbound.send(frame)
     }
 
-    /// Tells the other end's owner, if anything was sent since the last time. Once per batch, after the last `send`.
+    /// Tells the other end's owner, if anything was sent since the last time. Once per batch, after the last
+    /// `send`.
     pub fn flush(&mut self) {
         self.outbound.flush();
     }
 
-    /// Hands at most `frames_max` frames to `each`, in place and in order, each aligned to eight bytes. Their space is
-    /// given back after the last of them.
+    /// Hands at most `frames_max` frames to `each`, in place and in order, each aligned to eight bytes. Their
+    /// space is given back after the last of them.
     pub fn receive(&mut self, frames_max: usize, each: impl FnMut(&[u8])) -> Received {
         if self.outbound.closed_here() {
             return Received { closed: true, ..Received::default() };
@@ -142,8 +147,8 @@ impl LaneEnd {
         self.inbound.receive(frames_max, each)
     }
 
-    /// Closes the lane. The other end still receives what was sent before, and then sees it closed; what it sent and
-    /// this end has not received is lost, like everything sent from now on.
+    /// Closes the lane. The other end still receives what was sent before, and then sees it closed; what it
+    /// sent and this end has not received is lost, like everything sent from now on.
     pub fn close(&mut self) {
         self.outbound.shared.close(self.outbound.side);
     }
@@ -154,8 +159,8 @@ impl LaneEnd {
         self.outbound.is_closed()
     }
 
-    /// Whether a frame of `frame_bytes` (header included) fits now. If not, the owner of this end is woken when it
-    /// does, as after [`SendError::Full`].
+    /// Whether a frame of `frame_bytes` (header included) fits now. If not, the owner of this end is woken
+    /// when it does, as after [`SendError::Full`].
     #[must_use]
     pub fn has_space(&mut self, frame_bytes: usize) -> bool {
         self.outbound.make_room(frame_bytes.div_ceil(WORD_BYTES))
@@ -173,8 +178,8 @@ impl LaneEnd {
         self.inbound.words.slots() * WORD_BYTES
     }
 
-    /// The two directions apart, for a pump that does both at once. Either half, dropped, closes the lane for sending
-    /// from both ends; what was sent before may still be received.
+    /// The two directions apart, for a pump that does both at once. Either half, dropped, closes the lane for
+    /// sending from both ends; what was sent before may still be received.
     pub(crate) fn split(self) -> (Outbound, Inbound) {
         (self.outbound, self.inbound)
     }
@@ -241,13 +246,14 @@ impl Outbound {
         self.shared.closed[self.side].load(Ordering::Relaxed)
     }
 
-    /// Whether `words` fit in one piece at `next_word`, after skipping the end of the ring when that is too short.
+    /// Whether `words` fit in one piece at `next_word`, after skipping the end of the ring when that is too
+    /// short.
     fn make_room(&mut self, words: usize) -> bool {
         let to_end = self.capacity_words - self.next_word;
         if words > to_end && words <= self.capacity_words {
-            // The zeros go out as soon as they fit, even if the frame behind them does not fit yet: once the receiver
-            // has emptied the ring, all of it is free in one piece. (With frame and zeros published together, a frame
-            // of more than half a ring might wait for ever.)
+            // The zeros go out as soon as they fit, even if the frame behind them does not fit yet: once the
+            // receiver has emptied the ring, all of it is free in one piece. (With frame and zeros published
+            // together, a frame of more than half a ring might wait for ever.)
             if !self.is_free(to_end, to_end + words) {
                 return false;
             }
@@ -265,9 +271,10 @@ impl Outbound {
         if self.words.cached_slots() >= words || self.words.slots() >= words {
             return true;
         }
-        // The sender writes `space_wanted_words` and then reads how much is free; the receiver frees and then reads
-        // `space_wanted_words`. With a sequentially consistent fence between the two steps on both sides, at least one of
-        // them sees what the other wrote: either there is space below, or there will be a wake.
+        // The sender writes `space_wanted_words` and then reads how much is free; the receiver frees and then
+        // reads `space_wanted_words`. With a sequentially consistent fence between the two steps on both
+        // sides, at least one of them sees what the other wrote: either there is space below, or there will
+        // be a wake.
         let wanted_words =
             wanted_words.max(self.capacity_words / SPACE_WAKE_DIVISOR).min(self.capacity_words);
         let wanted = &self.shared.space_wanted_words[self.side];
@@ -281,7 +288,8 @@ impl Outbound {
     }
 
     fn copy(&mut self, frame: &[u8], words: usize) {
-        // Frames are built in aligned buffers, with padding: one memory copy. Anything else goes word by word.
+        // Frames are built in aligned buffers, with padding: one memory copy. Anything else goes word by
+        // word.
         let copied = match bytemuck::try_cast_slice::<u8, u64>(frame) {
             Ok(aligned) => self.words.push_entire_slice(aligned).is_ok(),
             Err(_) => self.words.write_chunk_uninit(words).is_ok_and(|chunk| {
@@ -352,8 +360,8 @@ impl Inbound {
         Received { frames, more, closed: closed && !more }
     }
 
-    /// The frames next to each other at the head of the ring: at most `words_max` words of them, or a single longer
-    /// one. `None` when there are none. They stay until [`give_back`](Self::give_back).
+    /// The frames next to each other at the head of the ring: at most `words_max` words of them, or a single
+    /// longer one. `None` when there are none. They stay until [`give_back`](Self::give_back).
     pub(crate) fn run(&mut self, words_max: usize) -> Option<Run<'_>> {
         if self.words.peek() == Ok(&SKIP) {
             let published = self.words.slots();
@@ -400,8 +408,8 @@ impl Drop for Inbound {
     }
 }
 
-/// Hands the whole frames at the head of `words` to `each`, up to `frames_max` frames and `words_max` words (but for
-/// the first frame). Returns how many words and frames that was; stops before [`SKIP`].
+/// Hands the whole frames at the head of `words` to `each`, up to `frames_max` frames and `words_max` words
+/// (but for the first frame). Returns how many words and frames that was; stops before [`SKIP`].
 fn walk(words: &[u64], frames_max: usize, words_max: usize, mut each: impl FnMut(&[u8])) -> (usize, usize) {
     let (mut taken, mut frames) = (0, 0);
     while frames < frames_max {

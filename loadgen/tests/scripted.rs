@@ -1,6 +1,9 @@
 //! The generator against a small scripted server that behaves, or breaks one promise on purpose: the exit status says
 //! which. The server's WebSockets are tungstenite's, so the generator's codec meets an independent peer.
 
+// The scripted server is the world.
+#![expect(clippy::disallowed_methods)]
+
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

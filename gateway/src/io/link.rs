@@ -114,7 +114,7 @@ impl Lanes {
                     *is_broken = true;
                 }
             });
-            has_more |= received.frames == FRAMES_PER_TURN_MAX;
+            has_more |= received.more;
             if received.closed || lane.is_broken {
                 lost.push(*peer);
             }

@@ -33,7 +33,7 @@ const PLAN_MAX: usize = 131_072;
 #[derive(Debug)]
 pub(super) struct CatchingUp {
     plan: Plan,
-    /// What the client was told to sync, ascending: (conversation, head then).
+    /// What the client was told to sync, ascending: (conversation, last seq that came live meanwhile).
     listed: Vec<(ConversationId, Seq)>,
     owes_caught_up: bool,
     style: Style,
@@ -100,9 +100,10 @@ impl CatchingUp {
         self.listed.binary_search_by_key(&conversation, |(other, _)| *other).is_ok()
     }
 
-    fn unlist(&mut self, conversation: ConversationId) -> bool {
-        let place = self.listed.binary_search_by_key(&conversation, |(other, _)| *other);
-        place.map(|place| self.listed.remove(place)).is_ok()
+    /// Takes it off the list; returns the last seq that came live meanwhile.
+    fn unlist(&mut self, conversation: ConversationId) -> Option<Seq> {
+        let place = self.listed.binary_search_by_key(&conversation, |(other, _)| *other).ok()?;
+        Some(self.listed.remove(place).1)
     }
 }
 
@@ -119,7 +120,9 @@ pub(super) enum Way {
 impl CatchingUp {
     /// What becomes of a `Deliver` of this position.
     pub(super) fn way(&mut self, conversation: ConversationId, seq: Seq) -> Way {
-        if self.is_listed(conversation) {
+        let place = self.listed.binary_search_by_key(&conversation, |(other, _)| *other).ok();
+        if let Some((_, last)) = place.and_then(|place| self.listed.get_mut(place)) {
+            *last = (*last).max(seq);
             return Way::Synced;
         }
         match self.plan.open(conversation) {
@@ -312,15 +315,16 @@ impl Session {
                 }
                 catching_up.plan.page_from(conversation, seq, seq);
             }
-            Stage::Live(_) => self.fall_behind(conversation, head_seq.max(seq), line, common),
+            Stage::Live(_) => self.fall_behind(conversation, seq, head_seq, line, common),
             _ => {}
         }
     }
 
-    /// Tells the client to sync a conversation itself.
+    /// Tells the client to sync a conversation itself. `seq` came live, or is 0.
     pub(super) fn fall_behind(
         &mut self,
         conversation: ConversationId,
+        seq: Seq,
         head_seq: Seq,
         line: &mut Line,
         common: &mut Common,
@@ -335,7 +339,7 @@ impl Session {
             line.close(Close::SlowConsumer);
             return;
         }
-        catching_up.listed.insert(place, (conversation, head_seq));
+        catching_up.listed.insert(place, (conversation, seq));
         catching_up.owes_caught_up = true;
         common.counters.behinds += 1;
         line.say(common, &ServerFrame::Behind { conversations: vec![(conversation, head_seq)] });
@@ -355,9 +359,9 @@ impl Session {
         common: &mut Common,
     ) {
         let Stage::CatchingUp(catching_up) = &mut self.stage else { return };
-        if !catching_up.unlist(conversation) {
-            return;
-        }
+        let Some(last) = catching_up.unlist(conversation) else { return };
+        // A head of 0: no member any more, so nothing is left.
+        let fanned_out = if head_seq == 0 { 0 } else { fanned_out.max(last) };
         catching_up.progress_at = common.now;
         self.work.get_or_insert_default().placed(conversation, head_seq, fanned_out);
         common.tails(self.user).note(conversation, head_seq.min(fanned_out), fanned_out == head_seq);

@@ -56,13 +56,13 @@ impl Session {
         let way = match &mut self.stage {
             Stage::AwaitIdentify(_) | Stage::Gone => return,
             Stage::Registering(registering) => {
-                if !registering.known.hear(conversation, seq, false) {
+                if !registering.known.hear(conversation, seq) {
                     line.close(Close::TryLater);
                 }
                 Way::Later
             }
             Stage::Peeking(peeking) => {
-                if !peeking.known.hear(conversation, seq, true) {
+                if !peeking.known.hear(conversation, seq) {
                     line.close(Close::TryLater);
                 }
                 Way::Later
@@ -130,7 +130,7 @@ impl Session {
         };
         // A watermark that does not fit is found again by syncing its conversation.
         if !line.push(common, bytes) && matches!(self.stage, Stage::Live(_) | Stage::CatchingUp(_)) {
-            self.fall_behind(conversation, seq, line, common);
+            self.fall_behind(conversation, 0, seq, line, common);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::plan::{Entry, How, Plan};
 use super::work::Work;
 use crate::tails::{Life, Tails};
 
-/// Conversations that may be heard of for the first time while a session registers. Beyond: it is closed with 1013.
+/// Conversations that may be heard of while a session registers and peeks. Beyond: it is closed with 1013.
 const HEARD_MAX: usize = 1_024;
 
 /// What the routers say.
@@ -21,7 +21,8 @@ pub(super) struct Known {
     pub(super) joined: Vec<Joined>,
     /// Where those that the user may see stand.
     pub(super) standings: BTreeMap<ConversationId, Standing>,
-    /// Conversations that are not listed in `joined` (they began meanwhile), and the first and last seq heard of.
+    /// What came as `Deliver` of conversations without a standing: the first and last seq. Those that are not in `joined`
+    /// either began meanwhile.
     pub(super) heard: BTreeMap<ConversationId, (Seq, Seq)>,
 }
 
@@ -30,25 +31,36 @@ impl Known {
     pub(super) fn listed(&mut self) {
         self.joined.sort_unstable_by_key(|joined| joined.conversation);
         self.joined.dedup_by_key(|joined| joined.conversation);
-        let heard = std::mem::take(&mut self.heard);
-        self.heard = heard.into_iter().filter(|(conversation, _)| !self.is_joined(*conversation)).collect();
+        self.is_known();
     }
 
     /// A `Deliver` came while the session does not know yet where it stands. `false`: too many of them.
     #[must_use]
-    pub(super) fn hear(&mut self, conversation: ConversationId, seq: Seq, is_listed: bool) -> bool {
+    pub(super) fn hear(&mut self, conversation: ConversationId, seq: Seq) -> bool {
         if let Some(standing) = self.standings.get_mut(&conversation) {
-            standing.head_seq = standing.head_seq.max(seq);
-            standing.fanned_out_seq = standing.fanned_out_seq.max(seq);
-        } else if !(is_listed && self.is_joined(conversation)) {
-            if self.heard.len() >= HEARD_MAX && !self.heard.contains_key(&conversation) {
-                return false;
-            }
-            let (_, last) = self.heard.entry(conversation).or_insert((seq, seq));
-            *last = (*last).max(seq);
+            raise(standing, seq);
+            return true;
         }
-        // A listed one without a standing: the answer to the peek is behind this frame, and covers it.
+        if self.heard.len() >= HEARD_MAX && !self.heard.contains_key(&conversation) {
+            return false;
+        }
+        let (_, last) = self.heard.entry(conversation).or_insert((seq, seq));
+        *last = (*last).max(seq);
         true
+    }
+
+    /// The router told where a conversation stands. Its snapshot may be older than what came meanwhile.
+    pub(super) fn stands(&mut self, mut standing: Standing) {
+        if let Some((_, last)) = self.heard.remove(&standing.conversation) {
+            raise(&mut standing, last);
+        }
+        self.standings.insert(standing.conversation, standing);
+    }
+
+    /// Every conversation of the list was asked for: what is not among the answers is not for this user.
+    pub(super) fn is_known(&mut self) {
+        let heard = std::mem::take(&mut self.heard);
+        self.heard = heard.into_iter().filter(|(conversation, _)| !self.is_joined(*conversation)).collect();
     }
 
     fn is_joined(&self, conversation: ConversationId) -> bool {
@@ -73,7 +85,7 @@ pub(super) struct Placed {
     pub(super) plan: Plan,
     /// Conversations whose place is unknown: the client has to sync.
     pub(super) unknown: Vec<(ConversationId, Seq)>,
-    /// Those that the client was asked to sync before, and still has to.
+    /// Those that the client was asked to sync before, and still has to. (Nothing came live yet: 0.)
     pub(super) listed: Vec<(ConversationId, Seq)>,
 }
 
@@ -107,8 +119,8 @@ pub(super) fn again(known: Known, before: &Before, work: &mut Work, tails: &mut 
     for Joined { conversation, cursor } in &known.joined {
         let Some(standing) = known.standings.get(conversation) else { continue };
         let head = head_of(standing);
-        if let Ok(place) = before.listed.binary_search_by_key(conversation, |(other, _)| *other) {
-            placed.listed.extend(before.listed.get(place));
+        if before.listed.binary_search_by_key(conversation, |(other, _)| *other).is_ok() {
+            placed.listed.push((*conversation, 0));
             continue;
         }
         let open = before.open.binary_search_by_key(conversation, |entry| entry.conversation).ok();
@@ -130,6 +142,11 @@ pub(super) fn again(known: Known, before: &Before, work: &mut Work, tails: &mut 
     entries.extend(heard(&known));
     placed.plan = Plan::new(entries);
     placed
+}
+
+fn raise(standing: &mut Standing, seq: Seq) {
+    standing.head_seq = standing.head_seq.max(seq);
+    standing.fanned_out_seq = standing.fanned_out_seq.max(seq);
 }
 
 /// The last seq to bring: what a snapshot showed, or what came as a `Deliver` before the answer.

@@ -1,7 +1,7 @@
 //! From `identify` to knowing where every conversation stands, at first and again after a lane was lost.
 //!
-//! Registering comes before anything is read, so that nothing can fall between (F6). Until the answer to the peek
-//! every `Deliver` is dropped: that answer is behind it on the same lane, so what it says includes it.
+//! Registering comes before anything is read, so that nothing can fall between (F6). Until the answer to the peek a
+//! `Deliver` is not kept, only its seq: the event will be read.
 
 use carillon_protocol::client::ServerFrame;
 use carillon_protocol::frame::{ArchivedPeeked, ArchivedRegistered, Joined, Peek, Register, Standing};
@@ -138,7 +138,7 @@ impl Session {
                 head_seq: standing.head_seq.to_native(),
                 fanned_out_seq: standing.fanned_out_seq.to_native(),
             };
-            peeking.known.standings.insert(standing.conversation, standing);
+            peeking.known.stands(standing);
         }
         self.place_if_known(line, common);
     }
@@ -149,7 +149,8 @@ impl Session {
             return;
         }
         let Stage::Peeking(peeking) = std::mem::replace(&mut self.stage, Stage::Gone) else { return };
-        let Peeking { known, cause, .. } = *peeking;
+        let Peeking { mut known, cause, .. } = *peeking;
+        known.is_known();
         let work = self.work.get_or_insert_default();
         let tails = common.tails(self.user);
         let life = tails.life();
@@ -174,7 +175,7 @@ impl Session {
                 }
                 if !unknown.is_empty() {
                     common.counters.behinds += 1;
-                    listed.extend_from_slice(&unknown);
+                    listed.extend(unknown.iter().map(|(conversation, _)| (*conversation, 0)));
                     listed.sort_unstable();
                     line.say(common, &ServerFrame::Behind { conversations: unknown });
                 }

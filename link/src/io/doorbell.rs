@@ -1,5 +1,5 @@
-//! A bell that wakes one sleeping thread: an eventfd behind an atomic, so that ringing costs a system call only when the
-//! owner sleeps.
+//! A bell that wakes one sleeping thread: an eventfd behind an atomic, so that ringing costs a system call
+//! only when the owner sleeps.
 //!
 //! The owner, each turn:
 //! 1. [`Doorbell::drain`], and only then look at rings and mailboxes;
@@ -8,16 +8,16 @@
 //!    [`Doorbell::as_fd`] is readable (or something else happens), and go to 1.
 //!
 //! # Why no wake-up is lost
-//! All steps are swaps or compare-exchanges (read-modify-write) on one atomic with acquire and release, so they have one
-//! order. A ringer publishes its data and then swaps in `RUNG`.
-//! - If that comes before the owner's swap in `drain`, the owner acquires it, directly or through the swaps between
-//!   (a release sequence), and finds the data when it looks.
+//! All steps are swaps or compare-exchanges (read-modify-write) on one atomic with acquire and release, so
+//! they have one order. A ringer publishes its data and then swaps in `RUNG`.
+//! - If that comes before the owner's swap in `drain`, the owner acquires it, directly or through the swaps
+//!   between (a release sequence), and finds the data when it looks.
 //! - If it comes after `drain` and before `arm`, `arm` finds `RUNG` and refuses to sleep.
-//! - If it comes after `arm`, it finds `ASLEEP`, is the only one to do so, and writes the eventfd, which stays readable
-//!   until the owner has read it.
+//! - If it comes after `arm`, it finds `ASLEEP`, is the only one to do so, and writes the eventfd, which
+//!   stays readable until the owner has read it.
 //!
-//! A plain load instead of the ringer's swap ("has it rung already?") would be cheaper and wrong: it may be done before
-//! the data is visible, while the owner is between `drain` and its look at the ring.
+//! A plain load instead of the ringer's swap ("has it rung already?") would be cheaper and wrong: it may be
+//! done before the data is visible, while the owner is between `drain` and its look at the ring.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -40,7 +40,8 @@ const ASLEEP: u8 = 2;
 #[derive(Debug)]
 pub struct Doorbell {
     state: AtomicU8,
-    /// Whether the owner armed since it last drained, so that the eventfd may have been written. Only the owner uses it.
+    /// Whether the owner armed since it last drained, so that the eventfd may have been written. Only the
+    /// owner uses it.
     armed: AtomicBool,
     event: OwnedFd,
 }
@@ -66,21 +67,21 @@ impl Doorbell {
         rung.is_err_and(|state| state != ASLEEP)
     }
 
-    /// The owner is awake and about to look: everything published before a ring that came before this is visible after
-    /// it. Returns whether anything rang.
+    /// The owner is awake and about to look: everything published before a ring that came before this is
+    /// visible after it. Returns whether anything rang.
     pub fn drain(&self) -> bool {
         let rung = self.state.swap(AWAKE, Ordering::AcqRel) == RUNG;
         if self.armed.swap(false, Ordering::Relaxed) {
-            // Also when nothing rang as far as this thread can see: a ringer may stand between its swap and its write.
-            // What it writes after this read makes one later sleep end early, and is read then.
+            // Also when nothing rang as far as this thread can see: a ringer may stand between its swap and
+            // its write. What it writes after this read makes one later sleep end early, and is read then.
             let mut count = [0; 8];
             let _ = rustix::io::read(&self.event, &mut count);
         }
         rung
     }
 
-    /// Sleeps until something rings, or for `timeout`, for an owner that waits for nothing else; then drains. Returns
-    /// whether anything rang. May end early with `false`.
+    /// Sleeps until something rings, or for `timeout`, for an owner that waits for nothing else; then drains.
+    /// Returns whether anything rang. May end early with `false`.
     ///
     /// # Errors
     /// When the kernel refuses to poll (out of memory). Interruption by a signal is not an error.
@@ -100,7 +101,8 @@ impl Doorbell {
 impl Wake for Doorbell {
     fn wake(&self) {
         if self.state.swap(RUNG, Ordering::AcqRel) == ASLEEP {
-            // The counter cannot overflow (one write per sleep), and any value of it makes the descriptor readable.
+            // The counter cannot overflow (one write per sleep), and any value of it makes the descriptor
+            // readable.
             let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
         }
     }

@@ -1,14 +1,15 @@
 //! The body of Link between processes: one QUIC connection per gateway and router, one stream of it per lane.
 //!
-//! A task per lane (`pump`) moves frames between the lane's stream and a pair of rings, whose other end a shard holds. It
-//! runs on a tokio runtime that the caller gives; shards see rings and nothing else.
+//! A task per lane (`pump`) moves frames between the lane's stream and a pair of rings, whose other end a
+//! shard holds. It runs on a tokio runtime that the caller gives; shards see rings and nothing else.
 //!
 //! # Invariants
-//! - A lane is one stream's life. When stream or connection is lost, or a frame header is wrong, the lane is closed, and a
-//!   new stream makes a new lane; nothing is sent twice.
-//! - A lane that is closed by its shard is finished in order: what was sent before still arrives.
-//! - Memory is bounded by the numbers in this file. A receiver that does not read fills its ring, then its stream's
-//!   window, then the sender's ring; other lanes of the connection go on.
+//! - A lane is one stream's life. When stream or connection is lost, or a frame header is wrong, the lane is
+//!   closed, and a new stream makes a new lane; nothing is sent twice.
+//! - A lane that is closed by its shard is finished in order: what was sent before still arrives, if the peer
+//!   takes it within [`LINGER_TIME_MAX`].
+//! - Memory is bounded by the numbers in this file. A receiver that does not read fills its ring, then its
+//!   stream's window, then the sender's ring; other lanes of the connection go on.
 //! - A stream reaches the router with its first bytes, so the gateway's end speaks first (with
 //!   [`Open`](carillon_protocol::frame::Open)).
 
@@ -42,8 +43,8 @@ const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 /// Handshakes that are begun and not yet taken up, and the bytes held for each. More are refused.
 const HANDSHAKES_MAX: usize = 64;
 const HANDSHAKE_BYTES_MAX: u64 = 64 * 1024;
-/// What a round trip takes before one was measured. Tiers stand near each other: the default of 333 ms would make each
-/// lost first packet cost a second.
+/// What a round trip takes before one was measured. Tiers stand near each other: the default of 333 ms would
+/// make each lost first packet cost a second.
 const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(50);
 /// One attempt to connect, name look-up included, takes no longer.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
@@ -53,15 +54,15 @@ const BACKOFF_CEILING: Duration = Duration::from_secs(1);
 /// What lived this long counts as a success: the next attempt after it comes soon.
 const STEADY: Duration = BACKOFF_CEILING;
 /// How long a lane that its shard has closed may take to send what it still holds; then the stream is reset.
-const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+pub const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 
 const _: () = assert!(
     LANE_WINDOW_BYTES as usize >= 2 * crate::ring::ANY_FRAME_BYTES,
     "a window takes a frame while another is read"
 );
 
-/// Codes of QUIC's CONNECTION_CLOSE, RESET_STREAM and STOP_SENDING (RFC 9000 section 20.2). For people who read a trace: no
-/// decision depends on them.
+/// Codes of QUIC's CONNECTION_CLOSE, RESET_STREAM and STOP_SENDING (RFC 9000 section 20.2). For people who
+/// read a trace: no decision depends on them.
 mod code {
     use quinn::VarInt;
 
@@ -78,11 +79,13 @@ mod code {
 /// What may differ between deployments and tests.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Bytes of the ring of each lane, each way; at least [`ring::ANY_FRAME_BYTES`](crate::ring::ANY_FRAME_BYTES).
+    /// Bytes of the ring of each lane, each way; at least
+    /// [`ring::ANY_FRAME_BYTES`](crate::ring::ANY_FRAME_BYTES).
     pub ring_bytes: usize,
     /// How often an idle connection is made to say something.
     pub keep_alive: Duration,
-    /// A connection that is silent for this long is lost. Three times `keep_alive`, so that two packets may be.
+    /// A connection that is silent for this long is lost. Three times `keep_alive`, so that two packets may
+    /// be.
     pub idle_timeout: Duration,
     /// Seeds the jitter of reconnecting.
     pub jitter_seed: u64,
@@ -123,13 +126,15 @@ impl Options {
 
 fn endpoint_config(identity: &tls::Identity) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::clone(&identity.reset_key) as _);
-    // The default generator recognises only its own connection ids and stays silent about those of a former life; with this one a
-    // restarted process answers them with a stateless reset, and the peer reconnects at once instead of after a time-out.
+    // The default generator recognises only its own connection ids and stays silent about those of a former
+    // life; with this one a restarted process answers them with a stateless reset, and the peer reconnects at
+    // once instead of after a time-out.
     config.cid_generator(|| Box::new(RandomConnectionIdGenerator::default()));
     config
 }
 
-/// What went through a [`Listener`] or [`Connector`] since it was made. Written once per batch, not per frame.
+/// What went through a [`Listener`] or [`Connector`] since it was made. Written once per batch, not per
+/// frame.
 #[derive(Debug, Default)]
 pub struct Counters {
     frames_in: AtomicU64,
@@ -185,8 +190,8 @@ fn add(counter: &AtomicU64, amount: usize) {
     counter.fetch_add(amount as u64, Ordering::Relaxed);
 }
 
-/// Whether the handshake agreed on our protocol. TLS over QUIC has to refuse anything else (RFC 9001 section 8.1); checked once
-/// more, because all that follows relies on it.
+/// Whether the handshake agreed on our protocol. TLS over QUIC has to refuse anything else (RFC 9001 section
+/// 8.1); checked once more, because all that follows relies on it.
 fn speaks_link(connection: &quinn::Connection) -> bool {
     connection
         .handshake_data()

@@ -1,11 +1,12 @@
 //! Who may speak on a link: certificates of a private authority, each naming the one role of its process.
 //!
 //! # Invariants
-//! - Both sides show a certificate, and both are verified: signed by the authority in `ca.pem` and by nobody else, and
-//!   carrying the name of the role that belongs at that end. A router listens, a gateway connects; neither certificate
-//!   serves for the other end.
-//! - TLS 1.3 only, the application protocol is exactly [`ALPN`], no early data (it could be replayed), no resumption (so
-//!   each connection verifies certificates), and the cryptography is *ring*'s, passed explicitly.
+//! - Both sides show a certificate, and both are verified: signed by the authority in `ca.pem` and by nobody
+//!   else, and carrying the name of the role that belongs at that end. A router listens, a gateway connects;
+//!   neither certificate serves for the other end.
+//! - TLS 1.3 only, the application protocol is exactly [`ALPN`], no early data (it could be replayed), no
+//!   resumption (so each connection verifies certificates), and the cryptography is *ring*'s, passed
+//!   explicitly.
 
 use std::fs;
 use std::io;
@@ -126,8 +127,8 @@ impl TlsError {
 pub struct Identity {
     pub(crate) client: Arc<ClientConfig>,
     pub(crate) server: Arc<ServerConfig>,
-    /// Made of the private key: what tells a peer that its connection belonged to a former life of this process (RFC 9000
-    /// section 10.3.2 wants this key to outlive the process).
+    /// Made of the private key: what tells a peer that its connection belonged to a former life of this
+    /// process (RFC 9000 section 10.3.2 wants this key to outlive the process).
     pub(crate) reset_key: Arc<ring::hmac::Key>,
 }
 
@@ -135,7 +136,8 @@ impl Identity {
     /// Reads `ca.pem`, and the role's certificate and key, from `directory`.
     ///
     /// # Errors
-    /// A file is missing or holds something else, the certificate does not name the role, or it does not belong to the key.
+    /// A file is missing or holds something else, the certificate does not name the role, or it does not
+    /// belong to the key.
     pub fn load(directory: &Path, role: Role) -> Result<Identity, TlsError> {
         let authority_path = directory.join(AUTHORITY_FILE);
         let mut roots = RootCertStore::empty();
@@ -203,8 +205,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(certificates)
 }
 
-/// Lets in whoever shows a certificate of our authority that names a gateway. (The other direction needs nothing of ours:
-/// a gateway asks for a server named as routers are.)
+/// Lets in whoever shows a certificate of our authority that names a gateway. (The other direction needs
+/// nothing of ours: a gateway asks for a server named as routers are.)
 #[derive(Debug)]
 struct GatewaysOnly(Arc<dyn ClientCertVerifier>);
 

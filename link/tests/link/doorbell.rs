@@ -30,9 +30,9 @@ fn only_a_sleeper_is_rung_through_the_kernel() {
     assert!(!bell.wait(Some(Duration::from_millis(1))).unwrap());
 }
 
-/// A ringer and a sleeper: everything that was published before a ring is seen. The ringer publishes and rings twice, the second time
-/// about when the owner drains after the first, and then waits to be seen: so a lost ring is not made good by the next one, and
-/// ends in the time-out.
+/// A ringer and a sleeper: everything that was published before a ring is seen. The ringer publishes and
+/// rings twice, the second time about when the owner drains after the first, and then waits to be seen: so a
+/// lost ring is not made good by the next one, and ends in the time-out.
 #[test]
 fn no_ring_is_lost_under_stress() {
     let seed = 0x5eed_0002;

@@ -1,4 +1,5 @@
-//! Lanes over QUIC between two processes (two runtimes, real sockets on loopback): order, loss, back-pressure.
+//! Lanes over QUIC between two processes (two runtimes, real sockets on loopback): order, loss,
+//! back-pressure.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -100,7 +101,8 @@ impl Tiers {
     }
 }
 
-/// F13, G6, G9: a hundred thousand frames each way at once, of sizes from small to the largest, come in order and whole.
+/// F13, G6, G9: a hundred thousand frames each way at once, of sizes from small to the largest, come in order
+/// and whole.
 #[test]
 fn f13_frames_come_in_order_both_ways() {
     let seed = 0x5eed_0003;
@@ -150,8 +152,9 @@ fn f13_frames_come_in_order_both_ways() {
     assert_eq!((down.connections, up.connections, up.reconnects), (1, 1, 0));
 }
 
-/// F13: a router that crashes and comes back is reconnected to; the old lane is lost at the gateway, a new one comes. The idle time-out is
-/// out of reach, so it is the restarted router that says it knows nothing of the old connection.
+/// F13: a router that crashes and comes back is reconnected to; the old lane is lost at the gateway, a new
+/// one comes. The idle time-out is out of reach, so it is the restarted router that says it knows nothing of
+/// the old connection.
 #[test]
 fn f13_a_restarted_router_is_noticed_at_once() {
     let options = Options {
@@ -225,7 +228,8 @@ fn a_closing_listener_says_so() {
     tiers.gateways[0].expect_closed(&mut up);
 }
 
-/// A shard that closes its lane loses that lane only: what it sent before arrives, the other lane goes on, and it gets a new one.
+/// A shard that closes its lane loses that lane only: what it sent before arrives, the other lane goes on,
+/// and it gets a new one.
 #[test]
 fn a_closed_lane_is_replaced_alone_and_in_order() {
     let tiers = Tiers::start(2, Options::default());
@@ -247,23 +251,27 @@ fn a_closed_lane_is_replaced_alone_and_in_order() {
     assert_eq!(tiers.connector.counters().read().connections, 1);
 }
 
-/// Whichever side closes, and however full the lane is: what was sent before the close arrives. The closer's ring still holds some of
-/// it, and the reader writes meanwhile to somebody who does not listen any more.
+/// Whichever side closes, and however full the lane is: what was sent before the close arrives. The closer's
+/// ring still holds some of it, and the reader writes meanwhile to somebody who does not listen any more.
 #[test]
 fn what_was_sent_before_a_close_arrives_from_a_full_lane() {
     let options = Options { ring_bytes: ANY_FRAME_BYTES, ..Options::default() };
     let tiers = Tiers::start(1, options);
     let (mut up, mut down) = tiers.lane(0, 0);
-    // More than the reader's ring and the window hold, so the rest waits in the closer's ring.
-    let frames = u64::try_from((ANY_FRAME_BYTES * 3 / 2 + 1024 * 1024) / 408).unwrap();
-    let fill = |shard: &Shard, lane: &mut LaneEnd, frames| {
-        for number in 1..frames {
-            let frame = frame(number, 400);
-            shard.until("room", || lane.send(&frame).is_ok().then_some(()));
+    let fill = |shard: &Shard, lane: &mut LaneEnd, frames_max| {
+        let mut next = 1;
+        // Full for good once it stays full for this long: then the closer's ring holds what the window does
+        // not take.
+        while next < frames_max
+            && shard.within(Duration::from_millis(300), || lane.send(&frame(next, 400)).ok()).is_some()
+        {
             lane.flush();
+            next += 1;
         }
+        next
     };
-    fill(&tiers.gateways[0], &mut up, frames);
+    let frames = fill(&tiers.gateways[0], &mut up, u64::MAX);
+    assert!(up.queued_bytes() > 0);
     drop(up);
     tiers.router.expect(&mut down, 1..frames);
     tiers.router.expect_closed(&mut down);
@@ -271,7 +279,7 @@ fn what_was_sent_before_a_close_arrives_from_a_full_lane() {
     // The other way; now the reader reads only when it has learned that nobody takes what it writes.
     let (mut up, mut down) = tiers.lane(0, 0);
     let frames = u64::try_from((ANY_FRAME_BYTES + 512 * 1024) / 408).unwrap();
-    fill(&tiers.router, &mut down, frames);
+    assert_eq!(fill(&tiers.router, &mut down, frames), frames);
     eventually("all is under way", || down.queued_bytes() == 0);
     drop(down);
     eventually("writing has no use", || {
@@ -283,8 +291,8 @@ fn what_was_sent_before_a_close_arrives_from_a_full_lane() {
     tiers.gateways[0].expect_closed(&mut up);
 }
 
-/// G13, F13: a reader that stands still bounds what its sender can get rid of, and does not stop the lane beside it. When it
-/// reads again, everything is there.
+/// G13, F13: a reader that stands still bounds what its sender can get rid of, and does not stop the lane
+/// beside it. When it reads again, everything is there.
 #[test]
 fn g13_a_stuck_reader_bounds_memory_and_harms_no_other_lane() {
     let ring_bytes = ANY_FRAME_BYTES;

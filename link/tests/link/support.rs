@@ -79,8 +79,8 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A runtime on a thread of its own: the control thread of a process. Dropped, it is gone like a crashed process: its sockets
-/// are closed without a word to anybody.
+/// A runtime on a thread of its own: the control thread of a process. Dropped, it is gone like a crashed
+/// process: its sockets are closed without a word to anybody.
 pub(crate) struct Process {
     pub(crate) handle: tokio::runtime::Handle,
     stop: Arc<tokio::sync::Notify>,
@@ -121,7 +121,8 @@ impl Shard {
         Shard { bell, mailbox, arrivals }
     }
 
-    /// Sleeps on the bell until `done` gives something; fails with `what` when it does not within [`PATIENCE`].
+    /// Sleeps on the bell until `done` gives something; fails with `what` when it does not within
+    /// [`PATIENCE`].
     pub(crate) fn until<T>(&self, what: &str, done: impl FnMut() -> Option<T>) -> T {
         self.within(PATIENCE, done).unwrap_or_else(|| panic!("{what} within {PATIENCE:?}"))
     }

@@ -31,7 +31,8 @@ fn racing_first_starts_end_with_the_same_certificates() {
     assert_eq!((mode(directory.join("router.key")), mode(directory.clone())), (0o600, 0o700));
 }
 
-/// What an operator may have got wrong is told with the file's name, and never mended by making new certificates.
+/// What an operator may have got wrong is told with the file's name, and never mended by making new
+/// certificates.
 #[test]
 fn wrong_certificates_are_told() {
     let parent = tempfile::tempdir().unwrap();

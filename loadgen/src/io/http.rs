@@ -133,7 +133,13 @@ fn read(stream: &mut TcpStream) -> io::Result<(Answer, bool)> {
 
 fn more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<()> {
     let mut piece = [0; 16 * 1024];
-    let count = stream.read(&mut piece)?;
+    let count = stream.read(&mut piece).map_err(|error| match error.kind() {
+        // What a deadline on a blocking socket is called.
+        io::ErrorKind::WouldBlock => {
+            io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", TIMEOUT.as_secs()))
+        }
+        _ => error,
+    })?;
     if count == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }

@@ -33,8 +33,8 @@ impl Connector {
         Arc::clone(&self.counters)
     }
 
-    /// Closes the connection and waits until the router knows it, or is lost. To end in order, let the shards close their
-    /// lanes just before.
+    /// Closes the connection and waits until the router knows it, or is lost. To end in order, let the shards
+    /// close their lanes just before.
     pub async fn close(self) {
         self.task.abort();
         self.endpoint.close(code::DONE, b"done");
@@ -49,12 +49,13 @@ impl Drop for Connector {
     }
 }
 
-/// Connects to the router at `addr` ("host:port", the name looked up at each attempt), again and again, and gives each of
-/// `shards` a lane by its mailbox, named `peer`, each time: a fresh one when the connection, or its own lane, was lost.
-/// Everything runs on `runtime`, which needs its I/O and time drivers.
+/// Connects to the router at `addr` ("host:port", the name looked up at each attempt), again and again, and
+/// gives each of `shards` a lane by its mailbox, named `peer`, each time: a fresh one when the connection, or
+/// its own lane, was lost. Everything runs on `runtime`, which needs its I/O and time drivers.
 ///
 /// # Errors
-/// When no socket can be opened, or there are more than [`LANES_MAX`] shards. That nobody answers is no error.
+/// When no socket can be opened, or there are more than [`LANES_MAX`] shards. That nobody answers is no
+/// error.
 pub fn connect(
     runtime: &Handle,
     peer: Peer,
@@ -129,8 +130,8 @@ impl Link {
                     let since = Instant::now();
                     let error = self.serve(&connection, &shards, attempt as u64).await;
                     tracing::warn!(router = self.addr, %error, "the connection is lost");
-                    // A router that refuses our certificate says so only after the handshake is complete at this end: not each
-                    // connection is a success.
+                    // A router that refuses our certificate says so only after the handshake is complete at
+                    // this end: not each connection is a success.
                     if since.elapsed() >= STEADY {
                         backoff.reset();
                     }
@@ -167,8 +168,8 @@ impl Link {
             let seed = self.options.jitter_seed ^ ((attempt + 1) << 32) ^ (shard + 1);
             lanes.spawn(Arc::clone(self).keep_lane(connection.clone(), mailbox.clone(), seed));
         }
-        // The tasks of the lanes are dropped with the set, and their rings are closed with them: none may hold up the next
-        // connection because its shard does not read.
+        // The tasks of the lanes are dropped with the set, and their rings are closed with them: none may
+        // hold up the next connection because its shard does not read.
         connection.closed().await
     }
 

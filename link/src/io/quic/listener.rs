@@ -1,4 +1,5 @@
-//! The router's side: gateways connect, and each stream that they open becomes a lane in the router's mailbox.
+//! The router's side: gateways connect, and each stream that they open becomes a lane in the router's
+//! mailbox.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -37,8 +38,9 @@ impl Listener {
         Arc::clone(&self.counters)
     }
 
-    /// Closes all connections and waits until the peers know it, or are lost (about 3 round trips at most). To end in order,
-    /// let the shard close its lanes first and wait until [`lanes_open`](super::Counts::lanes_open) is 0.
+    /// Closes all connections and waits until the peers know it, or are lost (about 3 round trips at most).
+    /// To end in order, let the shard close its lanes first and wait until
+    /// [`lanes_open`](super::Counts::lanes_open) is 0.
     pub async fn close(self) {
         self.endpoint.close(code::DONE, b"done");
         self.endpoint.wait_idle().await;
@@ -51,8 +53,9 @@ impl Drop for Listener {
     }
 }
 
-/// Listens at `addr` (UDP) for gateways whose certificates are of `identity`'s authority, and puts the lanes that they open into
-/// `mailbox`, as from [`Peer`] 0. Everything runs on `runtime`, which needs its I/O and time drivers.
+/// Listens at `addr` (UDP) for gateways whose certificates are of `identity`'s authority, and puts the lanes
+/// that they open into `mailbox`, as from [`Peer`] 0. Everything runs on `runtime`, which needs its I/O and
+/// time drivers.
 ///
 /// # Errors
 /// When the address cannot be bound.

@@ -12,13 +12,15 @@ use super::{Counters, LINGER_TIME_MAX, add, code};
 use crate::ring::{ANY_FRAME_BYTES, Inbound, LaneEnd, Outbound, SendError};
 use crate::{Arrival, Mailbox, Peer, Wake, ring};
 
-/// The most bytes given to the stream in one write, but for a single longer frame: the ring has them back after that.
+/// The most bytes given to the stream in one write, but for a single longer frame: the ring has them back
+/// after that.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 /// Room for what one read takes from the stream, beside the frame that it continues.
 const READ_BYTES_MAX: usize = 64 * 1024;
 const WORD_BYTES: usize = framing::ALIGN;
 
-/// Wakes the two halves of a lane's task; each looks again, finds nothing new, and sleeps on, if it was not meant.
+/// Wakes the two halves of a lane's task; each looks again, finds nothing new, and sleeps on, if it was not
+/// meant.
 #[derive(Default)]
 struct Halves {
     transmit: Notify,
@@ -60,7 +62,8 @@ pub(super) async fn serve_lane(
     } else {
         End { code: code::NO_ROOM, finished: false }
     };
-    // A reset would take back what is finished and still under way. Both fail only on streams that have ended anyway.
+    // A reset would take back what is finished and still under way. Both fail only on streams that have ended
+    // anyway.
     if !end.finished {
         let _ = send.reset(end.code);
     }
@@ -90,8 +93,8 @@ impl Drop for OpenLane<'_> {
     }
 }
 
-/// Runs both halves. What was sent before a close arrives, whichever side closed: so the end of one half does not cut off the
-/// other while that still has something to bring.
+/// Runs both halves. What was sent before a close arrives, whichever side closed: so the end of one half does
+/// not cut off the other while that still has something to bring.
 async fn pump(
     lane: LaneEnd,
     halves: &Halves,
@@ -99,14 +102,15 @@ async fn pump(
     receive: &mut RecvStream,
     counters: &Counters,
 ) -> End {
-    // Dropping `inbound` closes the lane, so it outlives both halves: `deliver` may go on when `transmit` has failed.
+    // Dropping `inbound` closes the lane, so it outlives both halves: `deliver` may go on when `transmit` has
+    // failed.
     let (outbound, mut inbound) = lane.split();
     let transmit = transmit(&mut inbound, &halves.transmit, send, counters);
     let deliver = deliver(outbound, &halves.deliver, receive, counters);
     tokio::pin!(transmit, deliver);
     let (finished, ended) = tokio::select! {
-        // Finished: the shard closed the lane, and `deliver` is about to see the same. Refused: the peer reads no more, but
-        // may have written; `deliver` comes to the end of that.
+        // Finished: the shard closed the lane, and `deliver` is about to see the same. Refused: the peer
+        // reads no more, but may have written; `deliver` comes to the end of that.
         transmitted = &mut transmit => (transmitted.is_ok(), deliver.await),
         ended = &mut deliver => match ended {
             Ended::Here => {
@@ -123,7 +127,8 @@ async fn pump(
     End { code, finished }
 }
 
-/// Ring to stream, until the shard has closed the lane and all of it is written, or the peer does not take more.
+/// Ring to stream, until the shard has closed the lane and all of it is written, or the peer does not take
+/// more.
 async fn transmit(
     inbound: &mut Inbound,
     wake: &Notify,
@@ -204,7 +209,8 @@ async fn deliver(
 
 /// What was read and is not yet handed on: at most one incomplete frame between reads.
 struct Assembly {
-    /// Words, so that frames lie aligned. Grows to the longest frame that came, at most [`ANY_FRAME_BYTES`], and one read.
+    /// Words, so that frames lie aligned. Grows to the longest frame that came, at most [`ANY_FRAME_BYTES`],
+    /// and one read.
     words: Vec<u64>,
     /// Bytes handed on; a multiple of eight.
     taken: usize,

@@ -1,7 +1,8 @@
 //! Certificates for development: an authority of one's own, made at the first start.
 //!
-//! All files are written into a draft directory, which then takes the final name in one rename: a directory of
-//! certificates is there whole or not at all, and of several processes that start together one wins and all use its files.
+//! All files are written into a draft directory, which then takes the final name in one rename: a directory
+//! of certificates is there whole or not at all, and of several processes that start together one wins and
+//! all use its files.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -15,15 +16,18 @@ use rcgen::{
 
 use super::{AUTHORITY_FILE, Role, TlsError};
 
-/// The file of the authority's key. Only development has one; elsewhere the key of an authority stays with the authority.
+/// The file of the authority's key. Only development has one; elsewhere the key of an authority stays with
+/// the authority.
 const AUTHORITY_KEY_FILE: &str = "ca.key";
 /// The authority signs no other names than those below this one.
 const NAMES_BELOW: &str = "carillon.internal";
-/// Drafts that crashed starts with the same process id may have left behind; with more of them the start fails.
+/// Drafts that crashed starts with the same process id may have left behind; with more of them the start
+/// fails.
 const DRAFTS_MAX: u32 = 16;
 
-/// Makes `directory` with a new authority (`ca.pem`, `ca.key`) and a certificate and key for each role, unless it holds
-/// an authority already. The certificates do not expire, so that no jump of the clock parts a development system.
+/// Makes `directory` with a new authority (`ca.pem`, `ca.key`) and a certificate and key for each role,
+/// unless it holds an authority already. The certificates do not expire, so that no jump of the clock parts a
+/// development system.
 ///
 /// # Errors
 /// The directory holds other things but no authority, or cannot be written.
@@ -35,7 +39,8 @@ pub fn ensure_development(directory: &Path) -> Result<(), TlsError> {
     let (parent, draft) = create_draft(directory)?;
     let made = write_all(&draft).and_then(|()| match fs::rename(&draft, directory) {
         Ok(()) => sync_directory(&parent),
-        // Another process was faster (or the directory is somebody's, which the caller's next read will tell).
+        // Another process was faster (or the directory is somebody's, which the caller's next read will
+        // tell).
         Err(_) if authority.exists() => Ok(()),
         Err(error) => Err(TlsError::file(directory)(error)),
     });

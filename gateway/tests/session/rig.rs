@@ -1,8 +1,6 @@
 //! A shard by hand: virtual time, sockets that are byte vectors, clients that speak the real protocol, and the frames
 //! that went up to the router.
 
-#![allow(dead_code, reason = "each test binary uses another part of the rig")]
-
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,13 +20,13 @@ use carillon_protocol::time::{Time, WallMs};
 use carillon_protocol::websocket::{self, Decoder, Event as WebSocketEvent, Opcode, Role};
 use rkyv::util::AlignedVec;
 
-pub const ROUTER: Peer = Peer(0);
+pub(crate) const ROUTER: Peer = Peer(0);
 /// 2026, in Unix milliseconds.
-pub const WALL: u64 = 1_780_000_000_000;
+pub(crate) const WALL: u64 = 1_780_000_000_000;
 const KEY: [u8; 32] = [7; 32];
 
 /// The defaults, with these keys set.
-pub fn settings(assignments: &[&str]) -> Settings {
+pub(crate) fn settings(assignments: &[&str]) -> Settings {
     let mut builder = Config::builder()
         .defaults("node", carillon_node::DEFAULTS)
         .unwrap()
@@ -41,7 +39,7 @@ pub fn settings(assignments: &[&str]) -> Settings {
 }
 
 /// A token of `user` on `device` that ends `ttl_s` after [`WALL`].
-pub fn token(user: u64, device: &str, ttl_s: i64) -> String {
+pub(crate) fn token(user: u64, device: &str, ttl_s: i64) -> String {
     let claims = Claims {
         user_id: user,
         device_id: device.to_owned(),
@@ -55,34 +53,34 @@ pub fn token(user: u64, device: &str, ttl_s: i64) -> String {
 
 /// What a client's socket holds.
 #[derive(Default)]
-pub struct Socket {
+pub(crate) struct Socket {
     /// Bytes that the shard said and nobody decoded yet.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// How many more bytes the kernel takes; `None`: all.
-    pub room: Option<usize>,
-    pub is_paused: bool,
-    pub is_closed: bool,
-    pub handed_off: Option<Vec<u8>>,
+    pub(crate) room: Option<usize>,
+    pub(crate) is_paused: bool,
+    pub(crate) is_closed: bool,
+    pub(crate) handed_off: Option<Vec<u8>>,
 }
 
-pub struct Rig {
-    pub shard: Shard,
-    pub now: Time,
-    pub wall: WallMs,
-    pub sockets: BTreeMap<ConnectionId, Socket>,
+pub(crate) struct Rig {
+    pub(crate) shard: Shard,
+    pub(crate) now: Time,
+    pub(crate) wall: WallMs,
+    pub(crate) sockets: BTreeMap<ConnectionId, Socket>,
     /// Frames to the router, in order.
-    pub up: VecDeque<AlignedVec>,
-    pub closed_lanes: usize,
-    pub is_drained: bool,
+    pub(crate) up: VecDeque<AlignedVec>,
+    pub(crate) closed_lanes: usize,
+    pub(crate) is_drained: bool,
     slots: u32,
 }
 
 impl Rig {
-    pub fn new(assignments: &[&str]) -> Rig {
+    pub(crate) fn new(assignments: &[&str]) -> Rig {
         Rig::with(assignments, true, 1)
     }
 
-    pub fn with(assignments: &[&str], is_development: bool, seed: u64) -> Rig {
+    pub(crate) fn with(assignments: &[&str], is_development: bool, seed: u64) -> Rig {
         let keys = Arc::new(KeyTable::from_secret("k", &KEY));
         Rig {
             shard: Shard::new(settings(assignments), keys, is_development, seed, 0xabcd_ef01, 3),
@@ -96,12 +94,12 @@ impl Rig {
         }
     }
 
-    pub fn input(&mut self, input: Input<'_>) {
+    pub(crate) fn input(&mut self, input: Input<'_>) {
         self.shard.handle(self.now, self.wall, input);
     }
 
     /// Carries out everything; a turn's end.
-    pub fn carry_out(&mut self) {
+    pub(crate) fn carry_out(&mut self) {
         while let Some(output) = self.shard.poll_output() {
             match output {
                 Output::Flush { connection } => self.flush(connection),
@@ -128,7 +126,7 @@ impl Rig {
     }
 
     /// Gives the kernel what it takes.
-    pub fn flush(&mut self, connection: ConnectionId) {
+    pub(crate) fn flush(&mut self, connection: ConnectionId) {
         let socket = self.sockets.entry(connection).or_default();
         let mut taken = 0;
         for piece in self.shard.pending(connection) {
@@ -148,12 +146,12 @@ impl Rig {
     }
 
     /// Bytes that wait for the kernel.
-    pub fn pending_bytes(&self, connection: ConnectionId) -> usize {
+    pub(crate) fn pending_bytes(&self, connection: ConnectionId) -> usize {
         self.shard.pending(connection).map(<[u8]>::len).sum()
     }
 
     /// Time passes; timers fire on their way.
-    pub fn pass_ms(&mut self, millis: u64) {
+    pub(crate) fn pass_ms(&mut self, millis: u64) {
         let until = self.now.after_ms(millis);
         while let Some(due) = self.shard.poll_timeout().filter(|due| *due <= until) {
             self.set_now(due.max(self.now));
@@ -171,7 +169,7 @@ impl Rig {
     }
 
     /// A new connection, nothing said on it yet.
-    pub fn accept(&mut self, address: IpAddr) -> ConnectionId {
+    pub(crate) fn accept(&mut self, address: IpAddr) -> ConnectionId {
         let connection = ConnectionId { slot: self.slots, generation: 0 };
         self.slots += 1;
         self.sockets.insert(connection, Socket::default());
@@ -180,13 +178,13 @@ impl Rig {
         connection
     }
 
-    pub fn received(&mut self, connection: ConnectionId, bytes: &[u8]) {
+    pub(crate) fn received(&mut self, connection: ConnectionId, bytes: &[u8]) {
         self.input(Input::Received { connection, bytes });
         self.carry_out();
     }
 
     /// A client that has sent its request to upgrade, with these subprotocols and token.
-    pub fn upgrade(&mut self, wire: Wire, bearer: Option<&str>) -> Client {
+    pub(crate) fn upgrade(&mut self, wire: Wire, bearer: Option<&str>) -> Client {
         let connection = self.accept(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let request = carillon_protocol::handshake::request(
             "localhost",
@@ -200,33 +198,33 @@ impl Rig {
     }
 
     /// An upgraded client whose `hello` was taken.
-    pub fn connect(&mut self, wire: Wire) -> Client {
+    pub(crate) fn connect(&mut self, wire: Wire) -> Client {
         let mut client = self.upgrade(wire, None);
         let seen = client.take(self);
         assert!(matches!(seen.as_slice(), [Seen::Hello]), "{seen:?}");
         client
     }
 
-    pub fn lane_up(&mut self) {
+    pub(crate) fn lane_up(&mut self) {
         self.input(Input::LaneUp { router: ROUTER });
         self.carry_out();
     }
 
-    pub fn lane_down(&mut self) {
+    pub(crate) fn lane_down(&mut self) {
         self.up.clear();
         self.input(Input::LaneDown { router: ROUTER });
         self.carry_out();
     }
 
     /// A frame of the router.
-    pub fn down(&mut self, frame: &impl LinkFrame) {
+    pub(crate) fn down(&mut self, frame: &impl LinkFrame) {
         let bytes = frame.to_frame();
         self.input(Input::LaneFrame { router: ROUTER, frame: &bytes });
         self.carry_out();
     }
 
     /// The next frame to the router.
-    pub fn next_up(&mut self) -> Up {
+    pub(crate) fn next_up(&mut self) -> Up {
         let bytes = self.up.pop_front().expect("a frame to the router");
         Up::read(&bytes)
     }
@@ -234,7 +232,7 @@ impl Rig {
 
 /// A frame to the router, owned.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Up {
+pub(crate) enum Up {
     Register(frame::Register),
     Unregister(frame::Unregister),
     Peek(frame::Peek),
@@ -244,7 +242,7 @@ pub enum Up {
 }
 
 impl Up {
-    pub fn read(bytes: &[u8]) -> Up {
+    pub(crate) fn read(bytes: &[u8]) -> Up {
         macro_rules! owned {
             ($frame:expr) => {
                 rkyv::deserialize::<_, rkyv::rancor::Error>($frame).unwrap()
@@ -263,7 +261,7 @@ impl Up {
 }
 
 /// A stored message.
-pub fn record(id: u64, sender: u64, client_msg_id: &str, content: &str) -> Vec<u8> {
+pub(crate) fn record(id: u64, sender: u64, client_msg_id: &str, content: &str) -> Vec<u8> {
     let message = Message {
         message_type: MessageType::Text,
         encoding: Encoding::Utf8,
@@ -282,18 +280,18 @@ pub fn record(id: u64, sender: u64, client_msg_id: &str, content: &str) -> Vec<u
 
 /// What a client sees of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeenEvent {
-    pub conversation: u64,
-    pub seq: Seq,
-    pub sender: u64,
-    pub content: String,
-    pub client_msg_id: Option<String>,
-    pub status: u8,
+pub(crate) struct SeenEvent {
+    pub(crate) conversation: u64,
+    pub(crate) seq: Seq,
+    pub(crate) sender: u64,
+    pub(crate) content: String,
+    pub(crate) client_msg_id: Option<String>,
+    pub(crate) status: u8,
 }
 
 /// What a client sees.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Seen {
+pub(crate) enum Seen {
     Hello,
     Ready { conversations: u64, events: u64 },
     CaughtUp,
@@ -380,18 +378,18 @@ impl Seen {
 }
 
 /// One end of a socket.
-pub struct Client {
-    pub id: ConnectionId,
-    pub wire: Wire,
+pub(crate) struct Client {
+    pub(crate) id: ConnectionId,
+    pub(crate) wire: Wire,
     /// Between the response to the upgrade and everything else.
     is_upgraded: bool,
-    pub response: Vec<u8>,
+    pub(crate) response: Vec<u8>,
     decoder: Decoder,
     scratch: AlignedVec<16>,
 }
 
 impl Client {
-    pub fn new(id: ConnectionId, wire: Wire) -> Client {
+    pub(crate) fn new(id: ConnectionId, wire: Wire) -> Client {
         Client {
             id,
             wire,
@@ -403,7 +401,7 @@ impl Client {
     }
 
     /// Everything that arrived since the last time.
-    pub fn take(&mut self, rig: &mut Rig) -> Vec<Seen> {
+    pub(crate) fn take(&mut self, rig: &mut Rig) -> Vec<Seen> {
         let Some(socket) = rig.sockets.get_mut(&self.id) else { return Vec::new() };
         let mut bytes = std::mem::take(&mut socket.bytes);
         if !self.is_upgraded {
@@ -440,7 +438,7 @@ impl Client {
     }
 
     /// A frame of the client, as bytes on the socket.
-    pub fn frame(&self, id: Option<FrameId>, command: &Command<'_>) -> Vec<u8> {
+    pub(crate) fn frame(&self, id: Option<FrameId>, command: &Command<'_>) -> Vec<u8> {
         let mut out = Vec::new();
         let key = [1, 2, 3, 4];
         match self.wire {
@@ -459,14 +457,14 @@ impl Client {
     }
 
     /// Says something and takes what comes back at once.
-    pub fn say(&mut self, rig: &mut Rig, id: Option<&str>, command: &Command<'_>) -> Vec<Seen> {
+    pub(crate) fn say(&mut self, rig: &mut Rig, id: Option<&str>, command: &Command<'_>) -> Vec<Seen> {
         let bytes = self.frame(id.map(text_id), command);
         rig.received(self.id, &bytes);
         self.take(rig)
     }
 
     /// Raw bytes on the socket.
-    pub fn raw(&mut self, rig: &mut Rig, opcode: Opcode, payload: &[u8]) -> Vec<Seen> {
+    pub(crate) fn raw(&mut self, rig: &mut Rig, opcode: Opcode, payload: &[u8]) -> Vec<Seen> {
         let mut out = Vec::new();
         websocket::append_client_frame(&mut out, opcode, payload, [9, 8, 7, 6]);
         rig.received(self.id, &out);
@@ -474,23 +472,23 @@ impl Client {
     }
 
     /// Whether the server closed the connection.
-    pub fn is_closed(&self, rig: &Rig) -> bool {
+    pub(crate) fn is_closed(&self, rig: &Rig) -> bool {
         rig.sockets.get(&self.id).is_none_or(|socket| socket.is_closed)
     }
 }
 
-pub fn text_id(text: &str) -> FrameId {
+pub(crate) fn text_id(text: &str) -> FrameId {
     FrameId::Text(text.into())
 }
 
-pub fn identify(token: &str, cursors: &[(u64, Seq)]) -> Command<'static> {
+pub(crate) fn identify(token: &str, cursors: &[(u64, Seq)]) -> Command<'static> {
     Command::Identify {
         token: Some(Cow::Owned(token.to_owned())),
         cursors: cursors.iter().map(|(conversation, seq)| (ConversationId(*conversation), *seq)).collect(),
     }
 }
 
-pub fn send<'a>(conversation: u64, client_msg_id: Option<&'a str>, content: &'a str) -> Command<'a> {
+pub(crate) fn send<'a>(conversation: u64, client_msg_id: Option<&'a str>, content: &'a str) -> Command<'a> {
     Command::SendMessage(SendMessage {
         conversation: ConversationId(conversation),
         content: Cow::Borrowed(content),
