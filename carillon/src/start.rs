@@ -171,8 +171,17 @@ impl Serving {
             uplinks: Arc::clone(&joiner) as Arc<dyn Uplinks>,
             registry: start.registry.clone(),
         };
-        let gateway = Gateway::start(settings, start.driver, start.doors, &needs)?;
-        let mailboxes = gateway.mailboxes().to_vec();
+        let mut gateway = Gateway::start(settings, start.driver, start.doors, &needs)?;
+        let mut mailboxes = gateway.mailboxes().to_vec();
+        if let Some(hand_offs) = gateway.take_hand_offs() {
+            mailboxes.push(carillon_gateway::io::http::serve(
+                &self.control.handle,
+                settings,
+                &needs,
+                hand_offs,
+                u16::try_from(mailboxes.len()).unwrap_or(u16::MAX),
+            )?);
+        }
         match &self.router {
             // In one process: rings, unless told otherwise.
             Some(router) if settings.link.local == "ring" => {

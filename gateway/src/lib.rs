@@ -17,6 +17,7 @@ mod limits;
 mod line;
 mod outbox;
 mod render;
+pub mod rest;
 mod roster;
 mod session;
 pub mod settings;

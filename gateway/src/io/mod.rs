@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "the gateway's threads are started here")]
 
 mod driver;
+pub mod http;
 pub mod link;
 mod meters;
 mod monoio;

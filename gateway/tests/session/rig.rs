@@ -4,13 +4,13 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use carillon_gateway::settings::Settings;
 use carillon_gateway::shard::Shard;
 use carillon_gateway::turn::{ConnectionId, Input, Output};
 use carillon_link::Peer;
-use carillon_node::config::Config;
+use carillon_node::config::{Builder, Config};
 use carillon_node::tokens::{Claims, KeyTable};
 use carillon_protocol::client::{Command, FrameId, SendMessage, ServerFrame, Wire, binary, json};
 use carillon_protocol::frame::{self, Frame, LinkFrame};
@@ -27,14 +27,12 @@ const KEY: [u8; 32] = [7; 32];
 
 /// The defaults, with these keys set.
 pub(crate) fn settings(assignments: &[&str]) -> Settings {
-    let mut builder = Config::builder()
-        .defaults("node", carillon_node::DEFAULTS)
-        .unwrap()
-        .defaults("gateway", carillon_gateway::DEFAULTS)
-        .unwrap();
-    for assignment in assignments {
-        builder = builder.set(assignment).unwrap();
-    }
+    static DEFAULTS: OnceLock<Builder> = OnceLock::new();
+    let defaults = DEFAULTS.get_or_init(|| {
+        let builder = Config::builder().defaults("node", carillon_node::DEFAULTS).unwrap();
+        builder.defaults("gateway", carillon_gateway::DEFAULTS).unwrap()
+    });
+    let builder = assignments.iter().fold(defaults.clone(), |builder, assignment| builder.set(assignment).unwrap());
     Settings::from_config(&builder.build().unwrap()).unwrap()
 }
 
@@ -77,13 +75,13 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(assignments: &[&str]) -> Rig {
-        Rig::with(assignments, true, 1)
+        Rig::with(settings(assignments), true, 1)
     }
 
-    pub(crate) fn with(assignments: &[&str], is_development: bool, seed: u64) -> Rig {
+    pub(crate) fn with(settings: Settings, is_development: bool, seed: u64) -> Rig {
         let keys = Arc::new(KeyTable::from_secret("k", &KEY));
         Rig {
-            shard: Shard::new(settings(assignments), keys, is_development, seed, 0xabcd_ef01, 3),
+            shard: Shard::new(settings, keys, is_development, seed, 0xabcd_ef01, 3),
             now: Time(1_000_000_000_000),
             wall: WallMs(WALL),
             sockets: BTreeMap::new(),

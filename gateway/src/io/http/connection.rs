@@ -1,0 +1,167 @@
+//! One HTTP connection: hyper reads requests off it, one after the other, and each waits for its response.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::Event;
+use super::rewind::Rewind;
+use crate::io::HandedOff;
+use crate::rest::{Body, Headers, Request, Response};
+
+/// How long a body may take to arrive, in milliseconds; then the connection is closed.
+pub const BODY_MS_MAX: u64 = 10_000;
+
+/// How long a connection may be kept alive, in milliseconds; then its request in progress is its last.
+pub const CONNECTION_MS_MAX: u64 = 300_000;
+
+/// How long the last request of a connection may take, in milliseconds: longer than a body and an answer. Then it is cut,
+/// for nobody reads.
+pub const LAST_REQUEST_MS_MAX: u64 = 30_000;
+
+/// The most headers of a request.
+const HEADERS_MAX: usize = 64;
+
+/// The most bytes of a head; hyper takes no smaller number.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+
+/// How much of a body that is too large is read off, so that the client is still there to hear why; one that goes on
+/// beyond is cut.
+const EXCESS_BYTES_MAX: usize = 1 << 20;
+
+/// What is told to a connection for which there is no room.
+const TURNED_AWAY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// What a connection has to know.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Options {
+    /// From the first byte of a head, or the last of the response before it, in milliseconds.
+    pub(super) head_ms_max: u64,
+    /// Of a body.
+    pub(super) body_bytes_max: usize,
+}
+
+/// Why a request gets no response: its connection is closed.
+#[derive(Debug, thiserror::Error)]
+enum Cut {
+    #[error("the body did not arrive in time")]
+    SlowBody,
+    #[error("the body broke off")]
+    BrokenBody(#[from] hyper::Error),
+    #[error("the body is far too large")]
+    EndlessBody,
+    #[error("the gateway has stopped")]
+    Stopped,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(
+    handed_off: HandedOff,
+    events: mpsc::Sender<Event>,
+    mut is_draining: watch::Receiver<bool>,
+    options: Options,
+) {
+    let HandedOff { stream, received } = handed_off;
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let service = service_fn(move |request| answer(request, events.clone(), options));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(options.head_ms_max))
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(Rewind::new(received, stream)), service);
+    tokio::pin!(connection);
+    // What a peer does wrong, or a socket that breaks, is its own matter: hyper has told it what it could.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = is_draining.wait_for(|is_draining| *is_draining) => {}
+        () = tokio::time::sleep(Duration::from_millis(CONNECTION_MS_MAX)) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(Duration::from_millis(LAST_REQUEST_MS_MAX), connection).await;
+}
+
+/// Says that there is no room, as far as the socket takes it at once.
+pub(super) fn turn_away(handed_off: &HandedOff) {
+    let _ = (&handed_off.stream).write(TURNED_AWAY);
+}
+
+async fn answer(
+    request: hyper::Request<Incoming>,
+    events: mpsc::Sender<Event>,
+    options: Options,
+) -> Result<hyper::Response<Full<Bytes>>, Cut> {
+    let (parts, body) = request.into_parts();
+    let body = tokio::time::timeout(Duration::from_millis(BODY_MS_MAX), collect(body, options.body_bytes_max))
+        .await
+        .map_err(|_| Cut::SlowBody)??;
+    let request = Request {
+        method: parts.method.as_str().to_owned(),
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        headers: headers(&parts.headers),
+        body,
+    };
+    let (tell, told) = oneshot::channel();
+    events.send(Event::Request(request, tell)).await.map_err(|_| Cut::Stopped)?;
+    let response = told.await.map_err(|_| Cut::Stopped)?;
+    if response.status >= 500 {
+        let request_id = response.headers.iter().find(|(name, _)| *name == "x-request-id").map(|(_, id)| id.as_str());
+        tracing::warn!(status = response.status, request_id, "an HTTP request failed");
+    }
+    Ok(written(response))
+}
+
+/// The whole body, or that it is too large.
+async fn collect(mut body: Incoming, bytes_max: usize) -> Result<Body, Cut> {
+    if body.size_hint().lower() > (bytes_max + EXCESS_BYTES_MAX) as u64 {
+        return Ok(Body::TooLarge);
+    }
+    let mut bytes = Vec::new();
+    let mut excess_bytes = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if excess_bytes == 0 && bytes.len() + data.len() <= bytes_max {
+            bytes.extend_from_slice(&data);
+            continue;
+        }
+        bytes = Vec::new();
+        excess_bytes += data.len();
+        if excess_bytes > EXCESS_BYTES_MAX {
+            return Err(Cut::EndlessBody);
+        }
+    }
+    Ok(if excess_bytes == 0 { Body::Whole(bytes) } else { Body::TooLarge })
+}
+
+fn headers(headers: &HeaderMap) -> Headers {
+    let bytes = |name: HeaderName| headers.get(name).map(|value| value.as_bytes().to_vec());
+    Headers {
+        authorization: bytes(AUTHORIZATION),
+        idempotency_key: bytes(HeaderName::from_static("idempotency-key")),
+        request_id: bytes(HeaderName::from_static("x-request-id")),
+        origin: bytes(ORIGIN),
+    }
+}
+
+fn written(response: Response) -> hyper::Response<Full<Bytes>> {
+    let mut written = hyper::Response::new(Full::new(Bytes::from(response.body)));
+    // The status comes from our own tables.
+    *written.status_mut() =
+        hyper::StatusCode::from_u16(response.status).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in response.headers {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            written.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    }
+    written
+}
