@@ -276,7 +276,9 @@ impl Rest {
         let allowed = self.origin(request);
         let envelope = match allowed {
             Ok(origin) => Envelope { origin, ..envelope },
-            Err(refusal) => return self.respond(&envelope, Response::refusal(&refusal, &envelope.request_id)),
+            Err(refusal) => {
+                return self.respond(&envelope, Response::refusal(&refusal, &envelope.request_id));
+            }
         };
         let (route, parameter) = match routes::find(&request.method, &request.path) {
             routes::Found::Route(route, parameter) => (route, parameter),
@@ -305,7 +307,10 @@ impl Rest {
             {
                 Ok(Some(origin.to_owned()))
             }
-            _ => Err(Refusal::new(Code::Forbidden, "pages of this origin may not ask here: see gateway.origins")),
+            _ => Err(Refusal::new(
+                Code::Forbidden,
+                "pages of this origin may not ask here: see gateway.origins",
+            )),
         }
     }
 
@@ -354,6 +359,7 @@ impl Rest {
             tell: Tell::Admission { name: claims.name.unwrap_or_default(), plan: Box::new(plan) },
             is_sent: false,
             is_at_stake: false,
+            is_repeated: false,
         };
         let entry = if self.known.contains(user) { entry.admitted() } else { entry };
         self.ask(entry);
@@ -363,7 +369,8 @@ impl Rest {
     fn claims(&self, request: &Request) -> Result<Claims, Refusal> {
         let none = || Refusal::new(Code::Unauthenticated, "give a token: Authorization: Bearer …");
         let header = request.headers.authorization.as_deref().ok_or_else(none)?;
-        let (scheme, token) = std::str::from_utf8(header).ok().and_then(|text| text.split_once(' ')).ok_or_else(none)?;
+        let (scheme, token) =
+            std::str::from_utf8(header).ok().and_then(|text| text.split_once(' ')).ok_or_else(none)?;
         // RFC 9110 section 11.1: the scheme's case is nobody's business.
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(none());
@@ -373,10 +380,13 @@ impl Rest {
 
     fn has_room(&self, user: UserId) -> Result<(), Refusal> {
         if self.is_draining {
-            return Err(Refusal::new(Code::Unavailable, "this gateway drains; try again").retry_after(RETRY_MS));
+            return Err(
+                Refusal::new(Code::Unavailable, "this gateway drains; try again").retry_after(RETRY_MS)
+            );
         }
         if self.waiting.count() >= WAITING_MAX {
-            return Err(Refusal::new(Code::Overloaded, "too many requests wait here; try again").retry_after(RETRY_MS));
+            return Err(Refusal::new(Code::Overloaded, "too many requests wait here; try again")
+                .retry_after(RETRY_MS));
         }
         if self.waiting.count_of(user) >= self.settings.inflight {
             let message = "too many of your requests wait for their answers";
@@ -391,14 +401,16 @@ impl Rest {
         if self.is_up {
             entry.is_sent = true;
             entry.is_at_stake |= entry.ask.is_write();
-            self.outputs.push_back(Output::Link { router: ROUTER, frame: entry.ask.to_frame(number, entry.user) });
+            self.outputs
+                .push_back(Output::Link { router: ROUTER, frame: entry.ask.to_frame(number, entry.user) });
         }
         self.waiting.insert(number, entry);
     }
 
     fn lane_up(&mut self) {
         self.is_up = true;
-        for entry in self.waiting.take_all() {
+        for mut entry in self.waiting.take_all() {
+            entry.is_repeated |= entry.is_at_stake;
             self.ask(entry);
         }
     }
@@ -437,6 +449,7 @@ impl Rest {
                 self.known.insert(entry.user);
                 self.ask(entry.admitted());
             }
+            Err(refusal) if entry.leaves_open(refusal.code) => self.refuse(&entry, &unknown_outcome()),
             Err(refusal) => self.refuse(&entry, &refusal),
         }
     }

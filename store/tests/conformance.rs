@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use carillon_store::backend::embedded::{Embedded, Options as EmbeddedOptions, Upkeep};
 use carillon_store::backend::memory::{Memory, Options};
 use carillon_store::conformance;
-use carillon_store::txn::Engine;
+use carillon_store::txn::{Engine, Txn};
 
 fn memory(lanes_count: u16) -> Box<dyn Engine> {
     Box::new(Memory::new(Options { lanes_count }))
@@ -19,6 +20,31 @@ fn memory_with_one_lane() {
 #[test]
 fn memory_with_sixteen_lanes() {
     conformance::run(&mut || memory(16));
+}
+
+/// G13: memory is for what is there, and for what is still being read.
+#[test]
+fn memory_forgets_what_nobody_reads() {
+    let memory = Memory::new(Options::default());
+    let rows_count =
+        || memory.gauges().iter().find(|(name, _)| *name == "store_rows").map(|(_, value)| *value);
+    let commit = |body: &dyn Fn(&mut dyn Txn)| {
+        let committed = memory.commit(0, &mut |txn| {
+            body(txn);
+            Ok(())
+        });
+        committed.unwrap();
+    };
+    let key = |number: u8| Bytes::from(vec![number]);
+    commit(&|txn| (0..50).for_each(|number| txn.set(key(number), key(number))));
+    let mut old = memory.snapshot().unwrap();
+    commit(&|txn| (0..50).for_each(|number| txn.clear(key(number))));
+    commit(&|txn| txn.set(key(99), key(99)));
+    assert_eq!(old.range(b"", b"\xff", 100, false).unwrap().len(), 50);
+    assert_eq!(rows_count(), Some(51.0), "somebody reads them");
+    drop(old);
+    commit(&|txn| txn.set(key(99), key(98)));
+    assert_eq!(rows_count(), Some(1.0));
 }
 
 /// A directory for each store, of which one is open at a time.

@@ -171,7 +171,9 @@ impl Machine {
         let mut has_more = self.lanes.receive(|input| match input {
             turn::Input::LaneUp { router } => rest.handle(now, wall, Input::LaneUp { router }),
             turn::Input::LaneDown { router } => rest.handle(now, wall, Input::LaneDown { router }),
-            turn::Input::LaneFrame { router, frame } => rest.handle(now, wall, Input::LaneFrame { router, frame }),
+            turn::Input::LaneFrame { router, frame } => {
+                rest.handle(now, wall, Input::LaneFrame { router, frame })
+            }
             // Lanes say nothing else.
             _ => {}
         });

@@ -1,7 +1,7 @@
 //! The ground floor of the gateway: sockets, rings, clock and threads. Everything that decides is upstairs.
 //!
 //! [`Gateway::start`] opens one listener a shard (`SO_REUSEPORT`) and runs each shard on a thread of its own, under the
-//! driver that [`Driver::choose`] picked. What is not a WebSocket goes to the control thread ([`control`]).
+//! driver that [`Driver::choose`] picked. What is not a WebSocket goes to the control thread, where [`http`] serves it.
 
 #![expect(clippy::disallowed_methods, reason = "the gateway's threads are started here")]
 

@@ -57,7 +57,11 @@ impl<'a> Fields<'a> {
     }
 
     /// One of a closed set of names.
-    pub(super) fn named<T: DeserializeOwned>(&self, field: &'static str, names: &str) -> Result<Option<T>, Refusal> {
+    pub(super) fn named<T: DeserializeOwned>(
+        &self,
+        field: &'static str,
+        names: &str,
+    ) -> Result<Option<T>, Refusal> {
         let Some(raw) = self.raw(field) else { return Ok(None) };
         let value = serde_json::from_str(raw);
         value.map(Some).map_err(|_| Refusal::field(field, format!("{field} must be {names}")))
@@ -81,7 +85,8 @@ impl<'a> Fields<'a> {
     /// A list of users that has to be there; too long is `too_large`.
     pub(super) fn required_users(&self, field: &'static str) -> Result<Vec<UserId>, Refusal> {
         let raw = self.raw(field).ok_or_else(|| required(field))?;
-        let form = || Refusal::field(field, format!("{field} must be a list of user ids, as decimal strings"));
+        let form =
+            || Refusal::field(field, format!("{field} must be a list of user ids, as decimal strings"));
         let users: Vec<UserId> = serde_json::from_str(raw).map_err(|_| form())?;
         if users.len() > MEMBER_IDS_MAX {
             let message = format!("{field} may name at most {MEMBER_IDS_MAX} users at once");
@@ -105,7 +110,11 @@ pub(super) fn required(field: &'static str) -> Refusal {
 /// The string that a raw value is, borrowed when nothing in it is escaped.
 fn text(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') { serde_json::from_str(raw).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
+    if inner.contains('\\') {
+        serde_json::from_str(raw).ok().map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(inner))
+    }
 }
 
 struct Members<'a>(Vec<(Cow<'a, str>, &'a str)>);

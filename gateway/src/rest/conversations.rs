@@ -54,7 +54,10 @@ pub(super) fn create(call: &Call<'_>) -> Result<Plan, Refusal> {
     }
     let (group_name, client_msg_id) = match conversation_type {
         ConversationType::OneToOne if members.len() > 1 => {
-            return Err(Refusal::field("member_ids", "a one_to_one conversation has exactly one other member"));
+            return Err(Refusal::field(
+                "member_ids",
+                "a one_to_one conversation has exactly one other member",
+            ));
         }
         ConversationType::OneToOne => (None, None),
         ConversationType::Group => {

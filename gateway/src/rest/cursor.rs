@@ -79,7 +79,9 @@ mod tests {
             assert_eq!(cursor.to_text(), text);
             assert_eq!(Cursor::parse(text), Ok(cursor));
         }
-        for wrong in ["", "x", "141", "AWKNAAAAAAAAAA==", "AmKNAAAAAAAAAA", "AWKNAAAAAAAAAAA", "AWONAAAAAAAAAA", "💣"] {
+        for wrong in
+            ["", "x", "141", "AWKNAAAAAAAAAA==", "AmKNAAAAAAAAAA", "AWKNAAAAAAAAAAA", "AWONAAAAAAAAAA", "💣"]
+        {
             assert_eq!(Cursor::parse(wrong).unwrap_err().field, Some("cursor"), "{wrong:?}");
         }
     }

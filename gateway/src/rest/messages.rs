@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use carillon_protocol::client::{self, EventFrame, MessageView, ReceiptView, SendMessage, Status, check_command, json};
+use carillon_protocol::client::{
+    self, EventFrame, MessageView, ReceiptView, SendMessage, Status, check_command, json,
+};
 use carillon_protocol::frame::{Accepted, Command, Entry, Mark, Page};
 use carillon_protocol::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, MessageId, Seq, UserId};
 use carillon_protocol::limits::PAGE_BYTES_MAX;
@@ -66,7 +68,9 @@ pub(super) fn client_msg_id<'a>(
         .filter(|key| (1..=CLIENT_MSG_ID_BYTES_MAX).contains(&key.len()))
         .ok_or_else(|| wrong("Idempotency-Key must be 1 to 64 bytes of UTF-8"))?;
     match in_body {
-        Some(in_body) if in_body != in_header => Err(wrong("Idempotency-Key and client_msg_id must be the same")),
+        Some(in_body) if in_body != in_header => {
+            Err(wrong("Idempotency-Key and client_msg_id must be the same"))
+        }
         _ => Ok(Some(Cow::Borrowed(in_header))),
     }
 }

@@ -34,7 +34,8 @@ impl<'a> Query<'a> {
         let Some(text) = self.text(field)? else { return Ok(None) };
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let seq = text.parse().ok().filter(|seq| digits && *seq <= SEQ_MAX);
-        seq.map(Some).ok_or_else(|| Refusal::field(field, format!("{field} must be an integer of at least 0")))
+        seq.map(Some)
+            .ok_or_else(|| Refusal::field(field, format!("{field} must be an integer of at least 0")))
     }
 
     /// `limit`: any number will do, what is out of range is clamped.
@@ -73,7 +74,10 @@ fn digit(byte: u8) -> Option<u8> {
 }
 
 fn wrong_id(field: &'static str) -> Refusal {
-    Refusal::field(field, format!("{field} must be a decimal number, 1 to 9223372036854775807, without leading zeros"))
+    Refusal::field(
+        field,
+        format!("{field} must be a decimal number, 1 to 9223372036854775807, without leading zeros"),
+    )
 }
 
 /// The conversation that a path names.
@@ -95,13 +99,18 @@ mod tests {
         let query = Query::new("username=J%C3%BCrgen+M%2bller%&limit=1e1&x&after_seq=7&cursor=&%63ut=1");
         assert_eq!(query.text("username").unwrap().as_deref(), Some("Jürgen M+ller%"));
         assert_eq!((query.limit(), query.seq("after_seq")), (Ok(10), Ok(Some(7))));
-        assert_eq!((query.text("cursor"), query.text("x")), (Ok(Some(String::new())), Ok(Some(String::new()))));
+        assert_eq!(
+            (query.text("cursor"), query.text("x")),
+            (Ok(Some(String::new())), Ok(Some(String::new())))
+        );
         assert_eq!((query.text("cut"), query.text("absent")), (Ok(Some("1".to_owned())), Ok(None)));
     }
 
     #[test]
     fn limits_are_clamped_and_nonsense_is_refused() {
-        for (text, expected) in [("", 50), ("limit=0", 1), ("limit=-5", 1), ("limit=1e9", 200), ("limit=7.9", 7)] {
+        for (text, expected) in
+            [("", 50), ("limit=0", 1), ("limit=-5", 1), ("limit=1e9", 200), ("limit=7.9", 7)]
+        {
             assert_eq!(Query::new(text).limit(), Ok(expected), "{text}");
         }
         for text in ["limit=", "limit=ten", "limit=nan", "limit=inf", "limit=1&limit=2"] {

@@ -36,7 +36,9 @@ impl Response {
     /// A JSON body.
     pub(super) fn json(status: u16, value: &impl Serialize) -> Response {
         match serde_json::to_vec(value) {
-            Ok(body) => Response { status, headers: vec![("content-type", "application/json".to_owned())], body },
+            Ok(body) => {
+                Response { status, headers: vec![("content-type", "application/json".to_owned())], body }
+            }
             // Structs with named fields always serialise into memory.
             Err(_) => Response { status: 500, headers: Vec::new(), body: Vec::new() },
         }
@@ -129,7 +131,9 @@ mod tests {
 
     #[test]
     fn waiting_is_rounded_up() {
-        for (millis, seconds) in [(Some(1), "1"), (Some(1_000), "1"), (Some(1_001), "2"), (None, "1"), (Some(0), "1")] {
+        for (millis, seconds) in
+            [(Some(1), "1"), (Some(1_000), "1"), (Some(1_001), "2"), (None, "1"), (Some(0), "1")]
+        {
             let refusal = Refusal { retry_after_ms: millis, ..Refusal::new(Code::RateLimited, "x") };
             let response = Response::refusal(&refusal, "r");
             assert!(response.headers.contains(&("retry-after", seconds.to_owned())), "{millis:?}");

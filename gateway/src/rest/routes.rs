@@ -117,7 +117,11 @@ mod tests {
     #[test]
     fn paths_lead_to_their_routes() {
         let cases = [
-            ("GET", "/v1/conversations/7/messages", Some(("/v1/conversations/{conversation_id}/messages", Some("7")))),
+            (
+                "GET",
+                "/v1/conversations/7/messages",
+                Some(("/v1/conversations/{conversation_id}/messages", Some("7"))),
+            ),
             ("HEAD", "/v1/conversations", Some(("/v1/conversations", None))),
             ("POST", "/v1/messages", Some(("/v1/messages", None))),
             ("GET", "/v1/users/7", Some(("/v1/users/{user_id}", Some("7")))),
@@ -136,15 +140,18 @@ mod tests {
             };
             assert_eq!(found, expected, "{method} {path}");
         }
-        assert!(matches!(find("DELETE", "/v1/conversations"), Found::Methods(methods) if methods == ["GET", "POST"]));
+        assert!(
+            matches!(find("DELETE", "/v1/conversations"), Found::Methods(methods) if methods == ["GET", "POST"])
+        );
     }
 
     #[test]
     fn no_route_stands_twice() {
         for (index, route) in ROUTES.iter().enumerate() {
-            let twice = ROUTES.iter().skip(index + 1).any(|other| {
-                (other.method, other.pattern) == (route.method, route.pattern)
-            });
+            let twice = ROUTES
+                .iter()
+                .skip(index + 1)
+                .any(|other| (other.method, other.pattern) == (route.method, route.pattern));
             assert!(!twice, "{} {}", route.method, route.pattern);
         }
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use carillon_protocol::frame::Command;
 use carillon_protocol::ids::UserId;
+use carillon_protocol::reason::Code;
 use carillon_protocol::time::Time;
 
 use super::plan::{Ask, Tell};
@@ -27,9 +28,18 @@ pub(super) struct Entry {
     pub(super) is_sent: bool,
     /// Whether what the client wants may have been done: from here on silence is no failure (G5).
     pub(super) is_at_stake: bool,
+    /// Whether it went again after its lane was lost.
+    pub(super) is_repeated: bool,
 }
 
 impl Entry {
+    /// Whether a refusal with `code` leaves open what happened: it speaks of this attempt only, while an earlier one, or
+    /// an earlier step, may have done what the client wants (G5).
+    pub(super) fn leaves_open(&self, code: Code) -> bool {
+        let is_earlier_open = self.is_at_stake && (self.is_repeated || !self.ask.is_write());
+        is_earlier_open && (code.row().retryable || code == Code::Internal)
+    }
+
     /// The same request, making its user known first.
     pub(super) fn provisioned(self) -> Entry {
         match &self.tell {

@@ -109,10 +109,8 @@ impl CatchingUp {
 
 /// What becomes of a `Deliver`.
 pub(super) enum Way {
-    /// It is brought by a page later.
+    /// It is in a page later, ours or one that the client asks for.
     Later,
-    /// The client syncs it itself.
-    Synced,
     /// It is to be pushed now.
     Live,
 }
@@ -123,7 +121,7 @@ impl CatchingUp {
         let place = self.listed.binary_search_by_key(&conversation, |(other, _)| *other).ok();
         if let Some((_, last)) = place.and_then(|place| self.listed.get_mut(place)) {
             *last = (*last).max(seq);
-            return Way::Synced;
+            return Way::Later;
         }
         match self.plan.open(conversation) {
             Some(entry) => {
@@ -348,6 +346,24 @@ impl Session {
     /// Whether live pushes have stopped.
     pub(super) fn is_behind(&self) -> bool {
         matches!(&self.stage, Stage::CatchingUp(catching_up) if !catching_up.listed.is_empty())
+    }
+
+    /// Whether a page of ours has brought this position to the client, and its `Deliver` is still to come.
+    pub(super) fn is_paged(&mut self, conversation: ConversationId, seq: Seq) -> bool {
+        let is_ahead = self.work.as_ref().and_then(|work| work.ahead_of(conversation)).is_some_and(|last| seq <= last);
+        let is_before = match &mut self.stage {
+            Stage::CatchingUp(catching_up) => catching_up
+                .plan
+                .open(conversation)
+                .is_some_and(|entry| entry.how == How::Pages && seq < entry.next),
+            _ => false,
+        };
+        is_ahead || is_before
+    }
+
+    /// Whether the client was told to sync this conversation itself.
+    pub(super) fn is_behind_in(&self, conversation: ConversationId) -> bool {
+        matches!(&self.stage, Stage::CatchingUp(catching_up) if catching_up.is_listed(conversation))
     }
 
     /// The client has a conversation up to its head, by a `sync` or because it was told to drop it.

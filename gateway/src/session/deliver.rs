@@ -51,7 +51,9 @@ impl Session {
         }
         let is_origin = delivery.origin_session == line.id.as_u64();
         let origin_request = is_origin.then_some(delivery.origin_request);
-        let is_filled = self.is_filled(conversation, seq, &delivery.event, origin_request, line, common);
+        // What a page has brought is no ack any more: a command that says it again is answered as a duplicate.
+        let is_filled = !self.is_paged(conversation, seq)
+            && self.is_filled(conversation, seq, &delivery.event, origin_request, line, common);
 
         let way = match &mut self.stage {
             Stage::AwaitIdentify(_) | Stage::Gone => return,
@@ -73,11 +75,6 @@ impl Session {
         match way {
             Way::Later if is_filled => self.work.get_or_insert_default().early.add(conversation, seq),
             Way::Later => {}
-            Way::Synced => {
-                if let Some(work) = &mut self.work {
-                    work.early.passed(conversation, seq);
-                }
-            }
             Way::Live => {
                 let was_paged = self.work.as_mut().is_some_and(|work| {
                     work.early.passed(conversation, seq);

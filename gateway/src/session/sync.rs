@@ -80,6 +80,7 @@ impl Session {
             return;
         }
         let from_seq = from_seq.max(first_seq);
+        let is_behind_here = self.is_behind_in(conversation);
         let marks = receipts(&page.marks);
         let mut events = Vec::with_capacity(page.entries.len());
         let mut to_seq = from_seq.saturating_sub(1);
@@ -89,9 +90,12 @@ impl Session {
                 common.counters.unreadable += 1;
                 continue;
             };
-            // An unanswered command of which this is the outcome hears that first. What was asked for is complete all
-            // the same.
-            let _ = self.is_filled(conversation, to_seq, &event, None, line, common);
+            // Where the page stands for the live line, an unanswered command of which this is the outcome hears that
+            // first. Elsewhere its ack comes on the line itself: this page may be from before what the router has told,
+            // and says nothing about what the client has. What was asked for is complete all the same.
+            if is_behind_here {
+                let _ = self.is_filled(conversation, to_seq, &event, None, line, common);
+            }
             events.push(render::event_frame(conversation, to_seq, head_seq, &event, self.user, &marks));
         }
         common.counters.events_paged += events.len() as u64;

@@ -1,5 +1,7 @@
 //! Sessions of a shard, driven by hand under virtual time.
 
+mod connecting;
+mod early_page;
 mod random;
 mod rig;
 mod router;

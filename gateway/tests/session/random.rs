@@ -17,7 +17,7 @@ use crate::rig::{Client, ROUTER, Rig, Seen, SeenEvent, Up, identify, send, setti
 use crate::router::Router;
 
 /// Seeds of one run of the suite.
-const SEEDS_COUNT: u64 = 1_500;
+const SEEDS_COUNT: u64 = 600;
 const STEPS_COUNT: usize = 500;
 /// Steps after the faults, within which everybody has to have everything (G7).
 const SETTLE_STEPS_MAX: usize = 30_000;
@@ -65,6 +65,10 @@ struct World {
     /// (user, key) → (conversation, seq): G2.
     acked: BTreeMap<(u64, String), (u64, Seq)>,
     next_conversation: u64,
+    /// Sockets take nothing between two reads.
+    is_slow: bool,
+    /// Lanes are lost often, and the router takes its time.
+    is_rough: bool,
 }
 
 impl Device {
@@ -120,6 +124,8 @@ impl World {
             tally: Tally::default(),
             acked: BTreeMap::new(),
             next_conversation: 1,
+            is_slow: seed % 3 == 0,
+            is_rough: seed % 2 == 0,
         };
         for (user, name) in [(1, "a"), (1, "b"), (2, "a"), (3, "a")] {
             world.devices.push(Device {
@@ -181,7 +187,7 @@ impl World {
         }
     }
 
-    fn connect(&mut self, place: usize) {
+    fn connect(&mut self, place: usize, may_adopt: bool) {
         let wire = if self.prng.chance(1, 2) { Wire::Json } else { Wire::Rkyv };
         let mut client = self.rig.upgrade(wire, None);
         let device = &mut self.devices[place];
@@ -189,7 +195,7 @@ impl World {
         device.behind.clear();
         device.syncing = None;
         let never_knew = device.adopts_cursors && !device.is_ready;
-        device.adopts_cursors = never_knew || self.prng.chance(1, 4);
+        device.adopts_cursors = never_knew || (may_adopt && self.prng.chance(1, 4));
         device.is_ready = false;
         if device.adopts_cursors {
             // A new client on an old device: it holds nothing and goes on where the device had confirmed.
@@ -260,7 +266,7 @@ impl World {
     fn read(&mut self, place: usize, everything: bool) {
         let Some(client) = &self.devices[place].client else { return };
         let id = client.id;
-        let room = if everything { None } else { Some(self.prng.index(3_000)) };
+        let room = if everything { None } else { Some(self.prng.index(2_000)) };
         if let Some(socket) = self.rig.sockets.get_mut(&id) {
             socket.room = room;
         }
@@ -268,7 +274,7 @@ impl World {
         self.rig.carry_out();
         let Some(client) = &mut self.devices[place].client else { return };
         let seen = client.take(&mut self.rig);
-        if !everything && let Some(socket) = self.rig.sockets.get_mut(&id) {
+        if (!everything || self.is_slow) && let Some(socket) = self.rig.sockets.get_mut(&id) {
             socket.room = Some(0);
         }
         self.take(place, seen);
@@ -381,37 +387,44 @@ impl World {
         self.say(place, Some(FrameId::Number(7)), &command);
     }
 
+    fn pace(&self) -> usize {
+        if self.is_rough { 1 } else { 5 }
+    }
+
     fn step(&mut self) {
         let place = self.prng.index(self.devices.len());
         match self.prng.below(100) {
-            0 => self.lane_down(),
+            0 if self.is_rough || self.prng.chance(1, 8) => self.lane_down(),
             1..=3 => self.lane_up(),
             4 => self.disconnect(place),
-            5..=8 if self.devices[place].client.is_none() => self.connect(place),
+            5..=8 if self.devices[place].client.is_none() => self.connect(place, true),
             9 if self.next_conversation < 8 => self.create(),
             10..=24 => self.send(place),
             25..=29 => self.confirm(place),
             30..=44 => {
                 let everything = self.prng.chance(1, 2);
-                self.read(place, everything);
+                if !self.is_slow || self.prng.chance(1, 6) {
+                    self.read(place, everything);
+                }
             }
             45 => {
                 // Two connections of one device: the newest stays (4507).
-                if self.devices[place].client.is_some() && self.prng.chance(1, 4) {
+                // What the old one confirms at that moment may count or not: the new one brings its own cursors.
+                if self.devices[place].is_ready && self.prng.chance(1, 4) {
                     self.read(place, true);
                     if let Some(old) = self.devices[place].client.take() {
-                        self.connect(place);
+                        self.connect(place, false);
                         self.rig.sockets.remove(&old.id);
                     }
                 }
             }
-            46 if self.prng.chance(1, 20) => self.rig.pass_ms(11_000),
+            46 if self.prng.chance(1, 10) => self.rig.pass_ms(11_000),
             46..=49 => {
                 let millis = self.prng.below(400);
                 self.rig.pass_ms(millis);
             }
-            50..=69 => self.travel(),
-            _ => self.router.step(&mut self.prng, true),
+            50..=69 => (0..self.pace()).for_each(|_| self.travel()),
+            _ => (0..self.pace()).for_each(|_| self.router.step(&mut self.prng, true)),
         }
         if self.prng.chance(2, 3) {
             self.rig.carry_out();
@@ -420,10 +433,11 @@ impl World {
 
     /// Faults are over: everybody who is connected ends up with everything (G7).
     fn converge(&mut self) {
+        self.is_slow = false;
         self.lane_up();
         for place in 0..self.devices.len() {
             if self.devices[place].client.is_none() {
-                self.connect(place);
+                self.connect(place, true);
             }
         }
         for _ in 0..SETTLE_STEPS_MAX {
@@ -435,7 +449,7 @@ impl World {
                     let place = self.prng.index(self.devices.len());
                     self.read(place, true);
                     if self.devices[place].client.is_none() {
-                        self.connect(place);
+                        self.connect(place, true);
                     }
                 }
                 1 => {
@@ -518,5 +532,5 @@ fn g6_every_client_holds_a_contiguous_log() {
     );
     // A run in which nothing happens proves nothing.
     let counts = [events, early, duplicates, behinds, lost_lanes, replaced as usize, unknown_outcomes as usize];
-    assert!(is_one || counts.iter().all(|count| *count > 50), "{counts:?}");
+    assert!(is_one || counts.iter().all(|count| *count > 10), "{counts:?}");
 }

@@ -13,7 +13,9 @@ use carillon_link::Peer;
 use carillon_node::config::{Builder, Config};
 use carillon_node::tokens::{Claims, KeyTable};
 use carillon_protocol::client::{Command, FrameId, SendMessage, ServerFrame, Wire, binary, json};
-use carillon_protocol::frame::{self, Frame, LinkFrame};
+use carillon_protocol::frame::{
+    self, Accepted, Deliver, Frame, Joined, LinkFrame, Peeked, Register, Registered, Standing, Submit,
+};
 use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
 use carillon_protocol::record::{Body, Encoding, Event, Message, MessageType};
 use carillon_protocol::time::{Time, WallMs};
@@ -70,6 +72,7 @@ pub(crate) struct Rig {
     pub(crate) up: VecDeque<AlignedVec>,
     pub(crate) closed_lanes: usize,
     pub(crate) is_drained: bool,
+    is_lane_up: bool,
     slots: u32,
 }
 
@@ -88,6 +91,7 @@ impl Rig {
             up: VecDeque::new(),
             closed_lanes: 0,
             is_drained: false,
+            is_lane_up: false,
             slots: 0,
         }
     }
@@ -204,11 +208,19 @@ impl Rig {
     }
 
     pub(crate) fn lane_up(&mut self) {
+        self.is_lane_up = true;
         self.input(Input::LaneUp { router: ROUTER });
         self.carry_out();
     }
 
+    fn lane_up_once(&mut self) {
+        if !self.is_lane_up {
+            self.lane_up();
+        }
+    }
+
     pub(crate) fn lane_down(&mut self) {
+        self.is_lane_up = false;
         self.up.clear();
         self.input(Input::LaneDown { router: ROUTER });
         self.carry_out();
@@ -469,9 +481,77 @@ impl Client {
         self.take(rig)
     }
 
+    /// Plays the router until the session is live: these conversations with their (stored cursor, head), of which
+    /// everything is fanned out. Leaves pages unanswered. Returns what the client saw.
+    pub(crate) fn finish_registering(&mut self, rig: &mut Rig, conversations: &[(u64, Seq, Seq)]) -> Vec<Seen> {
+        let Up::Register(register) = rig.next_up() else { panic!("registers first") };
+        let joined = conversations
+            .iter()
+            .map(|(conversation, cursor, _)| Joined { conversation: ConversationId(*conversation), cursor: *cursor })
+            .collect();
+        let Register { session, request, .. } = register;
+        rig.down(&Registered { session, request, conversations: joined, more: false });
+        if !conversations.is_empty() {
+            let Up::Peek(peek) = rig.next_up() else { panic!("then peeks") };
+            let standings = conversations
+                .iter()
+                .map(|(conversation, _, head)| Standing {
+                    conversation: ConversationId(*conversation),
+                    first_seq: 1,
+                    head_seq: *head,
+                    fanned_out_seq: *head,
+                })
+                .collect();
+            rig.down(&Peeked { session, request: peek.request, standings });
+        }
+        self.take(rig)
+    }
+
+    /// Plays the router that accepts a command.
+    pub(crate) fn accept(&self, rig: &mut Rig, submit: &Submit, seq: Seq, duplicate: bool) {
+        let frame::Command::Send { conversation, .. } = submit.command else { panic!("no message") };
+        rig.down(&Accepted {
+            session: submit.session,
+            request: submit.request,
+            conversation,
+            seq,
+            id: seq << 22,
+            duplicate,
+        });
+    }
+
     /// Whether the server closed the connection.
     pub(crate) fn is_closed(&self, rig: &Rig) -> bool {
         rig.sockets.get(&self.id).is_none_or(|socket| socket.is_closed)
+    }
+}
+
+/// A client that is live in these conversations: (id, stored cursor, head), nothing missing.
+pub(crate) fn live(
+    rig: &mut Rig,
+    user: u64,
+    device: &str,
+    wire: Wire,
+    conversations: &[(u64, Seq, Seq)],
+) -> Client {
+    rig.lane_up_once();
+    let mut client = rig.connect(wire);
+    assert!(client.say(rig, None, &identify(&token(user, device, 86_400), &[])).is_empty());
+    let seen = client.finish_registering(rig, conversations);
+    assert!(matches!(seen.as_slice(), [Seen::Ready { conversations: 0, events: 0 }, Seen::CaughtUp]), "{seen:?}");
+    client
+}
+
+/// A `Deliver` of a message to these users.
+pub(crate) fn deliver(conversation: u64, seq: Seq, sender: u64, key: &str, content: &str, users: &[u64]) -> Deliver {
+    Deliver {
+        conversation: ConversationId(conversation),
+        seq,
+        head_seq: seq,
+        origin_session: 0,
+        origin_request: 0,
+        users: users.iter().copied().map(UserId).collect(),
+        record: record(seq << 22, sender, key, content),
     }
 }
 

@@ -101,9 +101,10 @@ async fn answer(
     options: Options,
 ) -> Result<hyper::Response<Full<Bytes>>, Cut> {
     let (parts, body) = request.into_parts();
-    let body = tokio::time::timeout(Duration::from_millis(BODY_MS_MAX), collect(body, options.body_bytes_max))
-        .await
-        .map_err(|_| Cut::SlowBody)??;
+    let body =
+        tokio::time::timeout(Duration::from_millis(BODY_MS_MAX), collect(body, options.body_bytes_max))
+            .await
+            .map_err(|_| Cut::SlowBody)??;
     let request = Request {
         method: parts.method.as_str().to_owned(),
         path: parts.uri.path().to_owned(),
@@ -115,7 +116,8 @@ async fn answer(
     events.send(Event::Request(request, tell)).await.map_err(|_| Cut::Stopped)?;
     let response = told.await.map_err(|_| Cut::Stopped)?;
     if response.status >= 500 {
-        let request_id = response.headers.iter().find(|(name, _)| *name == "x-request-id").map(|(_, id)| id.as_str());
+        let request_id =
+            response.headers.iter().find(|(name, _)| *name == "x-request-id").map(|(_, id)| id.as_str());
         tracing::warn!(status = response.status, request_id, "an HTTP request failed");
     }
     Ok(written(response))

@@ -1,0 +1,375 @@
+//! The fine print on connecting: handshake, identify, heartbeat, tokens, closes.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use carillon_gateway::turn::Input;
+use carillon_protocol::client::{Command, Wire};
+use carillon_protocol::frame::{Refused, Replaced};
+use carillon_protocol::ids::ConversationId;
+use carillon_protocol::reason::Code;
+use carillon_protocol::websocket::Opcode;
+
+use crate::rig::{Client, Rig, Seen, Up, identify, live, send, settings, token};
+
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// What a raw request is answered: status line, and whether the connection ends.
+fn request(rig: &mut Rig, address: IpAddr, headers: &str) -> (String, bool) {
+    let connection = rig.accept(address);
+    let upgrade = "Host: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    rig.received(connection, format!("GET /v1/ws HTTP/1.1\r\n{upgrade}{headers}\r\n").as_bytes());
+    let socket = &rig.sockets[&connection];
+    let status = String::from_utf8_lossy(&socket.bytes).split("\r\n").next().unwrap_or("").to_owned();
+    (status, socket.is_closed)
+}
+
+/// Security, handshake: who is let in, who is refused with which status, before any frame.
+#[test]
+fn handshakes_are_let_in_or_refused() {
+    let good = token(1, "phone", 3_600);
+    let expired = token(1, "phone", -31);
+    let in_leeway = token(1, "phone", -29);
+    let cases = [
+        (String::new(), 101),
+        (format!("Authorization: Bearer {good}\r\n"), 101),
+        (format!("Authorization: Bearer {in_leeway}\r\n"), 101),
+        (format!("Authorization: Bearer {expired}\r\n"), 401),
+        (format!("Authorization: Bearer {good}x\r\n"), 401),
+        (format!("Sec-WebSocket-Protocol: carillon.v1.json, bearer.{good}\r\n"), 101),
+        ("Sec-WebSocket-Protocol: carillon.v1.json, bearer.a.b.c\r\n".to_owned(), 401),
+        (format!("Sec-WebSocket-Protocol: bearer.{good}\r\n"), 400),
+        ("Sec-WebSocket-Protocol: other\r\n".to_owned(), 400),
+        ("Origin: http://localhost:3000\r\n".to_owned(), 101),
+        ("Origin: https://evil.example\r\n".to_owned(), 403),
+        ("Content-Length: 1\r\n".to_owned(), 400),
+    ];
+    for (headers, status) in cases {
+        let mut rig = Rig::new(&[]);
+        let (line, is_closed) = request(&mut rig, LOCAL, &headers);
+        assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{headers:?}: {line}");
+        assert_eq!(is_closed, status != 101, "{headers:?}");
+    }
+    let mut strict = Rig::with(settings(&["gateway.origins=https://chat.example.org"]), false, 1);
+    assert!(request(&mut strict, LOCAL, "Origin: https://chat.example.org\r\n").0.contains("101"));
+    assert!(request(&mut strict, LOCAL, "Origin: http://localhost\r\n").0.contains("403"));
+    assert!(request(&mut strict, LOCAL, "").0.contains("101"), "an absent Origin is no browser");
+}
+
+/// F19: upgrades from one address are limited, from loopback never.
+#[test]
+fn upgrades_from_one_address_are_limited() {
+    let mut rig = Rig::new(&["limits.address_per_s=1", "limits.address_burst=2"]);
+    let far = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+    let statuses: Vec<bool> = (0..3).map(|_| request(&mut rig, far, "").0.contains("101")).collect();
+    assert_eq!(statuses, [true, true, false]);
+    assert!(request(&mut rig, far, "").0.contains("429"));
+    rig.pass_ms(1_100);
+    assert!(request(&mut rig, far, "").0.contains("101"));
+    assert!((0..9).all(|_| request(&mut rig, LOCAL, "").0.contains("101")));
+}
+
+#[test]
+fn what_is_not_a_websocket_is_handed_on_whole() {
+    let mut rig = Rig::new(&[]);
+    let connection = rig.accept(LOCAL);
+    rig.received(connection, b"GET /v1/");
+    assert_eq!(rig.sockets[&connection].handed_off, None);
+    rig.received(connection, b"conversations HTTP/1.1\r\nHo");
+    assert_eq!(
+        rig.sockets[&connection].handed_off.as_deref(),
+        Some(&b"GET /v1/conversations HTTP/1.1\r\nHo"[..])
+    );
+    assert_eq!(rig.shard.counters().connections, 0, "the shard has forgotten it");
+}
+
+/// A handshake has five seconds, and a process that was paused blames nobody (F26).
+#[test]
+fn a_handshake_has_a_deadline() {
+    let mut rig = Rig::new(&[]);
+    let connection = rig.accept(LOCAL);
+    rig.received(connection, b"GET /v1/ws HTTP/1.1\r\n");
+    rig.pass_ms(4_900);
+    assert!(!rig.sockets[&connection].is_closed);
+    rig.pass_ms(200);
+    assert!(rig.sockets[&connection].is_closed && rig.sockets[&connection].bytes.is_empty());
+    assert_eq!(rig.shard.counters().connections, 0);
+
+    let patient = rig.accept(LOCAL);
+    rig.now = rig.now.after_ms(30_000);
+    rig.input(Input::Tick);
+    rig.carry_out();
+    assert!(!rig.sockets[&patient].is_closed, "a pause of 30 s is ours, not theirs");
+    rig.pass_ms(5_100);
+    assert!(rig.sockets[&patient].is_closed);
+}
+
+fn closes(seen: &[Seen]) -> Option<u16> {
+    seen.iter().find_map(|seen| match seen {
+        Seen::Close(code) => *code,
+        _ => None,
+    })
+}
+
+fn codes(seen: &[Seen]) -> Vec<&'static str> {
+    let code = |seen: &Seen| match seen {
+        Seen::Error { code, .. } => Some(*code),
+        _ => None,
+    };
+    seen.iter().filter_map(code).collect()
+}
+
+/// No identify: 4003 after ten seconds. Everything before it: `unauthenticated`, no close.
+#[test]
+fn identify_comes_first_and_in_time() {
+    let mut rig = Rig::new(&[]);
+    rig.lane_up();
+    let mut client = rig.connect(Wire::Json);
+    let conversation = ConversationId(9);
+    for command in [
+        send(9, None, "x"),
+        Command::Delivered { conversation, seq: 1 },
+        Command::Sync { conversation, from_seq: 1, limit: 1 },
+        Command::Heartbeat,
+        Command::Identify { token: None, cursors: Vec::new() },
+    ] {
+        let seen = client.say(&mut rig, Some("n"), &command);
+        assert!(matches!(seen.as_slice(), [Seen::Error { id: Some(_), code: "unauthenticated", .. }]), "{seen:?}");
+    }
+    assert!(rig.up.is_empty());
+    rig.pass_ms(9_900);
+    assert!(!client.is_closed(&rig));
+    rig.pass_ms(200);
+    assert_eq!(closes(&client.take(&mut rig)), Some(4003), "frames before identify do not prolong it");
+}
+
+/// (token in identify) → error code, close.
+#[test]
+fn a_bad_token_in_identify_is_told_and_closes() {
+    let cases =
+        [(token(1, "d", -31), "token_expired"), (format!("{}x", token(1, "d", 60)), "unauthenticated")];
+    for (bad, code) in cases {
+        let mut rig = Rig::new(&[]);
+        let mut client = rig.connect(Wire::Rkyv);
+        let seen = client.say(&mut rig, None, &identify(&bad, &[]));
+        assert_eq!((codes(&seen), closes(&seen)), (vec![code], Some(4500)));
+        assert!(client.is_closed(&rig));
+    }
+    let mut rig = Rig::new(&[]);
+    rig.lane_up();
+    let mut client = rig.upgrade(Wire::Json, Some(&token(1, "d", 60)));
+    client.take(&mut rig);
+    let seen = client.say(&mut rig, None, &identify("nonsense", &[]));
+    assert!(seen.is_empty(), "the first token that was found counts: {seen:?}");
+    assert!(matches!(rig.next_up(), Up::Register(register) if register.user.0 == 1 && !register.again));
+}
+
+#[test]
+fn a_second_identify_is_a_bad_request() {
+    let mut rig = Rig::new(&[]);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
+    let seen = client.say(&mut rig, None, &identify(&token(1, "phone", 60), &[]));
+    assert_eq!((codes(&seen), client.is_closed(&rig)), (vec!["bad_request"], false));
+}
+
+/// (what is sent) → close code. Neighbours notice nothing.
+#[test]
+fn frames_that_break_the_rules_close_their_connection_only() {
+    let raw = |bytes: &[u8]| bytes.to_vec();
+    let masked = |opcode: Opcode, payload: &[u8]| {
+        let mut out = Vec::new();
+        carillon_protocol::websocket::append_client_frame(&mut out, opcode, payload, [1, 2, 3, 4]);
+        out
+    };
+    let cases = [
+        ("unmasked", raw(&[0x81, 1, b'x']), 1002),
+        ("reserved bit", raw(&[0xc1, 0x80, 0, 0, 0, 0]), 1002),
+        ("length not minimal", raw(&[0x81, 0xfe, 0, 1, 0, 0, 0, 0, b'x']), 1002),
+        ("too big", raw(&[0x81, 0xff, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0]), 1009),
+        ("not UTF-8", masked(Opcode::Text, &[0xff]), 1007),
+        ("binary on json", masked(Opcode::Binary, b"{}"), 1003),
+    ];
+    let mut rig = Rig::new(&[]);
+    let mut neighbour = live(&mut rig, 7, "n", Wire::Json, &[]);
+    for (name, bytes, code) in cases {
+        let mut client = rig.connect(Wire::Json);
+        rig.received(client.id, &bytes);
+        assert_eq!(closes(&client.take(&mut rig)), Some(code), "{name}");
+        assert!(client.is_closed(&rig), "{name}");
+        assert_eq!(neighbour.say(&mut rig, None, &Command::Heartbeat), [Seen::HeartbeatAck]);
+    }
+    let mut client = rig.connect(Wire::Rkyv);
+    assert_eq!(closes(&client.raw(&mut rig, Opcode::Text, b"{}")), Some(1003), "text on rkyv");
+}
+
+/// RFC 6455 sections 5.5.1 to 5.5.3.
+#[test]
+fn control_frames_are_answered() {
+    let mut rig = Rig::new(&[]);
+    let mut client = rig.connect(Wire::Json);
+    assert_eq!(client.raw(&mut rig, Opcode::Ping, b"abc"), [Seen::Pong(b"abc".to_vec())]);
+    assert!(client.raw(&mut rig, Opcode::Pong, b"").is_empty());
+    assert_eq!(client.raw(&mut rig, Opcode::Close, &[0x0f, 0xa0]), [Seen::Close(Some(4000))]);
+    assert!(client.is_closed(&rig) && rig.shard.counters().connections == 0);
+}
+
+/// 16 malformed frames in a minute: 4503. An unknown type is not malformed, and never closes.
+#[test]
+fn malformed_frames_close_in_the_end() {
+    let mut rig = Rig::new(&[]);
+    let mut client = rig.connect(Wire::Json);
+    for _ in 0..40 {
+        let seen = client.raw(&mut rig, Opcode::Text, br#"{"type":"dance"}"#);
+        assert_eq!((codes(&seen), closes(&seen)), (vec!["bad_request"], None));
+    }
+    for _ in 0..15 {
+        assert_eq!(closes(&client.raw(&mut rig, Opcode::Text, b"{")), None);
+    }
+    assert_eq!(closes(&client.raw(&mut rig, Opcode::Text, b"[]")), Some(4503));
+}
+
+/// Two intervals and ten seconds of silence: 4011. Any frame counts.
+#[test]
+fn silence_is_noticed() {
+    let mut rig = Rig::new(&[]);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
+    rig.pass_ms(69_000);
+    client.raw(&mut rig, Opcode::Ping, b"");
+    rig.pass_ms(69_900);
+    assert!(!client.is_closed(&rig));
+    rig.pass_ms(200);
+    assert_eq!(closes(&client.take(&mut rig)), Some(4011));
+    assert!(matches!(rig.next_up(), Up::Unregister(unregister) if unregister.user.0 == 1));
+}
+
+/// A live token ends with 4012, thirty seconds late; `refresh_token` moves that, for the same user and device only.
+#[test]
+fn a_token_ends() {
+    let mut rig = Rig::new(&["limits.heartbeat_interval_ms=600000"]);
+    rig.lane_up();
+    let mut client = rig.connect(Wire::Json);
+    client.say(&mut rig, None, &identify(&token(1, "phone", 60), &[]));
+    client.finish_registering(&mut rig, &[]);
+    let refresh = |token: String| Command::RefreshToken { token: token.into() };
+    for (other, code) in [
+        (token(2, "phone", 600), "bad_request"),
+        (token(1, "pad", 600), "bad_request"),
+        (token(1, "phone", -60), "token_expired"),
+        ("nonsense".to_owned(), "unauthenticated"),
+    ] {
+        let seen = client.say(&mut rig, None, &refresh(other));
+        assert_eq!((codes(&seen), closes(&seen)), (vec![code], None));
+    }
+    rig.pass_ms(89_000);
+    assert!(!client.is_closed(&rig));
+    let seen = client.say(&mut rig, Some("r"), &refresh(token(1, "phone", 120)));
+    assert!(matches!(seen.as_slice(), [Seen::Ok { id: Some(_), .. }]), "{seen:?}");
+    rig.pass_ms(60_000);
+    assert!(!client.is_closed(&rig));
+    rig.pass_ms(1_100);
+    assert_eq!(closes(&client.take(&mut rig)), Some(4012));
+}
+
+#[test]
+fn bye_closes_with_1000_and_unregisters() {
+    let mut rig = Rig::new(&[]);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
+    assert_eq!(client.say(&mut rig, None, &Command::Bye), [Seen::Close(Some(1000))]);
+    assert!(matches!(rig.next_up(), Up::Unregister(_)) && rig.shard.counters().connections == 0);
+}
+
+#[test]
+fn a_replaced_session_closes_with_4507() {
+    let mut rig = Rig::new(&[]);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
+    rig.down(&Replaced { session: client.id.as_u64() });
+    assert_eq!(closes(&client.take(&mut rig)), Some(4507));
+}
+
+/// (how a router refuses a registration) → error code, close.
+#[test]
+fn a_registration_may_be_refused() {
+    let cases = [
+        (Code::Forbidden, "forbidden", 4500),
+        (Code::RateLimited, "rate_limited", 4505),
+        (Code::Overloaded, "overloaded", 1013),
+        (Code::Unavailable, "unavailable", 1013),
+    ];
+    for (code, name, close) in cases {
+        let mut rig = Rig::new(&[]);
+        rig.lane_up();
+        let mut client = rig.connect(Wire::Json);
+        client.say(&mut rig, None, &identify(&token(1, "phone", 600), &[]));
+        let Up::Register(register) = rig.next_up() else { panic!("registers") };
+        rig.down(&Refused {
+            session: register.session,
+            request: register.request,
+            code: code as u16,
+            retry_after_ms: 0,
+            field: String::new(),
+            message: "no".into(),
+        });
+        let seen = client.take(&mut rig);
+        assert_eq!((codes(&seen), closes(&seen)), (vec![name], Some(close)));
+    }
+}
+
+/// A router that is never there: told after `gateway.unknown_after_ms`, and 1013.
+#[test]
+fn nobody_waits_for_a_router_for_ever() {
+    let mut rig = Rig::new(&[]);
+    let mut client = rig.connect(Wire::Json);
+    assert!(client.say(&mut rig, None, &identify(&token(1, "phone", 600), &[])).is_empty());
+    rig.pass_ms(10_100);
+    let seen = client.take(&mut rig);
+    assert_eq!((codes(&seen), closes(&seen)), (vec!["unavailable"], Some(1013)));
+}
+
+/// F18: everybody is told to come back at spread times, answers under way are waited for, then 1012.
+#[test]
+fn f18_a_drain_says_reconnect_and_waits_for_answers() {
+    let mut rig = Rig::new(&[]);
+    let mut idle = live(&mut rig, 1, "phone", Wire::Json, &[]);
+    let mut busy = live(&mut rig, 2, "phone", Wire::Rkyv, &[(9, 0, 0)]);
+    busy.say(&mut rig, None, &send(9, Some("k"), "x"));
+    let Up::Submit(submit) = rig.next_up() else { panic!("submits") };
+    let handshake = rig.accept(LOCAL);
+    rig.input(Input::Drain);
+    rig.carry_out();
+    let seen = idle.take(&mut rig);
+    assert!(matches!(seen.as_slice(), [Seen::Reconnect(after_ms), Seen::Close(Some(1012))] if *after_ms <= 5_000));
+    assert!(rig.sockets[&handshake].is_closed && !rig.is_drained);
+    assert!(matches!(busy.take(&mut rig).as_slice(), [Seen::Reconnect(_)]));
+    let late = rig.accept(LOCAL);
+    assert!(rig.sockets[&late].is_closed);
+    busy.accept(&mut rig, &submit, 1, false);
+    let seen = busy.take(&mut rig);
+    assert!(matches!(seen.as_slice(), [Seen::Ack { seq: 1, .. }, Seen::Close(Some(1012))]), "{seen:?}");
+    assert!(rig.is_drained);
+
+    let mut rig = Rig::new(&[]);
+    let mut stuck = live(&mut rig, 2, "phone", Wire::Json, &[(9, 0, 0)]);
+    stuck.say(&mut rig, None, &send(9, None, "x"));
+    rig.input(Input::Drain);
+    rig.pass_ms(4_900);
+    assert!(!rig.is_drained);
+    rig.pass_ms(200);
+    assert!(rig.is_drained && closes(&stuck.take(&mut rig)) == Some(1012));
+}
+
+/// G13: sessions and connections of an idle shard are a few hundred bytes, and what they said leaves no buffer behind.
+#[test]
+fn g13_an_idle_connection_holds_nothing() {
+    let mut rig = Rig::new(&[]);
+    let mut clients: Vec<Client> = (1..=3).map(|user| live(&mut rig, user, "d", Wire::Json, &[])).collect();
+    for client in &mut clients {
+        client.say(&mut rig, None, &Command::Heartbeat);
+        assert_eq!(rig.pending_bytes(client.id), 0);
+    }
+    assert_eq!((rig.shard.counters().connections, rig.shard.counters().sessions), (3, 3));
+    for client in &clients {
+        rig.input(Input::Closed { connection: client.id });
+    }
+    rig.carry_out();
+    assert_eq!((rig.shard.counters().connections, rig.shard.counters().sessions), (0, 0));
+}

@@ -1,0 +1,123 @@
+//! A page may show an event before the router has heard of its commit: the sender's own, too.
+
+use carillon_protocol::client::{Command, Wire};
+use carillon_protocol::frame::{Accepted, Deliver, Entry, Joined, Page, Peeked, Registered, Standing};
+use carillon_protocol::ids::{ConversationId, UserId};
+
+use crate::rig::{Client, Rig, Seen, Up, identify, record, send, token};
+
+const HERE: ConversationId = ConversationId(9);
+const OWN_SEQ: u64 = 2;
+
+/// A client who is brought what it lacks of the conversation, whose fan-out stands at 1.
+fn connected(rig: &mut Rig, head_seq: u64) -> (Client, u64) {
+    rig.lane_up();
+    let mut client = rig.connect(Wire::Json);
+    client.say(rig, None, &identify(&token(1, "phone", 3_600), &[(HERE.0, 1)]));
+    let Up::Register(register) = rig.next_up() else { panic!("registers first") };
+    let session = register.session;
+    let conversations = vec![Joined { conversation: HERE, cursor: 1 }];
+    rig.down(&Registered { session, request: register.request, conversations, more: false });
+    let Up::Peek(peek) = rig.next_up() else { panic!("then peeks") };
+    let standing = Standing { conversation: HERE, first_seq: 1, head_seq, fanned_out_seq: 1 };
+    rig.down(&Peeked { session, request: peek.request, standings: vec![standing] });
+    (client, session)
+}
+
+/// What a router reads when its event is visible, and not yet reported to it.
+fn own_page(session: u64, request: u64) -> Page {
+    Page {
+        session,
+        request,
+        conversation: HERE,
+        first_seq: 1,
+        head_seq: OWN_SEQ,
+        fanned_out_seq: 1,
+        entries: vec![Entry { seq: OWN_SEQ, record: record(77, 1, "m", "mine") }],
+        has_more: false,
+        marks: Vec::new(),
+    }
+}
+
+/// G6: who came back, got its own event by a page, and says it again, hears that it is a duplicate: also when the live
+/// push of that event comes first.
+#[test]
+fn g6_a_push_behind_a_page_is_no_ack() {
+    let mut rig = Rig::new(&[]);
+    let (mut client, session) = connected(&mut rig, OWN_SEQ);
+    let Up::Read(read) = rig.next_up() else { panic!("reads what is missing") };
+    rig.down(&own_page(session, read.request));
+    let seen = client.take(&mut rig);
+    assert!(matches!(seen.as_slice(), [Seen::Ready { .. }, Seen::Batch { to: OWN_SEQ, .. }, Seen::CaughtUp]), "{seen:?}");
+    client.say(&mut rig, Some("send"), &send(HERE.0, Some("m"), "mine"));
+    let Up::Submit(submit) = rig.next_up() else { panic!("submits") };
+    rig.down(&Deliver {
+        conversation: HERE,
+        seq: OWN_SEQ,
+        head_seq: OWN_SEQ,
+        origin_session: 0,
+        origin_request: 0,
+        users: vec![UserId(1)],
+        record: record(77, 1, "m", "mine"),
+    });
+    let request = submit.request;
+    rig.down(&Accepted { session, request, conversation: HERE, seq: OWN_SEQ, id: 77, duplicate: true });
+    let seen = client.take(&mut rig);
+    assert!(matches!(seen.as_slice(), [Seen::Ack { seq: OWN_SEQ, duplicate: true, .. }]), "{seen:?}");
+}
+
+/// G6: whatever comes first of page, ack and live push, the sender hears of its own event once, as the ack, and of what
+/// follows after it. What a `sync` shows is beside the live line.
+#[test]
+fn g6_a_page_before_the_ack_leaves_the_seq_to_the_ack() {
+    for is_accepted_first in [true, false] {
+        let mut rig = Rig::new(&[]);
+        let (mut client, session) = connected(&mut rig, 1);
+        let seen = client.take(&mut rig);
+        assert!(matches!(seen.last(), Some(Seen::CaughtUp)), "{seen:?}");
+
+        client.say(&mut rig, Some("send"), &send(HERE.0, Some("m"), "mine"));
+        let Up::Submit(submit) = rig.next_up() else { panic!("submits") };
+        client.say(&mut rig, Some("sync"), &Command::Sync { conversation: HERE, from_seq: OWN_SEQ, limit: 200 });
+        let Up::Read(read) = rig.next_up() else { panic!("reads") };
+        // Committed and visible, and the router has not heard of it.
+        rig.down(&own_page(session, read.request));
+        let accepted = Accepted {
+            session,
+            request: submit.request,
+            conversation: HERE,
+            seq: OWN_SEQ,
+            id: 77,
+            duplicate: false,
+        };
+        if is_accepted_first {
+            rig.down(&accepted);
+        }
+        let deliver = |seq, sender, key: &str, origin_request| Deliver {
+            conversation: HERE,
+            seq,
+            head_seq: seq,
+            origin_session: if origin_request == 0 { 0 } else { session },
+            origin_request,
+            users: vec![UserId(1)],
+            record: record(75 + seq, sender, key, if sender == 1 { "mine" } else { "theirs" }),
+        };
+        rig.down(&deliver(OWN_SEQ, 1, "m", submit.request));
+        if !is_accepted_first {
+            rig.down(&accepted);
+        }
+        rig.down(&deliver(OWN_SEQ + 1, 2, "t", 0));
+        let seen = client.take(&mut rig);
+        let line: Vec<_> = seen
+            .iter()
+            .filter_map(|seen| match seen {
+                Seen::Ack { seq, duplicate: false, .. } => Some(("ack", *seq)),
+                Seen::Event(event) => Some(("event", event.seq)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(line, [("ack", OWN_SEQ), ("event", OWN_SEQ + 1)], "{seen:?}");
+        let batches = seen.iter().filter(|seen| matches!(seen, Seen::Batch { events, .. } if events.len() == 1));
+        assert_eq!(batches.count(), 1, "what was asked for is complete: {seen:?}");
+    }
+}

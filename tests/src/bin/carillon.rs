@@ -1,0 +1,5 @@
+//! The `carillon` binary for tests.
+
+fn main() -> std::process::ExitCode {
+    carillon::main()
+}

@@ -1,0 +1,341 @@
+//! Real processes on a temporary directory: started with free ports, asked for their ready line, ended by their pid.
+
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use carillon_node::clock::Clock;
+use carillon_node::tokens::{Claims, dev_key};
+use tempfile::TempDir;
+
+/// How long anything may take that should take milliseconds: generous, because test machines are busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The two ways in which every scenario runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deployment {
+    /// Gateway and router in one process, joined by rings.
+    OneProcess,
+    /// Gateway and router as processes of their own, joined by QUIC.
+    Tiers,
+}
+
+/// One process.
+pub struct Process {
+    child: Child,
+    /// Addresses of its ready line, by name.
+    pub ready: serde_json::Value,
+    stderr: PathBuf,
+}
+
+impl Process {
+    /// Starts `binary` and waits for its ready line.
+    ///
+    /// # Panics
+    /// With the end of its standard error, when it ends or stays silent.
+    #[must_use]
+    pub fn start(binary: &str, arguments: &[String], stderr: PathBuf) -> Process {
+        Process::try_start(binary, arguments, stderr).unwrap_or_else(|failed| panic!("{failed}"))
+    }
+
+    /// As [`Process::start`], as often as the address is still taken: what a supervisor does. The kernel lets go of the
+    /// sockets of an io_uring a moment after it has reported the killed process gone.
+    ///
+    /// # Panics
+    /// As [`Process::start`].
+    #[must_use]
+    pub fn start_again(binary: &str, arguments: &[String], stderr: &Path) -> Process {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Process::try_start(binary, arguments, stderr.to_owned()) {
+                Ok(process) => return process,
+                Err(failed) if failed.contains("is in use") && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(failed) => panic!("{failed}"),
+            }
+        }
+    }
+
+    fn try_start(binary: &str, arguments: &[String], stderr: PathBuf) -> Result<Process, String> {
+        let logged_before = std::fs::metadata(&stderr).map_or(0, |file| file.len());
+        let mut child = Command::new(binary)
+            .args(arguments)
+            .args(["--set", "log.format=json"])
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::options().create(true).append(true).open(&stderr).expect("stderr file"))
+            .spawn()
+            .expect("the binary starts");
+        let stdout = child.stdout.take().expect("piped");
+        let (sender, lines) = crossbeam_channel::bounded(1);
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let _ = BufReader::new(stdout).read_line(&mut line);
+            let _ = sender.send(line);
+        });
+        let line = lines.recv_timeout(PATIENCE).unwrap_or_default();
+        let Ok(ready) = serde_json::from_str::<serde_json::Value>(&line) else {
+            let _ = child.kill();
+            let status = child.wait();
+            let log = tail_from(&stderr, logged_before);
+            return Err(format!("no ready line from {arguments:?} but {line:?}, {status:?}:\n{log}"));
+        };
+        Ok(Process { child, ready, stderr })
+    }
+
+    /// An address of the ready line.
+    ///
+    /// # Panics
+    /// When there is none of that name.
+    #[must_use]
+    pub fn address(&self, name: &str) -> SocketAddr {
+        let text = self.ready.get(name).and_then(|value| value.as_str());
+        text.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no {name} in {}", self.ready))
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        if let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(0)) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        self.wait()
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the process does not end:\n{}", tail(&self.stderr));
+            // There is no portable wait with a deadline; this polls the process table.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The end of what it logged.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        tail(&self.stderr)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- log of process {}:\n{}", self.child.id(), tail(&self.stderr));
+        }
+    }
+}
+
+fn tail(path: &Path) -> String {
+    tail_from(path, 0)
+}
+
+/// What was logged after the first `from` bytes; of that the end.
+fn tail_from(path: &Path, from: u64) -> String {
+    let mut text = String::new();
+    if let Ok(mut file) = std::fs::File::open(path) {
+        let _ = file.seek(SeekFrom::Start(from));
+        let _ = file.read_to_string(&mut text);
+    }
+    let start = text.char_indices().rev().nth(4_000).map_or(0, |(at, _)| at);
+    text.split_off(start)
+}
+
+/// A running Carillon.
+pub struct Server {
+    binary: String,
+    deployment: Deployment,
+    settings: Vec<String>,
+    directory: TempDir,
+    /// The gateway's process; in [`Deployment::OneProcess`] the only one.
+    pub gateway: Option<Process>,
+    /// The router's process, in [`Deployment::Tiers`].
+    pub router: Option<Process>,
+    gateway_address: Option<SocketAddr>,
+    router_address: Option<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+}
+
+impl Server {
+    /// Starts one with these `--set`s on a new directory.
+    #[must_use]
+    pub fn start(binary: &str, deployment: Deployment, settings: &[&str]) -> Server {
+        let mut server = Server {
+            binary: binary.to_owned(),
+            deployment,
+            settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
+            directory: tempfile::tempdir().expect("a temporary directory"),
+            gateway: None,
+            router: None,
+            gateway_address: None,
+            router_address: None,
+            admin_address: None,
+        };
+        if deployment == Deployment::Tiers {
+            server.start_router();
+        }
+        server.start_gateway();
+        server
+    }
+
+    /// Starts the router again, on the address it had.
+    pub fn start_router(&mut self) {
+        let mut arguments = self.arguments(Some("router"));
+        arguments.extend(set("router.listen", self.router_address));
+        let process = Process::start_again(&self.binary, &arguments, &self.path("router.log"));
+        self.router_address = Some(process.address("router"));
+        self.router = Some(process);
+    }
+
+    /// Starts the gateway (or the one process) again, on the address it had.
+    pub fn start_gateway(&mut self) {
+        let mut arguments = self.arguments((self.deployment == Deployment::Tiers).then_some("gateway"));
+        arguments.extend(set("gateway.listen", self.gateway_address));
+        if self.deployment == Deployment::Tiers {
+            arguments.extend(["--set".into(), format!("gateway.routers={}", self.router())]);
+        } else {
+            arguments.extend(set("router.listen", self.router_address));
+        }
+        let process = Process::start_again(&self.binary, &arguments, &self.path("gateway.log"));
+        self.gateway_address = Some(process.address("gateway"));
+        self.admin_address = Some(process.address("admin"));
+        if self.deployment == Deployment::OneProcess {
+            self.router_address = Some(process.address("router"));
+        }
+        self.gateway = Some(process);
+    }
+
+    fn arguments(&self, tier: Option<&str>) -> Vec<String> {
+        let mut arguments: Vec<String> = tier.into_iter().map(str::to_owned).collect();
+        arguments.extend(["--data-dir".into(), self.data_dir().display().to_string()]);
+        for setting in ["admin.listen=127.0.0.1:0", "store.segment_bytes=4194304", "store.reserve_bytes=1048576"] {
+            arguments.extend(["--set".into(), setting.into()]);
+        }
+        for setting in &self.settings {
+            arguments.extend(["--set".into(), setting.clone()]);
+        }
+        arguments
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Where clients connect.
+    ///
+    /// # Panics
+    /// Before the gateway was started.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.gateway_address.expect("the gateway was started")
+    }
+
+    /// Where the gateway's metrics are.
+    ///
+    /// # Panics
+    /// Before the gateway was started.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin_address.expect("the gateway was started")
+    }
+
+    /// Where the router listens.
+    ///
+    /// # Panics
+    /// Before it was started.
+    #[must_use]
+    pub fn router(&self) -> SocketAddr {
+        self.router_address.expect("the router was started")
+    }
+
+    /// Kills everything with SIGKILL and starts it again on the same directory and addresses.
+    pub fn crash_and_restart(&mut self) {
+        if let Some(gateway) = &mut self.gateway {
+            gateway.kill();
+        }
+        if self.deployment == Deployment::Tiers {
+            self.crash_and_restart_router();
+        }
+        self.start_gateway();
+    }
+
+    /// Kills only the router.
+    pub fn crash_and_restart_router(&mut self) {
+        if let Some(router) = &mut self.router {
+            router.kill();
+        }
+        self.start_router();
+    }
+
+    /// Kills only the gateway.
+    pub fn crash_and_restart_gateway(&mut self) {
+        if let Some(gateway) = &mut self.gateway {
+            gateway.kill();
+        }
+        self.start_gateway();
+    }
+
+    /// A token of the development key.
+    ///
+    /// # Panics
+    /// When the key cannot be read.
+    #[must_use]
+    pub fn token(&self, user: u64, device: &str) -> String {
+        self.token_with(user, device, 3_600, "")
+    }
+
+    /// A token that expires in `ttl_s` seconds, with a scope.
+    ///
+    /// # Panics
+    /// When the key cannot be read.
+    #[must_use]
+    pub fn token_with(&self, user: u64, device: &str, ttl_s: i64, scope: &str) -> String {
+        let now_s = Clock.wall_ms() / 1_000;
+        let claims = Claims {
+            user_id: user,
+            device_id: device.to_owned(),
+            issued_s: now_s.saturating_sub(120),
+            expires_s: now_s.saturating_add_signed(ttl_s),
+            name: None,
+            scope: scope.to_owned(),
+        };
+        dev_key(&self.data_dir()).expect("the development key").sign(&claims).expect("signed")
+    }
+}
+
+fn set(key: &str, address: Option<SocketAddr>) -> [String; 2] {
+    let address = address.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string());
+    ["--set".into(), format!("{key}={address}")]
+}

@@ -1,0 +1,225 @@
+//! The simulated world: the real gateway shards, the real router and the reference store, in one thread, in virtual
+//! time, with everything between them made of chance from one seed. Clients speak the real protocol and check every
+//! frame; at the end, when nothing has gone wrong for a while, the [`judge`] holds the whole log against everything
+//! that anybody saw.
+//!
+//! # Invariants
+//! - A run is a function of its seed: [`run`] reads no clock, draws no other chance, and iterates nothing unordered.
+//! - Nothing here decides what the parts do: it only brings bytes, frames, batches and answers from one to the next, late
+//!   or not at all, in the orders that the real ground floors allow.
+
+mod agenda;
+mod book;
+mod conversation;
+mod device;
+mod faults;
+mod gateways;
+mod judge;
+mod lanes;
+mod line;
+mod plan;
+mod routers;
+mod sockets;
+mod trace;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use carillon_gateway::settings::Settings;
+use carillon_node::prng::Prng;
+use carillon_node::tokens::KeyTable;
+use carillon_protocol::ids::{ConversationId, Seq};
+use carillon_protocol::time::WallMs;
+use carillon_store::backend::memory::{Memory, Options};
+
+use agenda::{Agenda, Event};
+use book::Book;
+pub use book::Stats;
+use device::Device;
+use faults::Fault;
+use gateways::Gateway;
+use lanes::Lane;
+use plan::{CALM_MS, HUSH_MS, MS, Plan};
+use routers::Router;
+use sockets::Socket;
+use trace::Trace;
+pub use trace::Reader;
+
+/// The wall time at which every world begins: somewhere in 2026.
+const WALL_START_MS: u64 = 1_790_000_000_000;
+/// Events of one world. Beyond it something goes round in circles, which is a violation of its own.
+const EVENTS_MAX: u64 = 3_000_000;
+
+/// What all worlds share: settings are parsed and keys are made once.
+pub struct Grounds {
+    settings: Settings,
+    keys: Arc<KeyTable>,
+}
+
+impl Grounds {
+    /// The shipped settings and a key for tokens.
+    #[must_use]
+    pub fn new() -> Grounds {
+        Grounds { settings: plan::defaults(), keys: Arc::new(KeyTable::from_secret("world", &[7; 32])) }
+    }
+}
+
+impl Default for Grounds {
+    fn default() -> Grounds {
+        Grounds::new()
+    }
+}
+
+/// What became of a world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Broken promises, in words; empty: all was kept.
+    pub violations: Vec<String>,
+    /// The same for two runs that went the same way.
+    pub trace_hash: u64,
+    /// What was met.
+    pub stats: Stats,
+}
+
+/// Lives through the world of a seed. `reader` is told every step.
+#[must_use]
+pub fn run(grounds: &Grounds, seed: u64, reader: Option<Reader<'_>>) -> Outcome {
+    let mut world = World::new(grounds, seed, reader);
+    world.live();
+    world.judge();
+    let World { mut book, trace, .. } = world;
+    book.violations.dedup();
+    Outcome { violations: book.violations, trace_hash: trace.hash(), stats: book.stats }
+}
+
+/// See the module.
+struct World<'a> {
+    now: u64,
+    agenda: Agenda,
+    prng: Prng,
+    plan: Plan,
+    keys: Arc<KeyTable>,
+    engine: Arc<Memory>,
+    router: Router,
+    gateways: Vec<Gateway>,
+    lanes: Vec<Lane>,
+    sockets: Vec<Socket>,
+    devices: Vec<Device>,
+    book: Book,
+    trace: Trace<'a>,
+    /// How far the wall clock is off.
+    wall_offset_ms: i64,
+    /// Nothing goes wrong any more.
+    is_calm: bool,
+    /// Everything takes this many times as long.
+    slowness: u64,
+    /// A crash that waits for its moment.
+    armed: Option<Fault>,
+    /// Committed events that the router has not heard of, by conversation.
+    unreported: BTreeMap<ConversationId, Vec<Seq>>,
+}
+
+impl<'a> World<'a> {
+    fn new(grounds: &Grounds, seed: u64, reader: Option<Reader<'a>>) -> World<'a> {
+        let mut prng = Prng::new(seed);
+        let plan = Plan::draw(&mut prng, &grounds.settings);
+        let engine = Arc::new(Memory::new(Options { lanes_count: plan.commit_lanes_count }));
+        let gateways = (0..plan.gateways_count).map(|_| Gateway::away()).collect();
+        let mut world = World {
+            now: 0,
+            agenda: Agenda::default(),
+            prng,
+            keys: Arc::clone(&grounds.keys),
+            engine,
+            router: Router::away(),
+            gateways,
+            lanes: Vec::new(),
+            sockets: Vec::new(),
+            devices: Vec::new(),
+            book: Book::default(),
+            trace: Trace::new(reader),
+            wall_offset_ms: 0,
+            is_calm: false,
+            slowness: 1,
+            armed: None,
+            unreported: BTreeMap::new(),
+            plan,
+        };
+        world.populate();
+        let chance_seed = world.prng.next_u64();
+        world.engine.faults().seed(chance_seed, world.plan.chances);
+        world.start_router();
+        for gateway in 0..world.plan.gateways_count {
+            world.start_gateway(gateway);
+        }
+        let calm_at = world.plan.faults_ns;
+        world.agenda.put(calm_at, Event::Calm);
+        world.agenda.put(calm_at + HUSH_MS * MS, Event::Hush);
+        world.plan_fault();
+        for number in 0..world.plan.late_conversations_count {
+            let at = world.prng.below(calm_at);
+            world.agenda.put(at, Event::Create { number });
+        }
+        world
+    }
+
+    fn live(&mut self) {
+        let end = self.plan.faults_ns + CALM_MS * MS;
+        while let Some((at, event)) = self.agenda.next(end) {
+            self.now = at;
+            self.happen(event);
+            if self.trace.count() > EVENTS_MAX {
+                self.book.wrong("G13", "the world goes round in circles");
+                return;
+            }
+        }
+        self.now = end;
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::GatewayTurn { gateway, life } => self.gateway_turn(gateway, life),
+            Event::GatewayStart { gateway } => self.start_gateway(gateway),
+            Event::RouterTurn { life } => self.router_turn(life),
+            Event::RouterStart => self.start_router(),
+            Event::Commit { life, commit_lane, ops } => self.commit(life, commit_lane, &ops),
+            Event::Committed { life, commit_lane, at, results } => self.committed(life, commit_lane, at, results),
+            Event::Read { life, ticket, query } => self.read(life, ticket, &query),
+            Event::Answered { life, ticket, answer } => self.answered(life, ticket, answer),
+            Event::LaneConnect { gateway, life } => self.connect_lane(gateway, life),
+            Event::LaneFrame { lane, way } => self.lane_frame(lane, way),
+            Event::LaneLost { lane, way } => self.lane_lost(lane, way),
+            Event::Accept { socket } => self.accept(socket),
+            Event::Up { socket } => self.up(socket),
+            Event::Down { socket } => self.down(socket),
+            Event::Hangup { socket } => self.hang_up(socket),
+            Event::Linger { socket } => self.linger(socket),
+            Event::Device { device, at } => self.wake_device(device, at),
+            Event::Fault => self.fault(),
+            Event::Create { number } => self.create(number),
+            Event::Land => self.engine.land(),
+            Event::Room => self.engine.faults().full(false),
+            Event::Calm => self.calm(),
+            Event::Hush => self.devices.iter_mut().for_each(Device::hush),
+        }
+    }
+
+    fn wall(&self) -> WallMs {
+        let wall = WALL_START_MS + self.now / MS;
+        WallMs(wall.saturating_add_signed(self.wall_offset_ms))
+    }
+
+    /// A time from a tenth of `slowest_ns` to all of it; now and then ten times as long.
+    fn delay(&mut self, slowest_ns: u64) -> u64 {
+        let drawn = self.prng.between(slowest_ns / 10, slowest_ns) + 1;
+        if self.is_calm {
+            return drawn.min(10 * MS);
+        }
+        let spike = if self.prng.chance(1, 50) { 10 } else { 1 };
+        drawn * spike * self.slowness
+    }
+
+    fn note(&mut self, tag: &'static str, numbers: [u64; 3], words: impl FnOnce() -> String) {
+        self.trace.note(self.now, tag, numbers, words);
+    }
+}

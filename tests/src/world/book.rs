@@ -1,0 +1,198 @@
+//! What everybody said and saw, in one place: for what can be judged at once, and for the [`judge`](super::judge).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use carillon_protocol::client::EventFrame;
+use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
+
+/// How a send stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// No answer yet.
+    Open,
+    /// Acknowledged.
+    Acked { seq: Seq, message: MessageId },
+    /// Definitely refused: must never appear (G5).
+    Refused,
+    /// Given up without knowing.
+    Unknown,
+}
+
+/// One message that a device wants said.
+#[derive(Clone, Debug)]
+pub(super) struct Send {
+    pub(super) device: usize,
+    pub(super) user: UserId,
+    pub(super) conversation: ConversationId,
+    pub(super) client_msg_id: Option<String>,
+    pub(super) content: String,
+    pub(super) state: State,
+    /// The highest seq that anybody was told before it was first said (G8); `None` before.
+    pub(super) floor: Option<Seq>,
+    /// How often it was said.
+    pub(super) attempts: u32,
+    /// When it was last said, in virtual nanoseconds.
+    pub(super) said_at: u64,
+    /// It was refused once, or may have been, so that later ones may stand before it (G9).
+    pub(super) may_be_overtaken: bool,
+    pub(super) is_expected_refused: bool,
+}
+
+/// What was seen at a place of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sight {
+    pub(super) message: MessageId,
+    pub(super) sender: UserId,
+    pub(super) content: String,
+}
+
+/// The watermarks of a user in a conversation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Marks {
+    /// The highest that any device said.
+    pub(super) said: Seq,
+    /// The highest whose `ok` came.
+    pub(super) confirmed: Seq,
+}
+
+macro_rules! stats {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// How often what happened, so that a run can show that it met what it is meant to meet.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Stats { $($(#[$doc])* pub $name: u64),+ }
+
+        impl Stats {
+            /// Each with its name.
+            #[must_use]
+            pub fn list(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name)),+]
+            }
+        }
+
+        impl std::ops::AddAssign for Stats {
+            fn add_assign(&mut self, more: Stats) {
+                $(self.$name += more.$name;)+
+            }
+        }
+    };
+}
+
+stats! {
+    /// Messages acknowledged.
+    acked,
+    /// Of them as duplicates.
+    duplicates,
+    /// Events that clients received.
+    events,
+    /// Connections that became live.
+    lives,
+    /// Lanes lost.
+    lanes_lost,
+    /// Gateways that died.
+    gateway_crashes,
+    /// Routers that died.
+    router_crashes,
+    /// Of them with a batch that was never committed.
+    crashes_before_commit,
+    /// Of them with a batch that was committed and not answered.
+    crashes_after_commit,
+    /// Of them between an ack and its fan-out.
+    crashes_after_ack,
+    /// Commits of a dead router that were fenced (G15).
+    fenced,
+    /// Connections cut.
+    cuts,
+    /// Events that somebody read before the router had heard of their commit.
+    early_sights,
+    /// Acks that came before lower seqs.
+    early_acks,
+    /// Refusals that a client heard.
+    refusals,
+    /// Of them `unknown_outcome`.
+    unknown_outcomes,
+    /// `behind`.
+    behinds,
+    /// `reset`.
+    resets,
+    /// Connections closed with 4507 although their device had no newer one.
+    replaced_unduly,
+    /// Drains, of gateways and of the router.
+    drains,
+    /// Receipts that a client was told are durable.
+    receipts,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Book {
+    pub(super) sends: Vec<Send>,
+    /// Sends by who said them under which name.
+    pub(super) names: BTreeMap<(UserId, String), usize>,
+    pub(super) sights: BTreeMap<(ConversationId, Seq), Sight>,
+    /// The highest seq that anybody was told.
+    pub(super) told: BTreeMap<ConversationId, Seq>,
+    pub(super) members: BTreeMap<ConversationId, Vec<UserId>>,
+    /// Members of conversations that begin meanwhile, by their number.
+    pub(super) late: BTreeMap<usize, Vec<UserId>>,
+    pub(super) delivered: BTreeMap<(UserId, ConversationId), Marks>,
+    pub(super) read: BTreeMap<(UserId, ConversationId), Marks>,
+    /// Who was shown something of a conversation that is not known to be theirs.
+    pub(super) strangers: BTreeSet<(UserId, ConversationId)>,
+    pub(super) violations: Vec<String>,
+    pub(super) stats: Stats,
+}
+
+impl Book {
+    /// A promise is broken.
+    pub(super) fn wrong(&mut self, promise: &str, words: impl std::fmt::Display) {
+        self.violations.push(format!("{promise}: {words}"));
+    }
+
+    /// A user was shown something of a conversation (G11). Of one that begins meanwhile it is judged at the end.
+    pub(super) fn shown(&mut self, user: UserId, conversation: ConversationId) {
+        if !self.members.get(&conversation).is_some_and(|members| members.contains(&user)) {
+            self.strangers.insert((user, conversation));
+        }
+    }
+
+    pub(super) fn told(&self, conversation: ConversationId) -> Seq {
+        self.told.get(&conversation).copied().unwrap_or(0)
+    }
+
+    /// Somebody was told what stands at a place (G4, G8).
+    pub(super) fn see(&mut self, conversation: ConversationId, seq: Seq, sight: Sight) {
+        let told = self.told.entry(conversation).or_insert(0);
+        *told = (*told).max(seq);
+        match self.sights.get(&(conversation, seq)) {
+            None => {
+                self.sights.insert((conversation, seq), sight);
+            }
+            Some(known) if *known == sight => {}
+            Some(known) => {
+                let words = format!("{conversation}/{seq} is {known:?} to one and {sight:?} to another");
+                self.wrong("G4", words);
+            }
+        }
+    }
+
+    /// A user's send was refused by a router: later ones may overtake it.
+    pub(super) fn overtakable(&mut self, user: UserId, client_msg_id: &str) {
+        if let Some(send) = self.names.get(&(user, client_msg_id.to_owned())).and_then(|at| self.sends.get_mut(*at)) {
+            send.may_be_overtaken = true;
+        }
+    }
+}
+
+/// What a client was shown, and the name that only the sender's devices are told.
+pub(super) fn sight<'a>(event: &'a EventFrame<'_>) -> (Sight, Option<&'a str>) {
+    match event {
+        EventFrame::NewMessage { message, .. } => {
+            let sight =
+                Sight { message: message.message, sender: message.sender, content: message.content.to_string() };
+            (sight, message.client_msg_id.as_deref())
+        }
+        EventFrame::ConversationCreated { by, .. } => {
+            (Sight { message: MessageId(0), sender: *by, content: "created".to_owned() }, None)
+        }
+    }
+}

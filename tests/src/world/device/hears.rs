@@ -1,0 +1,296 @@
+//! What a device is told, frame by frame, and whether it may be told that.
+
+use carillon_protocol::client::{DeliveryAck, Done, EventFrame, FrameId, ServerFrame, Status, SyncBatch};
+use carillon_protocol::ids::{ConversationId, Seq};
+use carillon_protocol::reason::{Code, Refusal};
+
+use super::{Device, Hands, Phase, Receipt, Why, Sync};
+use crate::world::book::{Sight, State, sight};
+use crate::world::line::Line;
+use crate::world::plan::MS;
+
+/// How long a refused frame waits when the server does not say.
+const RETRY_MS: u64 = 50;
+
+impl Device {
+    pub(super) fn hear(&mut self, frame: &ServerFrame<'_>, hands: &mut Hands<'_, '_>) {
+        match frame {
+            ServerFrame::Hello(_) => self.identify(hands),
+            ServerFrame::Ready { user, .. } => {
+                if self.phase != Phase::Identified || *user != self.user {
+                    hands.book.wrong("ready", format!("{} at {:?}", self.label(), self.phase));
+                }
+                self.phase = Phase::Ready;
+                self.patience_at = u64::MAX;
+                self.queue = self.pending.clone();
+                self.hand_over(hands);
+            }
+            ServerFrame::CaughtUp => self.caught_up(hands),
+            ServerFrame::Event(event) => self.live(event, hands),
+            ServerFrame::DeliveryAck(ack) => self.acked(ack, hands),
+            ServerFrame::SyncBatch(batch) => self.batch(batch, hands),
+            ServerFrame::Behind { conversations } => self.behind(conversations, hands),
+            ServerFrame::Reset { conversation, head_seq, reason, .. } => {
+                hands.book.stats.resets += 1;
+                hands.trace.note(hands.now, "reset", [self.number as u64, conversation.0, *head_seq], || {
+                    format!("{} {conversation} to {head_seq}: {reason}", self.label())
+                });
+                self.held.remove(conversation);
+                self.lines.insert(*conversation, Line::new(*head_seq, *head_seq));
+                if self.phase == Phase::Live {
+                    self.ask_missing(hands);
+                }
+            }
+            ServerFrame::Reconnect { after_ms, .. } => hands.leave_ms = Some(*after_ms),
+            ServerFrame::Ok(done) => self.done(done, hands),
+            ServerFrame::Error { id, refusal, .. } => self.refused(id.as_ref(), refusal, hands),
+            ServerFrame::HeartbeatAck { .. } => {}
+        }
+    }
+
+    fn caught_up(&mut self, hands: &mut Hands<'_, '_>) {
+        hands.trace.note(hands.now, "caught up", [self.number as u64, 0, 0], || self.label());
+        if let Some((conversation, _)) = self.lines.iter().find(|(_, line)| line.is_behind) {
+            hands.book.wrong("behind", format!("{} is caught up, and still behind in {conversation}", self.label()));
+        }
+        if self.phase == Phase::Ready {
+            self.phase = Phase::Live;
+            hands.book.stats.lives += 1;
+            if self.act_at == u64::MAX {
+                self.act_at = hands.now + self.prng.below(2 * hands.plan.send_gap_ns);
+            }
+        }
+        self.hand_over(hands);
+        self.ask_missing(hands);
+    }
+
+    fn line(&mut self, conversation: ConversationId) -> &mut Line {
+        let (least, most) = self.stored.get(&conversation).copied().unwrap_or_default();
+        self.lines.entry(conversation).or_insert_with(|| Line::new(least, most))
+    }
+
+    fn keep(&mut self, conversation: ConversationId, seq: Seq, sight: Sight, hands: &mut Hands<'_, '_>) {
+        hands.book.shown(self.user, conversation);
+        hands.book.see(conversation, seq, sight);
+        self.held.entry(conversation).or_default().insert(seq);
+        self.unconfirmed.insert(conversation);
+        if self.confirm_at == u64::MAX {
+            self.confirm_at = hands.now + self.prng.below(200 * MS);
+        }
+    }
+
+    fn event(&mut self, event: &EventFrame<'_>, hands: &mut Hands<'_, '_>) -> (ConversationId, Seq) {
+        let (conversation, seq) = event.position();
+        let (sight, name) = sight(event);
+        if name.is_some() && sight.sender != self.user {
+            hands.book.wrong("G11", format!("{} sees the client_msg_id of {}", self.label(), sight.sender));
+        }
+        hands.book.stats.events += 1;
+        self.keep(conversation, seq, sight, hands);
+        (conversation, seq)
+    }
+
+    /// An event that has to be the next.
+    fn live(&mut self, event: &EventFrame<'_>, hands: &mut Hands<'_, '_>) {
+        let (conversation, seq) = self.event(event, hands);
+        hands.trace.note(hands.now, "event", [self.number as u64, conversation.0, seq], || {
+            format!("{} {conversation}/{seq}", self.label())
+        });
+        if self.phase < Phase::Ready {
+            hands.book.wrong("G6", format!("{} hears {conversation}/{seq} before ready", self.label()));
+        }
+        if let Err(words) = self.line(conversation).event(seq) {
+            hands.book.wrong("G6", format!("{} in {conversation}: {words}", self.label()));
+        }
+    }
+
+    fn batch(&mut self, batch: &SyncBatch<'_>, hands: &mut Hands<'_, '_>) {
+        let SyncBatch { conversation, from_seq, to_seq, head_seq, has_more, .. } = *batch;
+        hands.trace.note(hands.now, "batch", [self.number as u64, conversation.0, to_seq], || {
+            format!("{} {conversation}/{from_seq}..={to_seq} of {head_seq}, {:?}", self.label(), batch.id)
+        });
+        let Some(id) = &batch.id else {
+            for event in &batch.events {
+                self.live(event, hands);
+            }
+            if let Err(words) = self.line(conversation).covered(to_seq) {
+                hands.book.wrong("G6", format!("{} in {conversation}: {words}", self.label()));
+            }
+            return;
+        };
+        let FrameId::Number(id) = id else { return };
+        let Some(sync) = self.syncs.remove(id).filter(|sync| sync.conversation == conversation) else {
+            hands.book.wrong("sync", format!("{} got a batch for {id}, which it did not ask for", self.label()));
+            return;
+        };
+        let mut next = sync.from_seq;
+        for event in &batch.events {
+            let (_, seq) = self.event(event, hands);
+            if seq != next {
+                hands.book.wrong("G6", format!("{} asked for {next} of {conversation} and got {seq}", self.label()));
+            }
+            next = seq + 1;
+        }
+        let is_final = !has_more && to_seq >= head_seq;
+        let line = self.line(conversation);
+        if line.is_behind {
+            line.is_behind = !is_final;
+            line.jump(to_seq);
+        }
+        if !is_final && sync.why != Why::Whim {
+            self.sync(conversation, to_seq + 1, sync.why, hands);
+        }
+    }
+
+    fn behind(&mut self, conversations: &[(ConversationId, Seq)], hands: &mut Hands<'_, '_>) {
+        hands.book.stats.behinds += 1;
+        for (conversation, head_seq) in conversations.iter().copied() {
+            hands.trace.note(hands.now, "behind", [self.number as u64, conversation.0, head_seq], || {
+                format!("{} in {conversation} at {head_seq}", self.label())
+            });
+            hands.book.shown(self.user, conversation);
+            let line = self.line(conversation);
+            line.is_behind = true;
+            let cursor = line.cursor();
+            let from_seq = cursor.unwrap_or_else(|| self.stored.get(&conversation).map_or(0, |stored| stored.0)) + 1;
+            self.sync(conversation, from_seq, Why::Behind, hands);
+        }
+    }
+
+    fn acked(&mut self, ack: &DeliveryAck<'_>, hands: &mut Hands<'_, '_>) {
+        let DeliveryAck { message, status, conversation, seq, duplicate, .. } = *ack;
+        if status != Status::Sent {
+            let marks = if status == Status::Read { &hands.book.read } else { &hands.book.delivered };
+            if let Some(reader) = ack.user {
+                let said = marks.get(&(reader, conversation)).map_or(0, |marks| marks.said);
+                // A mark of a seq is told for the sender's highest message at or below it.
+                if said < seq {
+                    let words = format!("{} hears that {reader} is at {seq} of {conversation}, who said {said}", self.label());
+                    hands.book.wrong("G12", words);
+                }
+            }
+            return;
+        }
+        let Some(FrameId::Number(number)) = ack.id else {
+            hands.book.wrong("ack", format!("{} got an ack of {conversation}/{seq} without its id", self.label()));
+            return;
+        };
+        let number = number as usize;
+        hands.trace.note(hands.now, "ack", [self.number as u64, number as u64, seq], || {
+            format!("{} send {number} at {conversation}/{seq}{}", self.label(), if duplicate { ", duplicate" } else { "" })
+        });
+        let Some(send) = hands.book.sends.get(number).filter(|send| send.device == self.number).cloned() else {
+            hands.book.wrong("ack", format!("{} got an ack of {number}, which it never sent", self.label()));
+            return;
+        };
+        if send.is_expected_refused || send.state == State::Refused {
+            hands.book.wrong("G5", format!("send {number} is refused for good, and acked at {seq}"));
+        }
+        if send.conversation != conversation {
+            hands.book.wrong("ack", format!("send {number} to {} is acked in {conversation}", send.conversation));
+        }
+        if let State::Acked { seq: before, message: same } = send.state
+            && (before, same) != (seq, message)
+        {
+            hands.book.wrong("G2", format!("send {number} is acked at {before} and at {seq} of {conversation}"));
+        }
+        if send.floor.is_none_or(|floor| seq <= floor) {
+            let words = format!("send {number} got {seq} of {conversation} when {:?} was told", send.floor);
+            hands.book.wrong("G8", words);
+        }
+        hands.book.stats.acked += 1;
+        hands.book.stats.duplicates += u64::from(duplicate);
+        hands.book.sends[number].state = State::Acked { seq, message };
+        self.pending.retain(|other| *other != number);
+        if duplicate {
+            let told = hands.book.told.entry(conversation).or_insert(0);
+            *told = (*told).max(seq);
+            return;
+        }
+        let line = self.line(conversation);
+        hands.book.stats.early_acks += u64::from(line.cursor().is_some_and(|cursor| cursor + 1 < seq));
+        if let Err(words) = line.ack(seq) {
+            hands.book.wrong("G6", format!("{} in {conversation}: {words}", self.label()));
+        }
+        self.keep(conversation, seq, Sight { message, sender: self.user, content: send.content }, hands);
+    }
+
+    fn done(&mut self, done: &Done, hands: &mut Hands<'_, '_>) {
+        let Some(FrameId::Number(id)) = done.id else { return };
+        let Some(Receipt { conversation, seq, is_read }) = self.receipts.remove(&id) else { return };
+        hands.book.stats.receipts += 1;
+        let (least, _) = self.said.entry(conversation).or_default();
+        *least = (*least).max(seq);
+        for marks in [Some(&mut hands.book.delivered), is_read.then_some(&mut hands.book.read)].into_iter().flatten() {
+            let marks = marks.entry((self.user, conversation)).or_default();
+            marks.confirmed = marks.confirmed.max(seq);
+        }
+        if done.seq.is_none_or(|told| told < seq) {
+            hands.book.wrong("G12", format!("{} confirmed {seq} and was told {:?}", self.label(), done.seq));
+        }
+    }
+
+    fn refused(&mut self, id: Option<&FrameId>, refusal: &Refusal, hands: &mut Hands<'_, '_>) {
+        hands.book.stats.refusals += 1;
+        let code = refusal.code;
+        hands.trace.note(hands.now, "refused", [self.number as u64, code as u64, 0], || {
+            format!("{} {id:?}: {} {}", self.label(), code.name(), refusal.message)
+        });
+        hands.book.stats.unknown_outcomes += u64::from(code == Code::UnknownOutcome);
+        let is_retryable = code.row().retryable;
+        let Some(FrameId::Number(id)) = id.cloned() else {
+            if !is_retryable {
+                hands.book.wrong("error", format!("{} got {} without asking", self.label(), code.name()));
+            }
+            return;
+        };
+        let wait_ms = refusal.retry_after_ms.unwrap_or(RETRY_MS).max(RETRY_MS);
+        let again_at = hands.now + self.prng.between(wait_ms, 2 * wait_ms) * MS;
+        if let Some(Sync { conversation, from_seq, why }) = self.syncs.remove(&id) {
+            if !is_retryable {
+                hands.book.wrong("sync", format!("{} may not read {conversation}: {}", self.label(), code.name()));
+            } else if why != Why::Whim {
+                self.sync_again.push((again_at, Sync { conversation, from_seq, why }));
+            }
+            return;
+        }
+        if let Some(receipt) = self.receipts.remove(&id) {
+            if !is_retryable {
+                let words = format!("{} may not confirm {} of {}", self.label(), receipt.seq, receipt.conversation);
+                hands.book.wrong("G12", words);
+            }
+            self.unconfirmed.insert(receipt.conversation);
+            self.confirm_at = self.confirm_at.min(again_at);
+            return;
+        }
+        self.send_refused(id as usize, code, again_at, hands);
+    }
+
+    fn send_refused(&mut self, number: usize, code: Code, again_at: u64, hands: &mut Hands<'_, '_>) {
+        let Some(send) = hands.book.sends.get_mut(number).filter(|send| send.device == self.number) else {
+            hands.book.wrong("error", format!("{} got {} for {number}", self.label(), code.name()));
+            return;
+        };
+        if send.is_expected_refused {
+            return;
+        }
+        send.may_be_overtaken = true;
+        let is_answered = matches!(send.state, State::Acked { .. });
+        let is_definite = code != Code::UnknownOutcome;
+        if !code.row().retryable {
+            send.state = State::Refused;
+            self.pending.retain(|other| *other != number);
+            hands.book.wrong("G5", format!("send {number} of {} was refused: {}", self.label(), code.name()));
+        } else if !is_answered && is_definite && send.attempts == 1 && (send.client_msg_id.is_none() || self.prng.chance(1, 8)) {
+            // A refused attempt never takes effect, and there is no other.
+            send.state = State::Refused;
+            self.pending.retain(|other| *other != number);
+        } else if !is_answered && send.client_msg_id.is_none() {
+            send.state = State::Unknown;
+            self.pending.retain(|other| *other != number);
+        } else if !is_answered {
+            self.retries.push((again_at, number));
+        }
+    }
+}
+
