@@ -75,5 +75,9 @@ pub fn has_keys(config: &Config) -> bool {
 /// Status 2 when a key cannot be used.
 pub fn keys(config: &Config) -> Result<KeyTable, Fatal> {
     let auth: Auth = config.section("auth")?;
-    if auth.keys.is_empty() { tokens::dev_key(&data_dir(config)) } else { KeyTable::from_settings(&auth.keys) }
+    if auth.keys.is_empty() {
+        tokens::dev_key(&data_dir(config))
+    } else {
+        KeyTable::from_settings(&auth.keys)
+    }
 }

@@ -61,6 +61,9 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
     logging::init(logging::Format::of(format)?, config.text("log.level").unwrap_or_default())?;
     let gateway_settings = GatewaySettings::from_config(config)?;
     let router_settings = configure::router_settings(config)?;
+    if !ENGINES.contains(&router_settings.store.engine.as_str()) {
+        return Err(unknown_engine(&router_settings.store.engine));
+    }
     let signals = Signals::install().map_err(|error| cannot("listen for signals", &error))?;
     let data_dir = configure::data_dir(config);
 
@@ -86,7 +89,8 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
         ));
     }
     let driver = tier.has_gateway().then(|| Driver::choose(&gateway_settings.io.driver)).transpose()?;
-    let admin = Admin::start(config.text("admin.listen").unwrap_or_default(), registry.clone(), readiness.clone())?;
+    let admin =
+        Admin::start(config.text("admin.listen").unwrap_or_default(), registry.clone(), readiness.clone())?;
 
     // The store, then everything that stands on it.
     let keys = Arc::new(configure::keys(config)?);
@@ -97,7 +101,12 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
     } else {
         None
     };
-    let identity = identity(config, &data_dir, &gateway_settings, if tier.has_router() { Role::Router } else { Role::Gateway })?;
+    let identity = identity(
+        config,
+        &data_dir,
+        &gateway_settings,
+        if tier.has_router() { Role::Router } else { Role::Gateway },
+    )?;
     let control = Control::start()?;
     let listener = match (&router, router_address) {
         (Some(router), Some(address)) => Some(
@@ -285,6 +294,16 @@ impl Control {
     }
 }
 
+/// The engines of this binary.
+const ENGINES: [&str; 2] = ["embedded", "memory"];
+
+fn unknown_engine(name: &str) -> Fatal {
+    Fatal::config(format!(
+        "store.engine \"{name}\" is not built into this binary: use {}",
+        ENGINES.join(" or ")
+    ))
+}
+
 fn open_store(settings: &RouterSettings, data_dir: &Path) -> Result<Arc<dyn Engine>, Fatal> {
     match settings.store.engine.as_str() {
         "embedded" => {
@@ -305,9 +324,7 @@ fn open_store(settings: &RouterSettings, data_dir: &Path) -> Result<Arc<dyn Engi
             warn!("store.engine=memory: nothing survives this process");
             Ok(Arc::new(Memory::new(MemoryOptions::default())))
         }
-        other => Err(Fatal::config(format!(
-            "store.engine \"{other}\" is not built into this binary: use embedded or memory"
-        ))),
+        other => Err(unknown_engine(other)),
     }
 }
 
@@ -337,7 +354,12 @@ fn tls_dir(data_dir: &Path, settings: &GatewaySettings) -> (PathBuf, bool) {
     }
 }
 
-fn identity(_config: &Config, data_dir: &Path, settings: &GatewaySettings, role: Role) -> Result<Identity, Fatal> {
+fn identity(
+    _config: &Config,
+    data_dir: &Path,
+    settings: &GatewaySettings,
+    role: Role,
+) -> Result<Identity, Fatal> {
     let (dir, is_ours) = tls_dir(data_dir, settings);
     let failed = |error: tls::TlsError| Fatal::config(format!("tls.dir {}: {error}", dir.display()));
     if is_ours {

@@ -65,9 +65,8 @@ pub fn sign(
 }
 
 fn users(text: &str) -> Result<(u64, u64), Fatal> {
-    let wrong = || {
-        Fatal::config(format!("--user {text:?} is not an id (1 to 2^63 - 1) or a range such as 1-1000"))
-    };
+    let wrong =
+        || Fatal::config(format!("--user {text:?} is not an id (1 to 2^63 - 1) or a range such as 1-1000"));
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let first = UserId::parse(first).ok_or_else(wrong)?.0;
     let last = UserId::parse(last).ok_or_else(wrong)?.0;
@@ -78,7 +77,8 @@ fn users(text: &str) -> Result<(u64, u64), Fatal> {
 }
 
 fn seconds(text: &str) -> Result<i64, Fatal> {
-    let wrong = || Fatal::config(format!("--ttl {text:?} is not a whole number with s, m, h or d, such as 24h"));
+    let wrong =
+        || Fatal::config(format!("--ttl {text:?} is not a whole number with s, m, h or d, such as 24h"));
     let unit = match text.as_bytes().last() {
         Some(b's') => 1,
         Some(b'm') => 60,

@@ -19,12 +19,18 @@ pub(crate) fn verify(keys: &KeyTable, token: &str, wall: WallMs) -> Result<Claim
 /// machine in development mode.
 #[must_use]
 pub(crate) fn is_origin_allowed(origin: &str, origins: &[String], is_development: bool) -> bool {
-    if origins.is_empty() { is_development && is_loopback(origin) } else { origins.iter().any(|one| one == origin) }
+    if origins.is_empty() {
+        is_development && is_loopback(origin)
+    } else {
+        origins.iter().any(|one| one == origin)
+    }
 }
 
 /// RFC 6454 section 7: a scheme, a host, perhaps a port, and nothing else.
 fn is_loopback(origin: &str) -> bool {
-    let Some(host) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) else { return false };
+    let Some(host) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) else {
+        return false;
+    };
     ["localhost", "127.0.0.1", "[::1]"].into_iter().any(|loopback| match host.strip_prefix(loopback) {
         Some("") => true,
         Some(rest) => rest.strip_prefix(':').is_some_and(|port| {
@@ -58,7 +64,11 @@ mod tests {
         ];
         for (origin, by_list, in_development) in cases {
             assert_eq!(is_origin_allowed(origin, &listed, true), by_list, "{origin:?} with a list");
-            assert_eq!(is_origin_allowed(origin, &[], true), in_development, "{origin:?} in development mode");
+            assert_eq!(
+                is_origin_allowed(origin, &[], true),
+                in_development,
+                "{origin:?} in development mode"
+            );
             assert!(!is_origin_allowed(origin, &[], false), "{origin:?} without a list");
         }
     }

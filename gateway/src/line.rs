@@ -33,7 +33,15 @@ pub(crate) struct Line {
 
 impl Line {
     pub(crate) fn new(id: ConnectionId) -> Line {
-        Line { id, wire: Wire::Json, outbox: Outbox::default(), progress_at: Time(0), closing: None, is_close_said: false, is_unflushed: false }
+        Line {
+            id,
+            wire: Wire::Json,
+            outbox: Outbox::default(),
+            progress_at: Time(0),
+            closing: None,
+            is_close_said: false,
+            is_unflushed: false,
+        }
     }
 
     /// Says something that answers the client or that it cannot do without.

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use carillon_protocol::client::{EventFrame, MessageView, ReceiptView, ServerFrame, Status, SyncBatch, Wire};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::limits::PAGE_BYTES_MAX;
 use carillon_protocol::record::{Body, Event};
-use bytes::Bytes;
 use rkyv::util::AlignedVec;
 
 use crate::line::encode;
@@ -35,20 +35,23 @@ pub(crate) fn event_frame<'a>(
                 reply_to: message.reply_to,
                 status: if is_own { status(seq, marks) } else { Status::Sent },
                 created_at: event.id.created_at(),
-                client_msg_id: (is_own && !event.client_msg_id.is_empty()).then(|| event.client_msg_id.clone()),
+                client_msg_id: (is_own && !event.client_msg_id.is_empty())
+                    .then(|| event.client_msg_id.clone()),
             },
             head_seq,
         },
-        Body::Created { conversation_type, group_name, history, members } => EventFrame::ConversationCreated {
-            conversation,
-            seq,
-            user_ids: members.clone(),
-            by: event.sender,
-            conversation_type: *conversation_type,
-            group_name: group_name.map(Cow::Borrowed),
-            history: *history,
-            created_at: event.id.created_at(),
-        },
+        Body::Created { conversation_type, group_name, history, members } => {
+            EventFrame::ConversationCreated {
+                conversation,
+                seq,
+                user_ids: members.clone(),
+                by: event.sender,
+                conversation_type: *conversation_type,
+                group_name: group_name.map(Cow::Borrowed),
+                history: *history,
+                created_at: event.id.created_at(),
+            }
+        }
     }
 }
 
@@ -90,7 +93,9 @@ pub(crate) fn batch<'a>(
                 cut.append(&mut rest.events);
                 SyncBatch { events: cut, from_seq, ..rest }
             }
-            None => SyncBatch { id: None, events: cut, from_seq, to_seq, has_more, receipts: Vec::new(), ..batch },
+            None => {
+                SyncBatch { id: None, events: cut, from_seq, to_seq, has_more, receipts: Vec::new(), ..batch }
+            }
         });
     }
 }

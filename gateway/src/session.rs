@@ -19,7 +19,7 @@ mod sync;
 mod work;
 
 use carillon_node::tokens::Claims;
-use carillon_protocol::client::{Command, FrameId, Incoming, Done, ServerFrame, field_name};
+use carillon_protocol::client::{Command, Done, FrameId, Incoming, ServerFrame, field_name};
 use carillon_protocol::frame::{ArchivedNotOwner, ArchivedPage, ArchivedRefused, Unregister};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::reason::{Close, Code, Refusal};
@@ -137,7 +137,9 @@ impl Session {
             Command::Read { conversation, seq } => {
                 self.mark(id, Marked { conversation, delivered_seq: 0, read_seq: seq }, line, common);
             }
-            Command::Sync { conversation, from_seq, limit } => self.sync(id, conversation, from_seq, limit, common),
+            Command::Sync { conversation, from_seq, limit } => {
+                self.sync(id, conversation, from_seq, limit, common)
+            }
             Command::RefreshToken { token } => self.refresh_token(id, &token, line, common),
             Command::Heartbeat => line.say(common, &ServerFrame::HeartbeatAck { id }),
             Command::Identify { .. } => {
@@ -160,7 +162,10 @@ impl Session {
         let claims = match (from_upgrade.take(), token) {
             (Some(claims), _) => *claims,
             (None, None) => {
-                let refusal = Refusal { field: Some("token"), ..Refusal::new(Code::Unauthenticated, "a token is needed") };
+                let refusal = Refusal {
+                    field: Some("token"),
+                    ..Refusal::new(Code::Unauthenticated, "a token is needed")
+                };
                 line.refuse(common, id, refusal);
                 return;
             }
@@ -276,10 +281,9 @@ impl Session {
         let heartbeat = wait(self.heard_at, 2 * limits.heartbeat_interval_ms + HEARTBEAT_LEEWAY_MS);
         let stuck = (!line.outbox.is_empty()).then_some(line.progress_at);
         let (behind, retry) = match &self.stage {
-            Stage::CatchingUp(catching_up) => (
-                catching_up.behind_since().map(|since| since.max(line.progress_at)),
-                catching_up.retry_at,
-            ),
+            Stage::CatchingUp(catching_up) => {
+                (catching_up.behind_since().map(|since| since.max(line.progress_at)), catching_up.retry_at)
+            }
             Stage::Registering(registering) => (None, registering.retry_at),
             _ => (None, None),
         };
@@ -320,7 +324,8 @@ impl Session {
             return;
         }
         if self.registers_until(common).is_some_and(|until| until <= now) {
-            let refusal = Refusal::new(Code::Unavailable, "the server cannot reach its store: try again later");
+            let refusal =
+                Refusal::new(Code::Unavailable, "the server cannot reach its store: try again later");
             line.refuse(common, None, refusal);
             line.close(Close::TryLater);
             return;

@@ -124,7 +124,9 @@ impl Shard {
             }
             if let Some(connection) = self.dirty.pop_front() {
                 self.settle(connection);
-            } else if matches!(self.drain, Drain::Until(_) | Drain::Closing(_)) && self.connections.count() == 0 {
+            } else if matches!(self.drain, Drain::Until(_) | Drain::Closing(_))
+                && self.connections.count() == 0
+            {
                 self.drain = Drain::Done;
                 return Some(Output::Drained);
             } else {
@@ -376,7 +378,9 @@ impl Shard {
         let mut due = Vec::new();
         self.wheel.expire(now, &mut due);
         for (id, at) in due {
-            let Some(connection) = self.connections.get_mut(id).filter(|connection| connection.armed_at == at) else {
+            let Some(connection) =
+                self.connections.get_mut(id).filter(|connection| connection.armed_at == at)
+            else {
                 continue;
             };
             connection.armed_at = Time(u64::MAX);

@@ -136,7 +136,8 @@ mod tests {
             let mut due = Vec::new();
             for slot in 0..400_u32 {
                 let connection = ConnectionId { slot, generation: 0 };
-                let at = now.after_ms(prng.between(0, 1 << prng.below(20)));
+                let scale = prng.below(20);
+                let at = now.after_ms(prng.between(0, 1 << scale));
                 wheel.insert(now, connection, at);
                 open.push((connection, at));
                 if prng.chance(1, 3) {

@@ -57,7 +57,8 @@ impl Client {
                     attempt = again.handshake();
                 }
                 Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => {
-                    let body = answer.body().as_deref().map(|body| String::from_utf8_lossy(body).into_owned());
+                    let body =
+                        answer.body().as_deref().map(|body| String::from_utf8_lossy(body).into_owned());
                     return Err((answer.status().as_u16(), body.unwrap_or_default()));
                 }
                 Err(error) => panic!("the upgrade failed: {error}"),
@@ -86,7 +87,7 @@ impl Client {
         client.send(&json!({"type": "identify", "cursors": cursors}));
         let mut before = VecDeque::new();
         loop {
-            let frame = client.next();
+            let frame = client.frame();
             let is_last = frame["type"] == "caught_up";
             before.push_back(frame);
             if is_last {
@@ -127,7 +128,7 @@ impl Client {
     ///
     /// # Panics
     /// When none comes, or the connection ends.
-    pub fn next(&mut self) -> Value {
+    pub fn frame(&mut self) -> Value {
         let deadline = Instant::now() + PATIENCE;
         self.next_before(deadline).unwrap_or_else(|| panic!("no frame came; closed: {:?}", self.closed))
     }
@@ -211,7 +212,7 @@ impl Client {
     /// Whether an answered heartbeat brings nothing else: proof that nothing was on its way.
     pub fn is_quiet(&mut self) -> bool {
         self.send(&json!({"type": "heartbeat", "id": "quiet?"}));
-        self.next()["type"] == "heartbeat_ack"
+        self.frame()["type"] == "heartbeat_ack"
     }
 
     /// Sends a message and returns its ack.
@@ -222,7 +223,9 @@ impl Client {
         self.send(&json!({"type": "send_message", "conversation_id": conversation, "content": content,
             "client_msg_id": client_msg_id}));
         self.until("ack", |frame| {
-            frame["type"] == "delivery_ack" && frame["status"] == "sent" && frame["client_msg_id"] == client_msg_id
+            frame["type"] == "delivery_ack"
+                && frame["status"] == "sent"
+                && frame["client_msg_id"] == client_msg_id
         })
     }
 
@@ -260,8 +263,10 @@ impl Client {
             while sent - acks.len() < PIPELINE
                 && let Some(content) = contents.next()
             {
-                self.send(&json!({"type": "send_message", "conversation_id": conversation, "content": content,
-                    "client_msg_id": content}));
+                self.send(
+                    &json!({"type": "send_message", "conversation_id": conversation, "content": content,
+                    "client_msg_id": content}),
+                );
                 sent += 1;
             }
             acks.push(self.until("ack", |frame| {
@@ -279,7 +284,7 @@ impl Client {
     pub fn past(&mut self) -> Vec<Value> {
         let mut frames = Vec::new();
         loop {
-            let frame = self.next();
+            let frame = self.frame();
             if frame["type"] == "caught_up" {
                 return frames;
             }
@@ -294,7 +299,7 @@ impl Client {
     pub fn events(&mut self, conversation: &str, count: usize) -> Vec<Event> {
         let mut events = Vec::new();
         while events.len() < count {
-            let frame = self.next();
+            let frame = self.frame();
             events.extend(Event::all(&frame).into_iter().filter(|event| event.conversation == conversation));
         }
         events
@@ -319,7 +324,9 @@ impl Event {
     #[must_use]
     pub fn all(frame: &Value) -> Vec<Event> {
         match frame["type"].as_str() {
-            Some("sync_batch") => frame["events"].as_array().into_iter().flatten().flat_map(Event::all).collect(),
+            Some("sync_batch") => {
+                frame["events"].as_array().into_iter().flatten().flat_map(Event::all).collect()
+            }
             Some("new_message") => {
                 let message = &frame["message"];
                 vec![Event {

@@ -62,7 +62,8 @@ pub fn request(
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);
     let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, text) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {answer:?} {read:?}"));
+    let (head, text) =
+        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {answer:?} {read:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
     let body = serde_json::from_str(text).unwrap_or(Value::Null);
     Answer { status, head: head.to_owned(), body, text: text.to_owned() }

@@ -88,13 +88,21 @@ impl Killing {
                 return Err(format!("not everything was acknowledged in the end: {tally}"));
             }
             if toll.kills == kills_before {
-                return Err("a whole round went by without a kill: the machine is too slow for this".to_owned());
+                return Err(
+                    "a whole round went by without a kill: the machine is too slow for this".to_owned()
+                );
             }
         }
         Ok(toll)
     }
 
-    fn round(&self, round: u32, server: &mut Server, prng: &mut Prng, toll: &mut Toll) -> Result<Value, String> {
+    fn round(
+        &self,
+        round: u32,
+        server: &mut Server,
+        prng: &mut Prng,
+        toll: &mut Toll,
+    ) -> Result<Value, String> {
         let journal = server.data_dir().join(format!("journal-{round}"));
         let options = self.options(server, &journal);
         let (sender, verdict) = crossbeam_channel::bounded(1);
@@ -112,7 +120,8 @@ impl Killing {
             }
             toll.kills += 1;
         }
-        let outcome = verdict.recv_timeout(KILLING + VERDICT).map_err(|_| "the generator is stuck".to_owned())?;
+        let outcome =
+            verdict.recv_timeout(KILLING + VERDICT).map_err(|_| "the generator is stuck".to_owned())?;
         let _ = std::fs::remove_file(&journal);
         judged(&outcome)
     }
@@ -128,7 +137,8 @@ impl Killing {
             server.address(),
             self.seed,
         );
-        let paths = ["--data-dir".into(), server.data_dir().into_os_string(), "--journal".into(), journal.into()];
+        let paths =
+            ["--data-dir".into(), server.data_dir().into_os_string(), "--journal".into(), journal.into()];
         let words = words.split_ascii_whitespace().map(std::ffi::OsString::from);
         Options::try_parse_from(words.chain(paths)).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -140,17 +150,16 @@ fn judged(outcome: &Outcome) -> Result<Value, String> {
     let report = outcome.report.clone().ok_or_else(|| outcome.text.clone())?;
     let reasons = report["invalid_because"].as_array().cloned().unwrap_or_default();
     let is_late = |reason: &Value| {
-        reason.as_str().is_some_and(|text| text.contains("generator was late") || text.ends_with("left in time"))
+        reason
+            .as_str()
+            .is_some_and(|text| text.contains("generator was late") || text.ends_with("left in time"))
     };
     let is_good = outcome.exit == GOOD || (outcome.exit != VIOLATION && reasons.iter().all(is_late));
     if is_good { Ok(report) } else { Err(outcome.text.clone()) }
 }
 
 /// Kills begin when messages flow: before that the generator makes its conversations, over REST and without retries.
-fn wait_for_first_send(
-    journal: &Path,
-    verdict: &crossbeam_channel::Receiver<Outcome>,
-) -> Result<(), String> {
+fn wait_for_first_send(journal: &Path, verdict: &crossbeam_channel::Receiver<Outcome>) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         if std::fs::read_to_string(journal).is_ok_and(|text| text.contains(" sent ")) {

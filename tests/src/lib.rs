@@ -8,5 +8,5 @@ pub mod http;
 pub mod killing;
 pub mod raw;
 pub mod server;
-pub mod world;
 pub mod stage;
+pub mod world;

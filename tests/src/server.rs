@@ -234,7 +234,9 @@ impl Server {
     fn arguments(&self, tier: Option<&str>) -> Vec<String> {
         let mut arguments: Vec<String> = tier.into_iter().map(str::to_owned).collect();
         arguments.extend(["--data-dir".into(), self.data_dir().display().to_string()]);
-        for setting in ["admin.listen=127.0.0.1:0", "store.segment_bytes=4194304", "store.reserve_bytes=1048576"] {
+        for setting in
+            ["admin.listen=127.0.0.1:0", "store.segment_bytes=4194304", "store.reserve_bytes=1048576"]
+        {
             arguments.extend(["--set".into(), setting.into()]);
         }
         for setting in &self.settings {
@@ -338,4 +340,49 @@ impl Server {
 fn set(key: &str, address: Option<SocketAddr>) -> [String; 2] {
     let address = address.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string());
     ["--set".into(), format!("{key}={address}")]
+}
+
+/// What a command that ends by itself left behind.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit status; `None` after a signal.
+    pub status: Option<i32>,
+    /// All of its standard output.
+    pub stdout: String,
+    /// All of its standard error.
+    pub stderr: String,
+}
+
+/// Runs a command to its end, with these variables and no others.
+///
+/// # Panics
+/// When it does not end.
+#[must_use]
+pub fn command(binary: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+    let mut child = Command::new(binary)
+        .args(arguments)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let pipes = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+    let (mut stdout, mut stderr) = pipes;
+    let (sender, texts) = crossbeam_channel::bounded(1);
+    std::thread::spawn(move || {
+        let (mut out, mut errors) = (String::new(), String::new());
+        std::thread::scope(|scope| {
+            scope.spawn(|| stdout.read_to_string(&mut out));
+            scope.spawn(|| stderr.read_to_string(&mut errors));
+        });
+        let _ = sender.send((out, errors));
+    });
+    let Ok((stdout, stderr)) = texts.recv_timeout(PATIENCE) else {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("{arguments:?} does not end");
+    };
+    Ended { status: child.wait().expect("wait").code(), stdout, stderr }
 }

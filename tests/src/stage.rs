@@ -155,7 +155,7 @@ macro_rules! everywhere {
             $(#[test]
             fn $scenario() {
                 super::$scenario(&$crate::stage::Stage::shared(
-                    env!("CARGO_BIN_EXE_carillon"),
+                    env!("CARGO_BIN_EXE_carillon-under-test"),
                     $crate::server::Deployment::$deployment,
                     $crate::client::Wire::$wire,
                     $settings,

@@ -42,8 +42,8 @@ use lanes::Lane;
 use plan::{CALM_MS, HUSH_MS, MS, Plan};
 use routers::Router;
 use sockets::Socket;
-use trace::Trace;
 pub use trace::Reader;
+use trace::Trace;
 
 /// The wall time at which every world begins: somewhere in 2026.
 const WALL_START_MS: u64 = 1_790_000_000_000;
@@ -183,7 +183,9 @@ impl<'a> World<'a> {
             Event::RouterTurn { life } => self.router_turn(life),
             Event::RouterStart => self.start_router(),
             Event::Commit { life, commit_lane, ops } => self.commit(life, commit_lane, &ops),
-            Event::Committed { life, commit_lane, at, results } => self.committed(life, commit_lane, at, results),
+            Event::Committed { life, commit_lane, at, results } => {
+                self.committed(life, commit_lane, at, results)
+            }
             Event::Read { life, ticket, query } => self.read(life, ticket, &query),
             Event::Answered { life, ticket, answer } => self.answered(life, ticket, answer),
             Event::LaneConnect { gateway, life } => self.connect_lane(gateway, life),

@@ -2,6 +2,8 @@
 //! G3, G6, G7, F1, F2, F3). `CARILLON_KILLS` says how many, `CARILLON_SEED` repeats a schedule; `kill-loop` does a
 //! thousand.
 
+#![expect(clippy::disallowed_methods, reason = "how many kills is said in the environment")]
+
 use std::collections::BTreeSet;
 
 use carillon_tests::client::{Client, Wire};
@@ -10,7 +12,7 @@ use carillon_tests::server::{Deployment, Server};
 use carillon_tests::stage::{create, introduce};
 use serde_json::{Value, json};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_carillon");
+const BINARY: &str = env!("CARGO_BIN_EXE_carillon-under-test");
 
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
@@ -51,7 +53,8 @@ fn unanswered_sends_are_settled_by_a_retry(deployment: Deployment, wire: Wire) {
     let (alice, bob) = (1, 2);
     introduce(&server, alice);
     introduce(&server, bob);
-    let conversation = create(&server, alice, &json!({"type": "one_to_one", "member_ids": [bob.to_string()]}));
+    let conversation =
+        create(&server, alice, &json!({"type": "one_to_one", "member_ids": [bob.to_string()]}));
     let message = |n: usize| {
         json!({"type": "send_message", "conversation_id": conversation, "content": format!("number {n}"),
             "client_msg_id": format!("id-{n}"), "id": n})
@@ -92,7 +95,10 @@ fn unanswered_sends_are_settled_by_a_retry(deployment: Deployment, wire: Wire) {
     let mut at_bob = Client::login(&server, wire, bob, "phone");
     let told = at_bob.events(&conversation, SENDS + 1);
     assert!(at_bob.until_type("caught_up").is_object() && at_bob.is_quiet(), "each once");
-    assert_eq!(told.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=SENDS as u64 + 1).collect::<Vec<_>>());
+    assert_eq!(
+        told.iter().map(|event| event.seq).collect::<Vec<_>>(),
+        (1..=SENDS as u64 + 1).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -112,7 +118,8 @@ fn a_killed_router_is_not_noticed_by_connected_clients() {
     let (alice, bob) = (1, 2);
     introduce(&server, alice);
     introduce(&server, bob);
-    let conversation = create(&server, alice, &json!({"type": "one_to_one", "member_ids": [bob.to_string()]}));
+    let conversation =
+        create(&server, alice, &json!({"type": "one_to_one", "member_ids": [bob.to_string()]}));
     let mut clients = [alice, bob].map(|user| Client::login(&server, Wire::Json, user, "phone"));
     for client in &mut clients {
         client.until_type("caught_up");

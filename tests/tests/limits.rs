@@ -1,6 +1,8 @@
 //! At the defaults: what the rates refuse, when it may be tried again, and that nobody else feels it. And the other
 //! way round, rates off: a crowd in one conversation.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait as long as the server says")]
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -36,7 +38,7 @@ fn a_burst_is_taken_and_more_is_refused_for_a_while(stage: &Stage) {
     let mut waiting: Vec<usize> = Vec::new();
     let (mut taken, mut wait_ms) = (Vec::new(), 0);
     for _ in 0..SENDS {
-        let answer = at_alice.next();
+        let answer = at_alice.frame();
         let n = answer["id"].as_u64().and_then(|n| usize::try_from(n).ok()).expect("an id");
         if answer["type"] == "delivery_ack" {
             taken.push((answer["seq"].as_u64().expect("a seq"), n));
@@ -44,13 +46,15 @@ fn a_burst_is_taken_and_more_is_refused_for_a_while(stage: &Stage) {
         }
         let error = &answer["error"];
         assert_eq!((&error["code"], &error["retryable"]), (&json!("rate_limited"), &json!(true)), "{answer}");
-        wait_ms = error["retry_after_ms"].as_u64().filter(|wait_ms| (1..=5_000).contains(wait_ms)).expect("a time");
+        wait_ms =
+            error["retry_after_ms"].as_u64().filter(|wait_ms| (1..=5_000).contains(wait_ms)).expect("a time");
         waiting.push(n);
     }
     assert!(taken.len() >= 64 && !waiting.is_empty(), "{} taken, {} refused", taken.len(), waiting.len());
     // REST shares the limit's shape: 429 with Retry-After.
     let body = json!({"conversation_id": conversation, "content": "x", "message_type": "text"});
-    let mut answers = (0..SENDS).map(|_| rest(stage.server(), alice, "POST", "/v1/messages", &[], Some(&body)));
+    let mut answers =
+        (0..SENDS).map(|_| rest(stage.server(), alice, "POST", "/v1/messages", &[], Some(&body)));
     let refused = answers.find(|answer| answer.status == 429).expect("a 429");
     assert!(refused.header("Retry-After").is_some(), "{refused:?}");
     drop(answers);
@@ -83,7 +87,8 @@ fn an_ordinary_chat_never_meets_a_limit(stage: &Stage) {
     let conversation = stage.pair(alice, bob);
     let (mut at_alice, mut at_bob) = (stage.live(alice, "phone"), stage.live(bob, "phone"));
     for n in 0..20 {
-        let (speaker, listener) = if n % 2 == 0 { (&mut at_alice, &mut at_bob) } else { (&mut at_bob, &mut at_alice) };
+        let (speaker, listener) =
+            if n % 2 == 0 { (&mut at_alice, &mut at_bob) } else { (&mut at_bob, &mut at_alice) };
         let ack = speaker.say(&conversation, &n.to_string(), &n.to_string());
         assert_eq!(ack["seq"], n + 2);
         let heard = listener.until_type("new_message");
@@ -99,8 +104,12 @@ fn an_ordinary_chat_never_meets_a_limit(stage: &Stage) {
 fn sixty_four_senders_share_one_conversation() {
     const SENDERS: usize = 64;
     const EACH: usize = 100;
-    let stage =
-        Stage::shared(env!("CARGO_BIN_EXE_carillon"), Deployment::Tiers, Wire::Rkyv, &["limits.send_per_s=0"]);
+    let stage = Stage::shared(
+        env!("CARGO_BIN_EXE_carillon-under-test"),
+        Deployment::Tiers,
+        Wire::Rkyv,
+        &["limits.send_per_s=0"],
+    );
     let people: [u64; SENDERS + 1] = stage.people();
     let [listener, senders @ ..] = people;
     let group = stage.group(listener, &senders);
@@ -125,7 +134,11 @@ fn sixty_four_senders_share_one_conversation() {
         for (sender, seqs) in acked.iter().enumerate() {
             assert!(seqs.is_sorted(), "sender {sender} kept its order");
             for (n, seq) in seqs.iter().enumerate() {
-                assert_eq!(held.get(seq), Some(&format!("{sender}/{n}")), "seq {seq} is what it was acked for");
+                assert_eq!(
+                    held.get(seq),
+                    Some(&format!("{sender}/{n}")),
+                    "seq {seq} is what it was acked for"
+                );
             }
         }
         held
@@ -139,7 +152,7 @@ fn hear(client: &mut Client, group: &str, count: usize) -> BTreeMap<u64, String>
     let mut held = BTreeMap::new();
     let mut cursor = 0;
     while held.len() < count {
-        let frame = client.next();
+        let frame = client.frame();
         let sync = |from_seq: u64| json!({"type": "sync", "conversation_id": group, "from_seq": from_seq, "id": "more"});
         if frame["type"] == "behind" || frame["type"] == "reset" {
             client.send(&sync(cursor + 1));

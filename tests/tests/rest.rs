@@ -35,7 +35,7 @@ both!(
 );
 
 fn stage(deployment: Deployment) -> Stage {
-    Stage::shared(env!("CARGO_BIN_EXE_carillon"), deployment, Wire::Json, &["limits.send_per_s=0"])
+    Stage::shared(env!("CARGO_BIN_EXE_carillon-under-test"), deployment, Wire::Json, &["limits.send_per_s=0"])
 }
 
 fn keys(object: &Value) -> Vec<&str> {
@@ -98,7 +98,11 @@ fn a_repeated_post_gets_the_first_answer(stage: &Stage) {
         }
     }
     let other = post(&[("Idempotency-Key", "k-1")], &message(&conversation, "something else"));
-    assert_eq!((other.status, &other.body["error"]["code"]), (409, &json!("idempotency_conflict")), "{other:?}");
+    assert_eq!(
+        (other.status, &other.body["error"]["code"]),
+        (409, &json!("idempotency_conflict")),
+        "{other:?}"
+    );
     let both = post(&[("Idempotency-Key", "k-2")], &with_field);
     assert_eq!((both.status, &both.body["error"]["code"]), (400, &json!("bad_request")), "{both:?}");
 }
@@ -131,9 +135,19 @@ fn history_is_paged_in_both_directions(stage: &Stage) {
     assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [50, 50, 30], "the default limit is 50");
     assert_eq!(pages.concat(), newest_first);
     assert_eq!(walk("?limit=7".into(), "&limit=7").concat(), newest_first);
-    assert_eq!(walk("?limit=100000".into(), "&limit=100000").concat(), newest_first, "a large limit is clamped");
-    assert_eq!(walk("?before_seq=50&limit=20".into(), "&limit=20").concat(), (2..50).rev().collect::<Vec<_>>());
-    assert_eq!(walk("?after_seq=100&limit=20".into(), "&limit=20").concat(), (101..=HEAD).collect::<Vec<_>>());
+    assert_eq!(
+        walk("?limit=100000".into(), "&limit=100000").concat(),
+        newest_first,
+        "a large limit is clamped"
+    );
+    assert_eq!(
+        walk("?before_seq=50&limit=20".into(), "&limit=20").concat(),
+        (2..50).rev().collect::<Vec<_>>()
+    );
+    assert_eq!(
+        walk("?after_seq=100&limit=20".into(), "&limit=20").concat(),
+        (101..=HEAD).collect::<Vec<_>>()
+    );
     assert_eq!(seqs(&get(&format!("?after_seq={HEAD}"))), [0u64; 0]);
     let page = get("?limit=1");
     assert_eq!(page["messages"][0]["content"], format!("number {HEAD}"));
@@ -182,11 +196,11 @@ fn conversations_come_latest_activity_first(stage: &Stage) {
             (id, &object["last_message"]["content"], object["unread_count"].as_u64().unwrap_or(u64::MAX))
         })
         .collect();
-    let expected: Vec<(&str, &Value, u64)> = vec![];
     let (own, all_words, two) = (json!("my own is not unread"), json!("hello all"), json!("two"));
-    let expected =
-        [expected, vec![(with_carol.as_str(), &own, 1), (group.as_str(), &all_words, 1), (with_bob.as_str(), &two, 2)]].concat();
-    assert_eq!(seen, expected);
+    assert_eq!(
+        seen,
+        [(with_carol.as_str(), &own, 1), (group.as_str(), &all_words, 1), (with_bob.as_str(), &two, 2)]
+    );
     assert_eq!(all["next_cursor"], Value::Null);
     // The same in pages, and in another order after new activity.
     say(stage, bob, &with_bob, "up again");
@@ -215,7 +229,8 @@ fn a_pair_has_one_conversation(stage: &Stage) {
             .collect();
         threads.into_iter().map(|thread| thread.join().expect("answered")).collect()
     });
-    let ids: BTreeSet<&str> = answers.iter().filter_map(|answer| answer.body["conversation_id"].as_str()).collect();
+    let ids: BTreeSet<&str> =
+        answers.iter().filter_map(|answer| answer.body["conversation_id"].as_str()).collect();
     assert_eq!(ids.len(), 1, "{answers:?}");
     let created = answers.iter().filter(|answer| answer.status == 201).count();
     let found = answers.iter().filter(|answer| answer.status == 200).count();
@@ -231,12 +246,18 @@ fn a_pair_has_one_conversation(stage: &Stage) {
 fn a_group_is_created_once_per_key(stage: &Stage) {
     let [alice, bob] = stage.people();
     let body = json!({"type": "group", "group_name": "the two of us", "member_ids": [bob.to_string()]});
-    let ask = |key: &str| rest(stage.server(), alice, "POST", "/v1/conversations", &[("Idempotency-Key", key)], Some(&body));
+    let ask = |key: &str| {
+        rest(stage.server(), alice, "POST", "/v1/conversations", &[("Idempotency-Key", key)], Some(&body))
+    };
     let first = ask("g-1");
     assert_eq!((first.status, &first.body["group_name"]), (201, &json!("the two of us")), "{first:?}");
     assert_eq!(first.body["created_by"], alice.to_string());
     let again = ask("g-1");
-    assert_eq!((again.status, &again.body["conversation_id"]), (200, &first.body["conversation_id"]), "{again:?}");
+    assert_eq!(
+        (again.status, &again.body["conversation_id"]),
+        (200, &first.body["conversation_id"]),
+        "{again:?}"
+    );
     let other = ask("g-2");
     assert_ne!(other.body["conversation_id"], first.body["conversation_id"]);
 }
@@ -278,7 +299,7 @@ fn receipts_move_by_rest(stage: &Stage) {
     let mut at_alice = stage.live(alice, "phone");
     let ack = at_alice.say(&conversation, "read me", "r-1");
     for status in ["delivered", "read"] {
-        let path = format!("/v1/conversations/{conversation}/{}", if status == "read" { "read" } else { status });
+        let path = format!("/v1/conversations/{conversation}/{status}");
         let answer = stage.rest(bob, "POST", &path, Some(&json!({"seq": ack["seq"]})));
         assert_eq!((answer.status, answer.text.as_str()), (204, ""), "{answer:?}");
         let moved = at_alice.until_type("delivery_ack");
@@ -286,7 +307,8 @@ fn receipts_move_by_rest(stage: &Stage) {
     }
     let object = stage.rest(bob, "GET", &format!("/v1/conversations/{conversation}"), None).body;
     assert_eq!((&object["read_seq"], &object["unread_count"]), (&ack["seq"], &json!(0)), "{object}");
-    let beyond = stage.rest(bob, "POST", &format!("/v1/conversations/{conversation}/read"), Some(&json!({"seq": 99})));
+    let beyond =
+        stage.rest(bob, "POST", &format!("/v1/conversations/{conversation}/read"), Some(&json!({"seq": 99})));
     assert_eq!(beyond.status, 400, "{beyond:?}");
 }
 
@@ -307,7 +329,11 @@ fn who_is_no_member_is_refused_everywhere(stage: &Stage) {
         ];
         for (method, path, body) in table {
             let answer = stage.rest(eve, method, &path, body.as_ref());
-            assert_eq!((answer.status, &answer.body["error"]["code"]), (403, &json!("forbidden")), "{method} {path}: {answer:?}");
+            assert_eq!(
+                (answer.status, &answer.body["error"]["code"]),
+                (403, &json!("forbidden")),
+                "{method} {path}: {answer:?}"
+            );
             texts.insert(format!("{method} {} {}", path.replace(id, "ID"), answer.body["error"]["message"]));
         }
     }
@@ -328,24 +354,82 @@ fn what_is_wrong_is_named(stage: &Stage) {
         Some(body)
     };
     let history = |query: &str| format!("/v1/conversations/{conversation}/messages{query}");
-    let table: Vec<(&str, String, Option<Value>, u16, &str, Option<&str>)> = vec![
-        ("POST", "/v1/messages".into(), Some(json!({"conversation_id": conversation, "content": "x"})), 400, "bad_request", Some("message_type")),
-        ("POST", "/v1/messages".into(), with("message_type", json!("song")), 400, "bad_request", Some("message_type")),
+    // Method, path, body; status, code, field.
+    type Row = (&'static str, String, Option<Value>, u16, &'static str, Option<&'static str>);
+    let table: Vec<Row> = vec![
+        (
+            "POST",
+            "/v1/messages".into(),
+            Some(json!({"conversation_id": conversation, "content": "x"})),
+            400,
+            "bad_request",
+            Some("message_type"),
+        ),
+        (
+            "POST",
+            "/v1/messages".into(),
+            with("message_type", json!("song")),
+            400,
+            "bad_request",
+            Some("message_type"),
+        ),
         ("POST", "/v1/messages".into(), with("content", json!(1)), 400, "bad_request", Some("content")),
         ("POST", "/v1/messages".into(), with("content", json!("")), 400, "bad_request", Some("content")),
-        ("POST", "/v1/messages".into(), with("content", json!("x".repeat(16_385))), 413, "too_large", Some("content")),
-        ("POST", "/v1/messages".into(), with("conversation_id", json!(7)), 400, "bad_request", Some("conversation_id")),
-        ("POST", "/v1/messages".into(), with("client_msg_id", json!("")), 400, "bad_request", Some("client_msg_id")),
+        (
+            "POST",
+            "/v1/messages".into(),
+            with("content", json!("x".repeat(16_385))),
+            413,
+            "too_large",
+            Some("content"),
+        ),
+        (
+            "POST",
+            "/v1/messages".into(),
+            with("conversation_id", json!(7)),
+            400,
+            "bad_request",
+            Some("conversation_id"),
+        ),
+        (
+            "POST",
+            "/v1/messages".into(),
+            with("client_msg_id", json!("")),
+            400,
+            "bad_request",
+            Some("client_msg_id"),
+        ),
         ("POST", "/v1/messages".into(), Some(json!("text")), 400, "bad_request", None),
         ("POST", "/v1/messages".into(), with("extra", json!("x".repeat(70_000))), 413, "too_large", None),
         ("GET", history("?limit=many"), None, 400, "bad_request", Some("limit")),
         ("GET", history("?cursor=bogus"), None, 400, "bad_request", Some("cursor")),
         ("GET", history("?after_seq=x"), None, 400, "bad_request", Some("after_seq")),
-        ("POST", "/v1/conversations".into(), pair(json!([alice.to_string()])), 400, "bad_request", Some("member_ids")),
+        (
+            "POST",
+            "/v1/conversations".into(),
+            pair(json!([alice.to_string()])),
+            400,
+            "bad_request",
+            Some("member_ids"),
+        ),
         ("POST", "/v1/conversations".into(), pair(json!([])), 400, "bad_request", Some("member_ids")),
         ("POST", "/v1/conversations".into(), pair(json!([bob])), 400, "bad_request", Some("member_ids")),
-        ("POST", "/v1/conversations".into(), pair(json!(["9223372036854775807"])), 404, "not_found", Some("member_ids")),
-        ("POST", "/v1/conversations".into(), Some(json!({"member_ids": [bob.to_string()]})), 400, "bad_request", Some("type")),
+        (
+            "POST",
+            "/v1/conversations".into(),
+            pair(json!(["9223372036854775807"])),
+            404,
+            "not_found",
+            Some("member_ids"),
+        ),
+        (
+            "POST",
+            "/v1/conversations".into(),
+            Some(json!({"member_ids": [bob.to_string()]})),
+            400,
+            "bad_request",
+            Some("type"),
+        ),
         ("GET", "/v1/nothing".into(), None, 404, "not_found", None),
         ("GET", "/".into(), None, 404, "not_found", None),
         ("PUT", "/v1/messages".into(), Some(json!({})), 405, "bad_request", None),
@@ -362,7 +446,10 @@ fn what_is_wrong_is_named(stage: &Stage) {
         assert_eq!(error["request_id"].as_str(), answer.header("X-Request-Id"), "{what}");
     }
     let traced = rest(stage.server(), alice, "GET", "/v1/nothing", &[("X-Request-Id", "abc-123")], None);
-    assert_eq!((traced.header("X-Request-Id"), &traced.body["error"]["request_id"]), (Some("abc-123"), &json!("abc-123")));
+    assert_eq!(
+        (traced.header("X-Request-Id"), &traced.body["error"]["request_id"]),
+        (Some("abc-123"), &json!("abc-123"))
+    );
 }
 
 fn tokens_are_asked_for_on_every_route(stage: &Stage) {
@@ -379,9 +466,17 @@ fn tokens_are_asked_for_on_every_route(stage: &Stage) {
         ("GET", "/v1/users/1"),
     ];
     for (method, path) in routes {
-        for (token, code) in [(None, "unauthenticated"), (Some("a.b.c"), "unauthenticated"), (Some(expired.as_str()), "token_expired")] {
+        for (token, code) in [
+            (None, "unauthenticated"),
+            (Some("a.b.c"), "unauthenticated"),
+            (Some(expired.as_str()), "token_expired"),
+        ] {
             let answer = request(server.address(), method, path, token, &[], None);
-            assert_eq!((answer.status, &answer.body["error"]["code"]), (401, &json!(code)), "{method} {path}: {answer:?}");
+            assert_eq!(
+                (answer.status, &answer.body["error"]["code"]),
+                (401, &json!(code)),
+                "{method} {path}: {answer:?}"
+            );
         }
     }
 }

@@ -23,7 +23,8 @@ everywhere!(&["limits.send_per_s=0"];
 );
 
 fn keys(object: &Value) -> Vec<&str> {
-    let mut keys: Vec<&str> = object.as_object().map(|map| map.keys().map(String::as_str).collect()).unwrap_or_default();
+    let mut keys: Vec<&str> =
+        object.as_object().map(|map| map.keys().map(String::as_str).collect()).unwrap_or_default();
     keys.sort_unstable();
     keys
 }
@@ -59,7 +60,7 @@ fn a_message_goes_through_sent_delivered_and_read(stage: &Stage) {
         at_bob.send(&json!({"type": kind, "conversation_id": conversation, "seq": 2, "id": kind}));
         let done = at_bob.until_type("ok");
         assert_eq!((&done["id"], &done["seq"]), (&json!(kind), &json!(2)), "{done}");
-        let moved = at_alice.next();
+        let moved = at_alice.frame();
         assert_eq!((&moved["type"], &moved["status"]), (&json!("delivery_ack"), &json!(status)), "{moved}");
         assert_eq!((&moved["message_id"], &moved["seq"]), (&ack["message_id"], &json!(2)));
         assert_eq!(moved["user_id"], bob.to_string());
@@ -77,7 +78,11 @@ fn a_message_goes_through_sent_delivered_and_read(stage: &Stage) {
     let own = stage.rest(alice, "GET", &format!("/v1/conversations/{conversation}/messages"), None);
     assert_eq!(own.body["messages"][0]["status"], "read", "{own:?}");
     let object = stage.rest(bob, "GET", &format!("/v1/conversations/{conversation}"), None);
-    assert_eq!((&object.body["unread_count"], &object.body["read_seq"]), (&json!(0), &json!(2)), "{object:?}");
+    assert_eq!(
+        (&object.body["unread_count"], &object.body["read_seq"]),
+        (&json!(0), &json!(2)),
+        "{object:?}"
+    );
     // Beyond the head there is nothing to read.
     at_bob.send(&json!({"type": "read", "conversation_id": conversation, "seq": 3, "id": "far"}));
     assert_eq!(at_bob.until_type("error")["error"]["code"], "bad_request");
@@ -89,8 +94,11 @@ fn the_literal_three_field_frame_is_enough(stage: &Stage) {
     let conversation = stage.pair(alice, bob);
     let (mut at_alice, mut at_bob) = (stage.live(alice, "phone"), stage.live(bob, "phone"));
     at_alice.send(&json!({"type": "send_message", "conversation_id": conversation, "content": "hi"}));
-    let ack = at_alice.next();
-    assert_eq!((&ack["type"], &ack["status"], &ack["seq"]), (&json!("delivery_ack"), &json!("sent"), &json!(2)));
+    let ack = at_alice.frame();
+    assert_eq!(
+        (&ack["type"], &ack["status"], &ack["seq"]),
+        (&json!("delivery_ack"), &json!("sent"), &json!(2))
+    );
     assert_eq!(keys(&ack), ["conversation_id", "message_id", "seq", "status", "timestamp", "type"], "{ack}");
     assert_eq!(new_message(&mut at_bob)["message"]["message_type"], "text");
 }
@@ -109,7 +117,10 @@ fn a_message_carries_every_optional_field_through(stage: &Stage) {
         let ack = at_alice.until_type("delivery_ack");
         let message = new_message(&mut at_bob)["message"].clone();
         assert_eq!((&message["message_type"], &message["media_url"]), (&json!(kind), &json!(media)));
-        assert_eq!((&message["reply_to"], &message["message_id"]), (&first["message_id"], &ack["message_id"]));
+        assert_eq!(
+            (&message["reply_to"], &message["message_id"]),
+            (&first["message_id"], &ack["message_id"])
+        );
     }
     at_alice.send(&json!({"type": "send_message", "conversation_id": conversation, "content": "AAEC/w==",
         "encoding": "opaque"}));
@@ -157,7 +168,7 @@ fn a_group_of_five_hears_everything_once_and_in_order(stage: &Stage) {
         let mut held: Vec<(u64, String)> = Vec::new();
         let (mut own, mut last_event_seq) = (0, 1);
         while held.len() < 5 * EACH {
-            let frame = client.next();
+            let frame = client.frame();
             if frame["type"] == "delivery_ack" {
                 held.push((frame["seq"].as_u64().unwrap(), format!("{index}/{own}")));
                 own += 1;
@@ -179,9 +190,15 @@ fn a_group_of_five_hears_everything_once_and_in_order(stage: &Stage) {
         }
     }
     for index in 0..5 {
-        let order: Vec<&String> =
-            acked.iter().map(|(_, content)| content).filter(|content| content.starts_with(&index.to_string())).collect();
-        assert_eq!(order, (0..EACH).map(|round| format!("{index}/{round}")).collect::<Vec<_>>().iter().collect::<Vec<_>>());
+        let order: Vec<&String> = acked
+            .iter()
+            .map(|(_, content)| content)
+            .filter(|content| content.starts_with(&index.to_string()))
+            .collect();
+        assert_eq!(
+            order,
+            (0..EACH).map(|round| format!("{index}/{round}")).collect::<Vec<_>>().iter().collect::<Vec<_>>()
+        );
     }
     // Receipts name their reader, and every reader's arrives.
     let head = 1 + 5 * EACH as u64;
@@ -191,7 +208,8 @@ fn a_group_of_five_hears_everything_once_and_in_order(stage: &Stage) {
     }
     let mut readers: Vec<String> = (0..4)
         .map(|_| {
-            let ack = clients[0].until("read ack", |frame| frame["type"] == "delivery_ack" && frame["status"] == "read");
+            let ack = clients[0]
+                .until("read ack", |frame| frame["type"] == "delivery_ack" && frame["status"] == "read");
             ack["user_id"].as_str().unwrap().to_owned()
         })
         .collect();
@@ -208,7 +226,7 @@ fn a_second_device_hears_what_the_first_one_says(stage: &Stage) {
     let (mut phone, mut laptop) = (stage.live(alice, "phone"), stage.live(alice, "laptop"));
     let mut at_bob = stage.live(bob, "phone");
     let ack = phone.say(&conversation, "from the phone", "p-1");
-    let heard = laptop.next();
+    let heard = laptop.frame();
     assert_eq!((&heard["type"], &heard["message"]["seq"]), (&json!("new_message"), &ack["seq"]), "{heard}");
     assert_eq!(heard["message"]["client_msg_id"], "p-1", "own devices see the id");
     assert!(new_message(&mut at_bob)["message"].get("client_msg_id").is_none(), "others do not");
@@ -264,10 +282,15 @@ fn an_id_used_for_other_content_is_refused(stage: &Stage) {
     let conversation = stage.pair(alice, bob);
     let mut at_alice = stage.live(alice, "phone");
     let first = at_alice.say(&conversation, "one thing", "same");
-    at_alice.send(&json!({"type": "send_message", "conversation_id": conversation, "content": "another thing",
+    at_alice
+        .send(&json!({"type": "send_message", "conversation_id": conversation, "content": "another thing",
         "client_msg_id": "same", "id": "x"}));
     let error = at_alice.until_type("error");
-    assert_eq!((&error["id"], &error["error"]["code"]), (&json!("x"), &json!("idempotency_conflict")), "{error}");
+    assert_eq!(
+        (&error["id"], &error["error"]["code"]),
+        (&json!("x"), &json!("idempotency_conflict")),
+        "{error}"
+    );
     assert_eq!(error["error"]["retryable"], false);
     let next = at_alice.say(&conversation, "a third", "other");
     assert_eq!(next["seq"].as_u64(), first["seq"].as_u64().map(|seq| seq + 1), "nothing in between");
@@ -303,7 +326,7 @@ fn who_is_no_member_is_refused(stage: &Stage) {
             json!({"type": "read", "conversation_id": id, "seq": 1, "id": 1}),
         ] {
             at_eve.send(&frame);
-            let error = at_eve.next();
+            let error = at_eve.frame();
             assert_eq!(error["error"]["code"], "forbidden", "{frame} → {error}");
             assert_eq!(error["id"], 1, "{frame} → {error}");
         }
@@ -320,10 +343,12 @@ fn a_frame_id_comes_back_with_its_answer(stage: &Stage) {
     let mut at_alice = stage.live(alice, "phone");
     for id in [json!("text"), json!(7), json!(-9_007_199_254_740_992_i64)] {
         at_alice.send(&json!({"type": "heartbeat", "id": id}));
-        assert_eq!(at_alice.next(), json!({"type": "heartbeat_ack", "id": id}));
+        assert_eq!(at_alice.frame(), json!({"type": "heartbeat_ack", "id": id}));
         at_alice.send(&json!({"type": "sync", "conversation_id": conversation, "from_seq": 1, "id": id}));
         assert_eq!(at_alice.until_type("sync_batch")["id"], id);
-        at_alice.send(&json!({"type": "send_message", "conversation_id": conversation, "content": "x", "id": id}));
+        at_alice.send(
+            &json!({"type": "send_message", "conversation_id": conversation, "content": "x", "id": id}),
+        );
         assert_eq!(at_alice.until_type("delivery_ack")["id"], id);
     }
 }

@@ -1,5 +1,7 @@
 //! Bad input, one row each: what the server answers, and that a neighbour notices nothing.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait for deadlines")]
+
 use carillon_node::clock::Clock;
 use carillon_node::tokens::{Claims, dev_key};
 use carillon_tests::client::{Client, Wire};
@@ -13,7 +15,7 @@ const JSON: &str = "carillon.v1.json";
 const RKYV: &str = "carillon.v1.rkyv";
 
 fn stage(wire: Wire, settings: &[&str]) -> Stage {
-    Stage::shared(env!("CARGO_BIN_EXE_carillon"), Deployment::OneProcess, wire, settings)
+    Stage::shared(env!("CARGO_BIN_EXE_carillon-under-test"), Deployment::OneProcess, wire, settings)
 }
 
 /// A client that is served all the while: `is_quiet` proves that it still is, and that it heard nothing.
@@ -38,9 +40,19 @@ fn frames_that_break_a_rule_close_their_connection_only() {
         ("length of 5 in 16 bits", JSON, with(&[0x81, 0x80 | 126, 0, 5], b"hello"), 1002),
         ("length of 5 in 64 bits", JSON, with(&[0x81, 0x80 | 127, 0, 0, 0, 0, 0, 0, 0, 5], b"hello"), 1002),
         ("length with the top bit", JSON, with(&[0x81, 0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 0], b""), 1002),
-        ("an exabyte, from the header alone", JSON, with(&[0x81, 0xff, 0x10, 0, 0, 0, 0, 0, 0, 0], b""), 1009),
+        (
+            "an exabyte, from the header alone",
+            JSON,
+            with(&[0x81, 0xff, 0x10, 0, 0, 0, 0, 0, 0, 0], b""),
+            1009,
+        ),
         ("one byte more than a frame may have", JSON, masked(0x81, &vec![b' '; 65_537]), 1009),
-        ("fragments that add up to too much", JSON, [masked(0x01, &[b' '; 40_000]), masked(0x80, &[b' '; 40_000])].concat(), 1009),
+        (
+            "fragments that add up to too much",
+            JSON,
+            [masked(0x01, &[b' '; 40_000]), masked(0x80, &[b' '; 40_000])].concat(),
+            1009,
+        ),
         ("a continuation of nothing", JSON, masked(0x80, b"{}"), 1002),
         ("a message inside a message", JSON, [masked(0x01, b"{"), masked(0x81, b"}")].concat(), 1002),
         ("a fragmented ping", JSON, masked(0x09, b"x"), 1002),
@@ -69,7 +81,9 @@ fn odd_frames_that_are_allowed_work() {
     assert!(raw.frame().is_some_and(|hello| hello.payload.starts_with(b"{\"type\":\"hello\"")));
     // A frame that comes byte by byte, in fragments, with a ping between them.
     let text = br#"{"type":"identify"}"#;
-    let bytes = [masked(0x01, &text[..7]), masked(0x89, b"ping"), masked(0x00, b""), masked(0x80, &text[7..])].concat();
+    let bytes =
+        [masked(0x01, &text[..7]), masked(0x89, b"ping"), masked(0x00, b""), masked(0x80, &text[7..])]
+            .concat();
     for byte in bytes {
         raw.send(&[byte]);
     }
@@ -95,7 +109,8 @@ fn upgrades_are_read_strictly() {
     let server = stage.server();
     let good = server.token(user, "raw");
     let expired = server.token_with(user, "raw", -61, "");
-    let (in_list, foreign_list) = (format!("bearer.{good}, {JSON}"), format!("bearer.{}, {JSON}", foreign(user)));
+    let (in_list, foreign_list) =
+        (format!("bearer.{good}, {JSON}"), format!("bearer.{}, {JSON}", foreign(user)));
     let only_token = format!("bearer.{good}");
     let bearer = |token: &str| format!("Bearer {token}");
     let protocol = "Sec-WebSocket-Protocol";
@@ -111,10 +126,22 @@ fn upgrades_are_read_strictly() {
         ("only unknown ones", vec![(protocol, "chat".into())], refused(400, "bad_request")),
         ("only a token", vec![(protocol, only_token)], refused(400, "bad_request")),
         ("a token that expired", vec![("Authorization", bearer(&expired))], refused(401, "token_expired")),
-        ("a token of another key", vec![("Authorization", bearer(&foreign(user)))], refused(401, "unauthenticated")),
-        ("a token of another key, in the list", vec![(protocol, foreign_list)], refused(401, "unauthenticated")),
+        (
+            "a token of another key",
+            vec![("Authorization", bearer(&foreign(user)))],
+            refused(401, "unauthenticated"),
+        ),
+        (
+            "a token of another key, in the list",
+            vec![(protocol, foreign_list)],
+            refused(401, "unauthenticated"),
+        ),
         ("garbage for a token", vec![("Authorization", bearer("a.b.c"))], refused(401, "unauthenticated")),
-        ("an origin nobody allowed", vec![("Origin", "https://evil.example".into())], refused(403, "forbidden")),
+        (
+            "an origin nobody allowed",
+            vec![("Origin", "https://evil.example".into())],
+            refused(403, "forbidden"),
+        ),
     ];
     for (what, extra, (status, word)) in table {
         let mut headers = UPGRADE.to_vec();
@@ -126,7 +153,8 @@ fn upgrades_are_read_strictly() {
             let selected = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: "));
             assert_eq!(selected.unwrap_or_default(), word, "{what}");
         } else {
-            let body: Value = serde_json::from_str(&raw.rest()).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let body: Value =
+                serde_json::from_str(&raw.rest()).unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_eq!(body["error"]["code"], word, "{what}: {body}");
             assert!(body["error"]["request_id"].is_string(), "{what}: {body}");
         }
@@ -179,34 +207,103 @@ fn frames_that_cannot_be_done_are_answered() {
         ("no type", "{}".to_owned(), "bad_request", Some("type")),
         ("a type that is no string", r#"{"type":1}"#.to_owned(), "bad_request", Some("type")),
         ("an unknown type", r#"{"type":"sing"}"#.to_owned(), "bad_request", Some("type")),
-        ("a type that is not built", r#"{"type":"typing","conversation_id":"1","state":"start"}"#.to_owned(), "bad_request", Some("type")),
-        ("an id that is a number", r#"{"type":"sync","conversation_id":1,"from_seq":1}"#.to_owned(), "bad_request", Some("conversation_id")),
-        ("an id with a leading zero", r#"{"type":"sync","conversation_id":"01","from_seq":1}"#.to_owned(), "bad_request", Some("conversation_id")),
-        ("an id beyond 2^63 - 1", r#"{"type":"sync","conversation_id":"9223372036854775808","from_seq":1}"#.to_owned(), "bad_request", Some("conversation_id")),
+        (
+            "a type that is not built",
+            r#"{"type":"typing","conversation_id":"1","state":"start"}"#.to_owned(),
+            "bad_request",
+            Some("type"),
+        ),
+        (
+            "an id that is a number",
+            r#"{"type":"sync","conversation_id":1,"from_seq":1}"#.to_owned(),
+            "bad_request",
+            Some("conversation_id"),
+        ),
+        (
+            "an id with a leading zero",
+            r#"{"type":"sync","conversation_id":"01","from_seq":1}"#.to_owned(),
+            "bad_request",
+            Some("conversation_id"),
+        ),
+        (
+            "an id beyond 2^63 - 1",
+            r#"{"type":"sync","conversation_id":"9223372036854775808","from_seq":1}"#.to_owned(),
+            "bad_request",
+            Some("conversation_id"),
+        ),
         ("no id", r#"{"type":"sync","from_seq":1}"#.to_owned(), "bad_request", Some("conversation_id")),
-        ("a negative seq", format!(r#"{{"type":"read","conversation_id":"{conversation}","seq":-1}}"#), "bad_request", Some("seq")),
-        ("seq 0", format!(r#"{{"type":"delivered","conversation_id":"{conversation}","seq":0}}"#), "bad_request", Some("seq")),
+        (
+            "a negative seq",
+            format!(r#"{{"type":"read","conversation_id":"{conversation}","seq":-1}}"#),
+            "bad_request",
+            Some("seq"),
+        ),
+        (
+            "seq 0",
+            format!(r#"{{"type":"delivered","conversation_id":"{conversation}","seq":0}}"#),
+            "bad_request",
+            Some("seq"),
+        ),
         ("no content", send(r#""message_type":"text""#), "bad_request", Some("content")),
         ("content that is no string", send(r#""content":7"#), "bad_request", Some("content")),
         ("empty content", send(r#""content":"""#), "bad_request", Some("content")),
         ("content over the limit", send(&format!(r#""content":"{long}""#)), "too_large", Some("content")),
-        ("an unknown message type", send(r#""content":"x","message_type":"song""#), "bad_request", Some("message_type")),
-        ("opaque content that is no base64", send(r#""content":"x","encoding":"opaque""#), "bad_request", Some("content")),
-        ("a long client_msg_id", send(&format!(r#""content":"x","client_msg_id":"{}""#, "i".repeat(65))), "bad_request", Some("client_msg_id")),
-        ("an empty client_msg_id", send(r#""content":"x","client_msg_id":"""#), "bad_request", Some("client_msg_id")),
-        ("a long frame id", send(&format!(r#""content":"x","id":"{}""#, "i".repeat(65))), "bad_request", Some("id")),
+        (
+            "an unknown message type",
+            send(r#""content":"x","message_type":"song""#),
+            "bad_request",
+            Some("message_type"),
+        ),
+        (
+            "opaque content that is no base64",
+            send(r#""content":"x","encoding":"opaque""#),
+            "bad_request",
+            Some("content"),
+        ),
+        (
+            "a long client_msg_id",
+            send(&format!(r#""content":"x","client_msg_id":"{}""#, "i".repeat(65))),
+            "bad_request",
+            Some("client_msg_id"),
+        ),
+        (
+            "an empty client_msg_id",
+            send(r#""content":"x","client_msg_id":"""#),
+            "bad_request",
+            Some("client_msg_id"),
+        ),
+        (
+            "a long frame id",
+            send(&format!(r#""content":"x","id":"{}""#, "i".repeat(65))),
+            "bad_request",
+            Some("id"),
+        ),
         ("a frame id that is no integer", send(r#""content":"x","id":1.5"#), "bad_request", Some("id")),
         ("a key twice", send(r#""content":"x","content":"y""#), "bad_request", None),
         ("nested too deep", send(&format!(r#""content":"x","extra":{deep}"#)), "bad_request", None),
         ("a second identify", r#"{"type":"identify"}"#.to_owned(), "bad_request", None),
         ("a reply to nothing", send(r#""content":"x","reply_to":"12345""#), "not_found", Some("reply_to")),
-        ("a token for somebody else", format!(r#"{{"type":"refresh_token","token":"{}"}}"#, stage.server().token(bob, "phone")), "bad_request", Some("token")),
-        ("a fresh token that is none", r#"{"type":"refresh_token","token":"a.b.c"}"#.to_owned(), "unauthenticated", None),
+        (
+            "a token for somebody else",
+            format!(r#"{{"type":"refresh_token","token":"{}"}}"#, stage.server().token(bob, "phone")),
+            "bad_request",
+            Some("token"),
+        ),
+        (
+            "a fresh token that is none",
+            r#"{"type":"refresh_token","token":"a.b.c"}"#.to_owned(),
+            "unauthenticated",
+            None,
+        ),
     ];
     for (what, text, code, field) in table {
         client.send_raw(Message::text(text));
-        let answer = client.next();
-        assert_eq!((&answer["type"], &answer["error"]["code"]), (&json!("error"), &json!(code)), "{what}: {answer}");
+        let answer = client.frame();
+        assert_eq!(
+            (&answer["type"], &answer["error"]["code"]),
+            (&json!("error"), &json!(code)),
+            "{what}: {answer}"
+        );
         if let Some(field) = field {
             assert_eq!(answer["error"]["field"], field, "{what}: {answer}");
         }
@@ -244,7 +341,7 @@ fn binary_garbage_is_answered() {
     ];
     for (what, bytes) in table {
         client.send_raw(Message::binary(bytes));
-        let answer = client.next();
+        let answer = client.frame();
         assert_eq!(answer["error"]["code"], "bad_request", "{what}: {answer}");
         assert!(client.is_quiet() && near.is_quiet(), "{what}");
     }
@@ -265,7 +362,7 @@ fn repeated_malformed_frames_end_the_connection() {
             });
         }
         for _ in 0..15 {
-            assert_eq!(client.next()["error"]["code"], "bad_request");
+            assert_eq!(client.frame()["error"]["code"], "bad_request");
         }
         assert_eq!(client.until_closed(), 4503);
         assert!(near.is_quiet());
@@ -280,17 +377,25 @@ fn identify_decides_who_is_there() {
     let [user] = stage.people();
     let server = stage.server();
     let mut client = Client::connect(server.address(), Wire::Json, None).expect("upgraded without a token");
-    assert_eq!(client.next()["type"], "hello");
+    assert_eq!(client.frame()["type"], "hello");
     for frame in [json!({"type": "heartbeat", "id": 1}), json!({"type": "identify", "id": 1})] {
         client.send(&frame);
-        let answer = client.next();
-        assert_eq!((&answer["error"]["code"], &answer["id"]), (&json!("unauthenticated"), &json!(1)), "{answer}");
+        let answer = client.frame();
+        assert_eq!(
+            (&answer["error"]["code"], &answer["id"]),
+            (&json!("unauthenticated"), &json!(1)),
+            "{answer}"
+        );
     }
     client.send(&json!({"type": "identify", "token": server.token(user, "phone"), "cursors": {"x": 1}}));
-    assert_eq!(client.next()["error"]["field"], "cursors");
+    assert_eq!(client.frame()["error"]["field"], "cursors");
     client.send(&json!({"type": "identify", "token": server.token(user, "phone")}));
-    let ready = client.next();
-    assert_eq!((&ready["user_id"], &ready["device_id"]), (&json!(user.to_string()), &json!("phone")), "{ready}");
+    let ready = client.frame();
+    assert_eq!(
+        (&ready["user_id"], &ready["device_id"]),
+        (&json!(user.to_string()), &json!("phone")),
+        "{ready}"
+    );
 
     for (token, code) in [
         ("a.b.c".to_owned(), "unauthenticated"),

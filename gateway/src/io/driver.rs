@@ -26,9 +26,10 @@ impl Driver {
         match setting {
             "auto" => Ok(match monoio::probe_uring() {
                 Ok(()) => (Driver::Monoio, "monoio (io_uring)".to_owned()),
-                Err(why) => {
-                    (Driver::MonoioEpoll, format!("monoio-epoll: io_uring is refused here ({why}); expect more CPU per message"))
-                }
+                Err(why) => (
+                    Driver::MonoioEpoll,
+                    format!("monoio-epoll: io_uring is refused here ({why}); expect more CPU per message"),
+                ),
             }),
             "monoio" => match monoio::probe_uring() {
                 Ok(()) => Ok((Driver::Monoio, "monoio (io_uring)".to_owned())),

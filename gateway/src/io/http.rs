@@ -1,5 +1,5 @@
 //! HTTP on the control thread: every connection that is not a WebSocket is handed over to here, with the bytes already
-//! read. hyper speaks HTTP/1.1; [`Rest`](crate::rest::Rest) decides; this file joins the two and the lanes.
+//! read. hyper speaks HTTP/1.1; [`Rest`] decides; this file joins the two and the lanes.
 //!
 //! # Invariants
 //! - At most [`CONNECTIONS_MAX`] connections, each with one request in progress; one more is told 503 and closed.

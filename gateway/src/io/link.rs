@@ -94,8 +94,13 @@ impl Lanes {
         while let Ok(Arrival { peer, lane }) = self.arrivals.try_recv() {
             self.give_up(peer, &mut each);
             self.wanted.remove(&peer);
-            let mut lane =
-                Lane { end: lane, is_open: false, is_broken: false, backlog: VecDeque::new(), backlog_bytes: 0 };
+            let mut lane = Lane {
+                end: lane,
+                is_open: false,
+                is_broken: false,
+                backlog: VecDeque::new(),
+                backlog_bytes: 0,
+            };
             lane.send(Open { incarnation: self.epoch, shard: self.shard }.to_frame());
             self.lanes.insert(peer, lane);
         }

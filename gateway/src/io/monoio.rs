@@ -416,8 +416,7 @@ impl Table {
         });
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
         let connection = ConnectionId { slot: index, generation: slot.generation };
-        let socket =
-            Rc::new(Socket { stream, watch: Cell::new(Watch::Armed), waker: RefCell::new(None) });
+        let socket = Rc::new(Socket { stream, watch: Cell::new(Watch::Armed), waker: RefCell::new(None) });
         slot.socket = Some(Rc::clone(&socket));
         slot.flags = Flags::default();
         self.count += 1;
@@ -427,13 +426,17 @@ impl Table {
 
     fn read(&mut self, connection: ConnectionId, buffer: &mut [u8], station: &mut Station) {
         let Some(socket) = self.get(connection).cloned() else { return };
-        let received = rustix::net::recv(socket.fd(), &mut *buffer, RecvFlags::DONTWAIT).map(|(count, _)| count);
+        let received =
+            rustix::net::recv(socket.fd(), &mut *buffer, RecvFlags::DONTWAIT).map(|(count, _)| count);
         match received {
             Ok(0) => self.drop_socket(connection),
             Ok(count) => {
                 let Some(flags) = self.flags(connection).copied() else { return };
                 if !flags.is_closing {
-                    station.input(Input::Received { connection, bytes: buffer.get(..count).unwrap_or_default() });
+                    station.input(Input::Received {
+                        connection,
+                        bytes: buffer.get(..count).unwrap_or_default(),
+                    });
                 }
                 if !flags.is_paused {
                     socket.tell(Watch::Again);

@@ -59,8 +59,7 @@ pub(super) struct Station {
 
 impl Station {
     pub(super) fn new(shard: Shard, lanes: Lanes, clock: Clock) -> Station {
-        let mut station =
-            Station { shard, lanes, clock, now: Time(0), wall: WallMs(0), is_drained: false };
+        let mut station = Station { shard, lanes, clock, now: Time(0), wall: WallMs(0), is_drained: false };
         station.begin();
         station
     }

@@ -35,6 +35,8 @@ pub(super) struct CatchingUp {
     plan: Plan,
     /// What the client was told to sync, ascending: (conversation, last seq that came live meanwhile).
     listed: Vec<(ConversationId, Seq)>,
+    /// The heads that the client was told with it. What was read below them is from before.
+    told: Vec<(ConversationId, Seq)>,
     owes_caught_up: bool,
     style: Style,
     reading: Option<Reading>,
@@ -72,6 +74,7 @@ impl CatchingUp {
         CatchingUp {
             plan,
             listed,
+            told: Vec::new(),
             owes_caught_up,
             style,
             reading: None,
@@ -103,7 +106,13 @@ impl CatchingUp {
     /// Takes it off the list; returns the last seq that came live meanwhile.
     fn unlist(&mut self, conversation: ConversationId) -> Option<Seq> {
         let place = self.listed.binary_search_by_key(&conversation, |(other, _)| *other).ok()?;
+        self.told.retain(|(other, _)| *other != conversation);
         Some(self.listed.remove(place).1)
+    }
+
+    /// Whether a page with this head was read before the client was told to sync the conversation.
+    fn is_older(&self, conversation: ConversationId, head_seq: Seq) -> bool {
+        self.told.iter().any(|(other, told)| *other == conversation && head_seq < *told)
     }
 }
 
@@ -153,8 +162,13 @@ impl Session {
                 }
                 Some(entry @ Entry { how: How::Reset(reason), conversation, target, .. }) => {
                     common.counters.resets += 1;
-                    let reset =
-                        ServerFrame::Reset { id: None, conversation, first_seq: entry.next, head_seq: target, reason };
+                    let reset = ServerFrame::Reset {
+                        id: None,
+                        conversation,
+                        first_seq: entry.next,
+                        head_seq: target,
+                        reason,
+                    };
                     line.say(common, &reset);
                     self.placed(conversation, target, entry.fanned_out, entry.fanned_out >= target, common);
                 }
@@ -204,7 +218,9 @@ impl Session {
     pub(super) fn plan_page(&mut self, page: &ArchivedPage, line: &mut Line, common: &mut Common) -> bool {
         let Stage::CatchingUp(catching_up) = &mut self.stage else { return false };
         let request = page.request.to_native();
-        let Some(reading) = catching_up.reading.filter(|reading| reading.request == request) else { return false };
+        let Some(reading) = catching_up.reading.filter(|reading| reading.request == request) else {
+            return false;
+        };
         catching_up.reading = None;
         let style = catching_up.style;
         let conversation = reading.conversation;
@@ -285,7 +301,9 @@ impl Session {
     /// The router could not read the page that the plan waits for; `false`: it waits for another.
     pub(super) fn plan_refused(&mut self, request: u64, refusal: &Refusal, common: &Common) -> bool {
         let Stage::CatchingUp(catching_up) = &mut self.stage else { return false };
-        let Some(reading) = catching_up.reading.filter(|reading| reading.request == request) else { return false };
+        let Some(reading) = catching_up.reading.filter(|reading| reading.request == request) else {
+            return false;
+        };
         catching_up.reading = None;
         if refusal.code.row().retryable {
             let wait_ms = refusal.retry_after_ms.unwrap_or(RETRY_MS).max(RETRY_MS);
@@ -332,12 +350,15 @@ impl Session {
             self.stage = Stage::CatchingUp(Box::new(catching_up.since(common.now)));
         }
         let Stage::CatchingUp(catching_up) = &mut self.stage else { return };
-        let Err(place) = catching_up.listed.binary_search_by_key(&conversation, |(other, _)| *other) else { return };
+        let Err(place) = catching_up.listed.binary_search_by_key(&conversation, |(other, _)| *other) else {
+            return;
+        };
         if catching_up.listed.len() >= BEHIND_MAX {
             line.close(Close::SlowConsumer);
             return;
         }
         catching_up.listed.insert(place, (conversation, seq));
+        catching_up.told.push((conversation, head_seq));
         catching_up.owes_caught_up = true;
         common.counters.behinds += 1;
         line.say(common, &ServerFrame::Behind { conversations: vec![(conversation, head_seq)] });
@@ -350,7 +371,8 @@ impl Session {
 
     /// Whether a page of ours has brought this position to the client, and its `Deliver` is still to come.
     pub(super) fn is_paged(&mut self, conversation: ConversationId, seq: Seq) -> bool {
-        let is_ahead = self.work.as_ref().and_then(|work| work.ahead_of(conversation)).is_some_and(|last| seq <= last);
+        let is_ahead =
+            self.work.as_ref().and_then(|work| work.ahead_of(conversation)).is_some_and(|last| seq <= last);
         let is_before = match &mut self.stage {
             Stage::CatchingUp(catching_up) => catching_up
                 .plan
@@ -375,8 +397,11 @@ impl Session {
         common: &mut Common,
     ) {
         let Stage::CatchingUp(catching_up) = &mut self.stage else { return };
-        let Some(last) = catching_up.unlist(conversation) else { return };
         // A head of 0: no member any more, so nothing is left.
+        if head_seq > 0 && catching_up.is_older(conversation, head_seq) {
+            return;
+        }
+        let Some(last) = catching_up.unlist(conversation) else { return };
         let fanned_out = if head_seq == 0 { 0 } else { fanned_out.max(last) };
         catching_up.progress_at = common.now;
         self.work.get_or_insert_default().placed(conversation, head_seq, fanned_out);

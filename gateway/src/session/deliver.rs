@@ -51,9 +51,13 @@ impl Session {
         }
         let is_origin = delivery.origin_session == line.id.as_u64();
         let origin_request = is_origin.then_some(delivery.origin_request);
-        // What a page has brought is no ack any more: a command that says it again is answered as a duplicate.
-        let is_filled = !self.is_paged(conversation, seq)
-            && self.is_filled(conversation, seq, &delivery.event, origin_request, line, common);
+        // What the client has already is no ack any more: a command that says it again is answered as a duplicate. While
+        // the session registers, it is not known what the client has: a router that is new hands on again what the one
+        // before it did.
+        let is_known =
+            matches!(self.stage, Stage::CatchingUp(_) | Stage::Live(_)) && !self.is_paged(conversation, seq);
+        let is_filled =
+            is_known && self.is_filled(conversation, seq, &delivery.event, origin_request, line, common);
 
         let way = match &mut self.stage {
             Stage::AwaitIdentify(_) | Stage::Gone => return,

@@ -168,7 +168,13 @@ fn bring(standing: &Standing, cursor: Seq, work: &mut Work, tails: &mut Tails) -
         Some(reset(standing, "too_far_behind"))
     } else {
         let Standing { conversation, fanned_out_seq, .. } = *standing;
-        Some(Entry { conversation, how: How::Pages, next: cursor + 1, target: head, fanned_out: fanned_out_seq })
+        Some(Entry {
+            conversation,
+            how: How::Pages,
+            next: cursor + 1,
+            target: head,
+            fanned_out: fanned_out_seq,
+        })
     }
 }
 

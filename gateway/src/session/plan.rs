@@ -79,9 +79,16 @@ impl Plan {
     }
 
     /// A conversation's pages turn out to be none: it is to be reset.
-    pub(super) fn reset(&mut self, conversation: ConversationId, first_seq: Seq, head: Seq, reason: &'static str) {
+    pub(super) fn reset(
+        &mut self,
+        conversation: ConversationId,
+        first_seq: Seq,
+        head: Seq,
+        reason: &'static str,
+    ) {
         if let Some(entry) = self.open(conversation).filter(|entry| entry.how == How::Pages) {
-            (entry.how, entry.next, entry.target) = (How::Reset(reason), first_seq, head.max(entry.fanned_out));
+            (entry.how, entry.next, entry.target) =
+                (How::Reset(reason), first_seq, head.max(entry.fanned_out));
             self.resets_count += 1;
         }
     }

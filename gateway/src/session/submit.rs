@@ -13,8 +13,8 @@ use carillon_protocol::reason::{Close, Code, Refusal};
 use carillon_protocol::record::{Body, Event};
 use carillon_protocol::time::Time;
 
-use super::work::{Asked, Durable, Marked};
 use super::Session;
+use super::work::{Asked, Durable, Marked};
 use crate::common::Common;
 use crate::line::Line;
 
@@ -118,9 +118,9 @@ impl Session {
     pub(super) fn give_up_unasked(&mut self, line: &mut Line, common: &mut Common) {
         let patience_ms = common.settings.gateway.unknown_after_ms;
         while let Some(work) = &mut self.work
-            && let Some(asked) = work.asked.pop_front_if(|asked| {
-                asked.request == 0 && asked.at.after_ms(patience_ms) <= common.now
-            })
+            && let Some(asked) = work
+                .asked
+                .pop_front_if(|asked| asked.request == 0 && asked.at.after_ms(patience_ms) <= common.now)
         {
             common.counters.unknown_outcomes += 1;
             let refusal = Refusal::new(
@@ -202,6 +202,10 @@ impl Session {
             return false;
         }
         let Some(work) = &mut self.work else { return false };
+        if work.early.contains(conversation, seq) {
+            // Whoever says it again is answered as a duplicate.
+            return true;
+        }
         let place = work.asked.iter().position(|asked| match &asked.what {
             Durable::Send { submit, .. } => {
                 origin_request.is_some_and(|request| request != 0 && request == asked.request)
@@ -209,9 +213,7 @@ impl Session {
             }
             Durable::Receipt(_) => false,
         });
-        let Some(asked) = place.and_then(|place| work.asked.remove(place)) else {
-            return work.early.contains(conversation, seq);
-        };
+        let Some(asked) = place.and_then(|place| work.asked.remove(place)) else { return false };
         if let Durable::Send { submit, is_minted } = asked.what {
             let ack = Ack { id: asked.id, is_minted, duplicate: false };
             ack.say(conversation, seq, event.id, &submit, line, common);
@@ -223,8 +225,10 @@ impl Session {
 /// Whether an event is what this command would append: then it is its outcome, because the same key makes the same
 /// event only once (G2). With another payload the command will be answered `idempotency_conflict`.
 fn is_outcome(conversation: ConversationId, event: &Event<'_>, submit: &Submit) -> bool {
-    let (Body::Message(message), Command::Send { conversation: own, message_type, encoding, content, media_url, reply_to }) =
-        (&event.body, &submit.command)
+    let (
+        Body::Message(message),
+        Command::Send { conversation: own, message_type, encoding, content, media_url, reply_to },
+    ) = (&event.body, &submit.command)
     else {
         return false;
     };

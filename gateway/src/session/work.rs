@@ -130,7 +130,8 @@ impl Work {
 
     /// Merges a watermark.
     pub(super) fn mark(&mut self, marked: Marked) {
-        if let Some(other) = self.receipts.iter_mut().find(|other| other.conversation == marked.conversation) {
+        if let Some(other) = self.receipts.iter_mut().find(|other| other.conversation == marked.conversation)
+        {
             other.delivered_seq = other.delivered_seq.max(marked.delivered_seq);
             other.read_seq = other.read_seq.max(marked.read_seq);
             return;
@@ -165,6 +166,9 @@ mod tests {
         for (delivered_seq, read_seq) in [(5, 0), (3, 2), (0, 1)] {
             work.mark(Marked { conversation: ConversationId(1), delivered_seq, read_seq });
         }
-        assert_eq!(work.receipts, [Marked { conversation: ConversationId(1), delivered_seq: 5, read_seq: 2 }]);
+        assert_eq!(
+            work.receipts,
+            [Marked { conversation: ConversationId(1), delivered_seq: 5, read_seq: 2 }]
+        );
     }
 }

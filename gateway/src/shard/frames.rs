@@ -34,22 +34,34 @@ impl Shard {
             Frame::Deliver(frame) => self.deliver(router, frame),
             Frame::Watermark(frame) => self.watermark(frame),
             Frame::Accepted(frame) => {
-                self.session(frame.session.to_native(), |session, line, common| session.accepted(frame, line, common));
+                self.session(frame.session.to_native(), |session, line, common| {
+                    session.accepted(frame, line, common)
+                });
             }
             Frame::Refused(frame) => {
-                self.session(frame.session.to_native(), |session, line, common| session.refused(frame, line, common));
+                self.session(frame.session.to_native(), |session, line, common| {
+                    session.refused(frame, line, common)
+                });
             }
             Frame::NotOwner(frame) => {
-                self.session(frame.session.to_native(), |session, line, common| session.not_owner(frame, line, common));
+                self.session(frame.session.to_native(), |session, line, common| {
+                    session.not_owner(frame, line, common)
+                });
             }
             Frame::Registered(frame) => {
-                self.session(frame.session.to_native(), |session, line, common| session.registered(frame, line, common));
+                self.session(frame.session.to_native(), |session, line, common| {
+                    session.registered(frame, line, common)
+                });
             }
             Frame::Peeked(frame) => {
-                self.session(frame.session.to_native(), |session, line, common| session.peeked(frame, line, common));
+                self.session(frame.session.to_native(), |session, line, common| {
+                    session.peeked(frame, line, common)
+                });
             }
             Frame::Page(frame) => {
-                self.session(frame.session.to_native(), |session, line, common| session.page(frame, line, common));
+                self.session(frame.session.to_native(), |session, line, common| {
+                    session.page(frame, line, common)
+                });
             }
             Frame::Replaced(frame) => {
                 self.session(frame.session.to_native(), |_, line, _| line.close(Close::Replaced));

@@ -47,7 +47,8 @@ impl Connection {
                 } else {
                     common.address_rates.admit(common.now, address).map_err(|wait| {
                         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) + 1;
-                        Refusal::new(Code::RateLimited, "too many connections from this address").retry_after(wait_ms)
+                        Refusal::new(Code::RateLimited, "too many connections from this address")
+                            .retry_after(wait_ms)
                     })
                 };
                 match admitted.and_then(|()| check(&request, common)) {
@@ -63,7 +64,8 @@ impl Connection {
                     }
                     Err(refusal) => {
                         let status = refusal.code.row().http_status;
-                        let request_id = request.request_id.map_or_else(|| common.request_id(), str::to_owned);
+                        let request_id =
+                            request.request_id.map_or_else(|| common.request_id(), str::to_owned);
                         let response = response_error(status, &refusal, &request_id, &[]);
                         refuse(response, &mut self.line, common);
                         Upgrade::Pending
@@ -98,7 +100,10 @@ fn check(request: &Request<'_>, common: &Common) -> Result<Option<Claims>, Refus
     if let Some(origin) = request.origin
         && !auth::is_origin_allowed(origin, origins, common.is_development)
     {
-        return Err(Refusal::new(Code::Forbidden, "pages of this origin may not connect: see gateway.origins"));
+        return Err(Refusal::new(
+            Code::Forbidden,
+            "pages of this origin may not connect: see gateway.origins",
+        ));
     }
     let token = request.bearer.map(|bearer| bearer.reveal());
     token.map(|token| auth::verify(&common.keys, token, common.wall)).transpose()

@@ -55,7 +55,8 @@ fn a_message_is_sent() {
 /// G2: `Idempotency-Key` and `client_msg_id` are one thing.
 #[test]
 fn both_names_of_the_idempotency_key() {
-    let cases: [(Option<&[u8]>, Option<&str>, Option<&str>); 7] = [
+    type Case = (Option<&'static [u8]>, Option<&'static str>, Option<&'static str>);
+    let cases: [Case; 7] = [
         (Some(b"a"), None, Some("a")),
         (None, Some("b"), Some("b")),
         (Some(b"a"), Some("a"), Some("a")),

@@ -134,7 +134,10 @@ fn identify_comes_first_and_in_time() {
         Command::Identify { token: None, cursors: Vec::new() },
     ] {
         let seen = client.say(&mut rig, Some("n"), &command);
-        assert!(matches!(seen.as_slice(), [Seen::Error { id: Some(_), code: "unauthenticated", .. }]), "{seen:?}");
+        assert!(
+            matches!(seen.as_slice(), [Seen::Error { id: Some(_), code: "unauthenticated", .. }]),
+            "{seen:?}"
+        );
     }
     assert!(rig.up.is_empty());
     rig.pass_ms(9_900);
@@ -337,7 +340,9 @@ fn f18_a_drain_says_reconnect_and_waits_for_answers() {
     rig.input(Input::Drain);
     rig.carry_out();
     let seen = idle.take(&mut rig);
-    assert!(matches!(seen.as_slice(), [Seen::Reconnect(after_ms), Seen::Close(Some(1012))] if *after_ms <= 5_000));
+    assert!(
+        matches!(seen.as_slice(), [Seen::Reconnect(after_ms), Seen::Close(Some(1012))] if *after_ms <= 5_000)
+    );
     assert!(rig.sockets[&handshake].is_closed && !rig.is_drained);
     assert!(matches!(busy.take(&mut rig).as_slice(), [Seen::Reconnect(_)]));
     let late = rig.accept(LOCAL);

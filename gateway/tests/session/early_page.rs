@@ -48,7 +48,10 @@ fn g6_a_push_behind_a_page_is_no_ack() {
     let Up::Read(read) = rig.next_up() else { panic!("reads what is missing") };
     rig.down(&own_page(session, read.request));
     let seen = client.take(&mut rig);
-    assert!(matches!(seen.as_slice(), [Seen::Ready { .. }, Seen::Batch { to: OWN_SEQ, .. }, Seen::CaughtUp]), "{seen:?}");
+    assert!(
+        matches!(seen.as_slice(), [Seen::Ready { .. }, Seen::Batch { to: OWN_SEQ, .. }, Seen::CaughtUp]),
+        "{seen:?}"
+    );
     client.say(&mut rig, Some("send"), &send(HERE.0, Some("m"), "mine"));
     let Up::Submit(submit) = rig.next_up() else { panic!("submits") };
     rig.down(&Deliver {
@@ -78,7 +81,11 @@ fn g6_a_page_before_the_ack_leaves_the_seq_to_the_ack() {
 
         client.say(&mut rig, Some("send"), &send(HERE.0, Some("m"), "mine"));
         let Up::Submit(submit) = rig.next_up() else { panic!("submits") };
-        client.say(&mut rig, Some("sync"), &Command::Sync { conversation: HERE, from_seq: OWN_SEQ, limit: 200 });
+        client.say(
+            &mut rig,
+            Some("sync"),
+            &Command::Sync { conversation: HERE, from_seq: OWN_SEQ, limit: 200 },
+        );
         let Up::Read(read) = rig.next_up() else { panic!("reads") };
         // Committed and visible, and the router has not heard of it.
         rig.down(&own_page(session, read.request));
@@ -117,7 +124,81 @@ fn g6_a_page_before_the_ack_leaves_the_seq_to_the_ack() {
             })
             .collect();
         assert_eq!(line, [("ack", OWN_SEQ), ("event", OWN_SEQ + 1)], "{seen:?}");
-        let batches = seen.iter().filter(|seen| matches!(seen, Seen::Batch { events, .. } if events.len() == 1));
+        let batches =
+            seen.iter().filter(|seen| matches!(seen, Seen::Batch { events, .. } if events.len() == 1));
         assert_eq!(batches.count(), 1, "what was asked for is complete: {seen:?}");
     }
+}
+
+/// G6: a page that was read before the client was told `behind`, and arrives after, does not say that it caught up.
+#[test]
+fn g6_an_older_page_does_not_end_behind() {
+    let mut rig = Rig::new(&["limits.conn_queue_bytes=1024"]);
+    let (mut client, session) = connected(&mut rig, 1);
+    client.say(&mut rig, Some("older"), &Command::Sync { conversation: HERE, from_seq: 1, limit: 200 });
+    let Up::Read(older) = rig.next_up() else { panic!("reads") };
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = Some(0);
+    let long = "x".repeat(2_000);
+    for seq in [2, 3] {
+        rig.down(&Deliver {
+            conversation: HERE,
+            seq,
+            head_seq: 3,
+            origin_session: 0,
+            origin_request: 0,
+            users: vec![UserId(1)],
+            record: record(75 + seq, 2, "t", &long),
+        });
+    }
+    let entries = vec![Entry { seq: 1, record: record(76, 2, "s", "first") }];
+    let request = older.request;
+    rig.down(&Page { head_seq: 1, entries, ..own_page(session, request) });
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = None;
+    rig.flush(client.id);
+    rig.carry_out();
+    let seen = client.take(&mut rig);
+    let is_behind = |seen: &Seen| matches!(seen, Seen::Behind(list) if *list == [(HERE.0, 3)]);
+    assert!(seen.iter().any(is_behind), "{seen:?}");
+    assert!(!seen.iter().any(|seen| matches!(seen, Seen::CaughtUp)), "caught up by what is older: {seen:?}");
+    assert!(rig.up.is_empty(), "nobody but the client reads on");
+    client.say(&mut rig, Some("newer"), &Command::Sync { conversation: HERE, from_seq: 3, limit: 200 });
+    let Up::Read(newer) = rig.next_up() else { panic!("the client reads") };
+    let entries = vec![Entry { seq: 3, record: record(78, 2, "t", &long) }];
+    let request = newer.request;
+    rig.down(&Page { head_seq: 3, fanned_out_seq: 3, entries, ..own_page(session, request) });
+    let seen = client.take(&mut rig);
+    assert!(matches!(seen.as_slice(), [Seen::Batch { .. }, Seen::CaughtUp]), "{seen:?}");
+}
+
+/// G2, G6: what was acknowledged and is said again before its event passes is a duplicate, and no second ack.
+#[test]
+fn g6_a_repeat_before_the_push_is_no_second_ack() {
+    let mut rig = Rig::new(&[]);
+    let (mut client, session) = connected(&mut rig, 1);
+    let accepted = |request, duplicate| Accepted {
+        session,
+        request,
+        conversation: HERE,
+        seq: OWN_SEQ,
+        id: 77,
+        duplicate,
+    };
+    client.say(&mut rig, Some("send"), &send(HERE.0, Some("m"), "mine"));
+    let Up::Submit(first) = rig.next_up() else { panic!("submits") };
+    rig.down(&accepted(first.request, false));
+    client.take(&mut rig);
+    client.say(&mut rig, Some("again"), &send(HERE.0, Some("m"), "mine"));
+    let Up::Submit(second) = rig.next_up() else { panic!("submits again") };
+    rig.down(&Deliver {
+        conversation: HERE,
+        seq: OWN_SEQ,
+        head_seq: OWN_SEQ,
+        origin_session: session,
+        origin_request: first.request,
+        users: vec![UserId(1)],
+        record: record(77, 1, "m", "mine"),
+    });
+    rig.down(&accepted(second.request, true));
+    let seen = client.take(&mut rig);
+    assert!(matches!(seen.as_slice(), [Seen::Ack { seq: OWN_SEQ, duplicate: true, .. }]), "{seen:?}");
 }

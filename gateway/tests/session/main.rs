@@ -2,6 +2,7 @@
 
 mod connecting;
 mod early_page;
+mod meaning;
 mod random;
 mod rig;
 mod router;

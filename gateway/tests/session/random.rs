@@ -104,7 +104,8 @@ impl Device {
         assert!(log.members.contains(&self.user), "G11: a foreign conversation");
         let stored = &log.events[usize::try_from(event.seq).unwrap() - 1];
         assert_eq!((event.sender, &event.content), (stored.sender, &stored.content), "G4");
-        let own = (stored.sender == self.user && !stored.client_msg_id.is_empty()).then(|| stored.client_msg_id.clone());
+        let own = (stored.sender == self.user && !stored.client_msg_id.is_empty())
+            .then(|| stored.client_msg_id.clone());
         assert_eq!(event.client_msg_id, own, "own devices only");
     }
 }
@@ -124,8 +125,8 @@ impl World {
             tally: Tally::default(),
             acked: BTreeMap::new(),
             next_conversation: 1,
-            is_slow: seed % 3 == 0,
-            is_rough: seed % 2 == 0,
+            is_slow: seed.is_multiple_of(3),
+            is_rough: seed.is_multiple_of(2),
         };
         for (user, name) in [(1, "a"), (1, "b"), (2, "a"), (3, "a")] {
             world.devices.push(Device {
@@ -206,7 +207,8 @@ impl World {
         } else {
             device.held.iter().map(|(conversation, seq)| (*conversation, *seq)).collect()
         };
-        let first = client.say(&mut self.rig, None, &identify(&token(device.user, &device.name, 86_400), &cursors));
+        let first =
+            client.say(&mut self.rig, None, &identify(&token(device.user, &device.name, 86_400), &cursors));
         device.client = Some(client);
         self.take(place, first);
         if self.prng.chance(1, 2) {
@@ -236,8 +238,13 @@ impl World {
 
     fn send(&mut self, place: usize) {
         let device = &mut self.devices[place];
-        let mine: Vec<u64> =
-            self.router.logs.iter().filter(|(_, log)| log.members.contains(&device.user)).map(|(id, _)| *id).collect();
+        let mine: Vec<u64> = self
+            .router
+            .logs
+            .iter()
+            .filter(|(_, log)| log.members.contains(&device.user))
+            .map(|(id, _)| *id)
+            .collect();
         if device.client.is_none() || mine.is_empty() || device.unanswered.len() > 20 {
             return;
         }
@@ -274,7 +281,9 @@ impl World {
         self.rig.carry_out();
         let Some(client) = &mut self.devices[place].client else { return };
         let seen = client.take(&mut self.rig);
-        if (!everything || self.is_slow) && let Some(socket) = self.rig.sockets.get_mut(&id) {
+        if (!everything || self.is_slow)
+            && let Some(socket) = self.rig.sockets.get_mut(&id)
+        {
             socket.room = Some(0);
         }
         self.take(place, seen);
@@ -334,7 +343,12 @@ impl World {
                     }
                     device.advance(conversation);
                     let held = device.held.get(&conversation).copied().unwrap_or(0);
-                    assert!(seq > held, "G6: {}/{} acked {conversation}:{seq} after {held}", device.user, device.name);
+                    assert!(
+                        seq > held,
+                        "G6: {}/{} acked {conversation}:{seq} after {held}",
+                        device.user,
+                        device.name
+                    );
                     assert!(device.filled.insert((conversation, seq)), "G6: acked twice");
                     self.tally.early += usize::from(seq > held + 1);
                     device.advance(conversation);
@@ -378,7 +392,9 @@ impl World {
 
     fn sync(&mut self, place: usize) {
         let device = &mut self.devices[place];
-        let Some(conversation) = device.behind.first().copied().filter(|_| device.syncing.is_none()) else { return };
+        let Some(conversation) = device.behind.first().copied().filter(|_| device.syncing.is_none()) else {
+            return;
+        };
         device.advance(conversation);
         let from_seq = device.held.get(&conversation).copied().unwrap_or(0) + 1;
         device.syncing = Some((conversation, from_seq));
@@ -459,7 +475,10 @@ impl World {
                 }
                 _ => self.router.step(&mut self.prng, false),
             }
-            if self.router.is_idle() && self.rig.up.is_empty() && self.devices.iter().all(|device| self.has_all(device)) {
+            if self.router.is_idle()
+                && self.rig.up.is_empty()
+                && self.devices.iter().all(|device| self.has_all(device))
+            {
                 return;
             }
         }
@@ -467,10 +486,20 @@ impl World {
         for device in &missing {
             eprintln!(
                 "{}/{} holds {:?}, filled {:?}, behind {:?}, syncing {:?}, ready {}",
-                device.user, device.name, device.held, device.filled, device.behind, device.syncing, device.is_ready
+                device.user,
+                device.name,
+                device.held,
+                device.filled,
+                device.behind,
+                device.syncing,
+                device.is_ready
             );
         }
-        panic!("G7: {} devices do not have everything; idle router: {}", missing.len(), self.router.is_idle());
+        panic!(
+            "G7: {} devices do not have everything; idle router: {}",
+            missing.len(),
+            self.router.is_idle()
+        );
     }
 
     fn has_all(&self, device: &Device) -> bool {
@@ -479,7 +508,8 @@ impl World {
             && device.is_ready
             && device.behind.is_empty()
             && device.filled.is_empty()
-            && mine.all(|(conversation, log)| device.held.get(conversation).copied().unwrap_or(0) == log.head())
+            && mine
+                .all(|(conversation, log)| device.held.get(conversation).copied().unwrap_or(0) == log.head())
     }
 }
 
@@ -512,7 +542,9 @@ fn g6_every_client_holds_a_contiguous_log() {
     let mut sum = Tally::default();
     for seed in seeds {
         let Ok(tally) = std::panic::catch_unwind(|| run(seed)) else {
-            panic!("repeat with: CARILLON_SEED={seed} cargo test -p carillon-gateway --test session g6_every_client")
+            panic!(
+                "repeat with: CARILLON_SEED={seed} cargo test -p carillon-gateway --test session g6_every_client"
+            )
         };
         sum.events += tally.events;
         sum.early += tally.early;
@@ -525,12 +557,14 @@ fn g6_every_client_holds_a_contiguous_log() {
             *sum.closes.entry(code).or_default() += count;
         }
     }
-    let Tally { events, early, duplicates, behinds, lost_lanes, closes, replaced, unknown_outcomes, .. } = sum;
+    let Tally { events, early, duplicates, behinds, lost_lanes, closes, replaced, unknown_outcomes, .. } =
+        sum;
     println!(
         "{events} events, {early} early acks, {duplicates} duplicates, {behinds} behinds, {lost_lanes} lost lanes, \
          {replaced} replaced, {unknown_outcomes} unknown outcomes, closes {closes:?}"
     );
     // A run in which nothing happens proves nothing.
-    let counts = [events, early, duplicates, behinds, lost_lanes, replaced as usize, unknown_outcomes as usize];
+    let counts =
+        [events, early, duplicates, behinds, lost_lanes, replaced as usize, unknown_outcomes as usize];
     assert!(is_one || counts.iter().all(|count| *count > 10), "{counts:?}");
 }

@@ -34,7 +34,8 @@ pub(crate) fn settings(assignments: &[&str]) -> Settings {
         let builder = Config::builder().defaults("node", carillon_node::DEFAULTS).unwrap();
         builder.defaults("gateway", carillon_gateway::DEFAULTS).unwrap()
     });
-    let builder = assignments.iter().fold(defaults.clone(), |builder, assignment| builder.set(assignment).unwrap());
+    let builder =
+        assignments.iter().fold(defaults.clone(), |builder, assignment| builder.set(assignment).unwrap());
     Settings::from_config(&builder.build().unwrap()).unwrap()
 }
 
@@ -110,7 +111,9 @@ impl Rig {
                     self.sockets.entry(connection).or_default().is_closed = true;
                 }
                 Output::Pause { connection } => self.sockets.entry(connection).or_default().is_paused = true,
-                Output::Resume { connection } => self.sockets.entry(connection).or_default().is_paused = false,
+                Output::Resume { connection } => {
+                    self.sockets.entry(connection).or_default().is_paused = false
+                }
                 Output::HandOff { connection, received } => {
                     self.sockets.entry(connection).or_default().handed_off = Some(received);
                 }
@@ -303,16 +306,49 @@ pub(crate) struct SeenEvent {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Seen {
     Hello,
-    Ready { conversations: u64, events: u64 },
+    Ready {
+        conversations: u64,
+        events: u64,
+    },
     CaughtUp,
     Event(SeenEvent),
-    Ack { id: Option<FrameId>, conversation: u64, seq: Seq, status: &'static str, client_msg_id: Option<String>, duplicate: bool },
-    Batch { id: Option<FrameId>, conversation: u64, events: Vec<SeenEvent>, from: Seq, to: Seq, head: Seq, has_more: bool },
+    Ack {
+        id: Option<FrameId>,
+        conversation: u64,
+        seq: Seq,
+        status: &'static str,
+        client_msg_id: Option<String>,
+        duplicate: bool,
+    },
+    Batch {
+        id: Option<FrameId>,
+        conversation: u64,
+        events: Vec<SeenEvent>,
+        from: Seq,
+        to: Seq,
+        head: Seq,
+        has_more: bool,
+    },
     Behind(Vec<(u64, Seq)>),
-    Reset { id: Option<FrameId>, conversation: u64, first: Seq, head: Seq, reason: &'static str },
+    Reset {
+        id: Option<FrameId>,
+        conversation: u64,
+        first: Seq,
+        head: Seq,
+        reason: &'static str,
+    },
     Reconnect(u64),
-    Ok { id: Option<FrameId>, conversation: Option<u64>, seq: Option<Seq> },
-    Error { id: Option<FrameId>, code: &'static str, field: Option<&'static str>, retry_after_ms: Option<u64> },
+    Ok {
+        id: Option<FrameId>,
+        conversation: Option<u64>,
+        seq: Option<Seq>,
+    },
+    Error {
+        id: Option<FrameId>,
+        code: &'static str,
+        field: Option<&'static str>,
+        retry_after_ms: Option<u64>,
+    },
     HeartbeatAck,
     Pong(Vec<u8>),
     Close(Option<u16>),
@@ -366,9 +402,9 @@ impl Seen {
                 head: batch.head_seq,
                 has_more: batch.has_more,
             },
-            ServerFrame::Behind { conversations } => {
-                Seen::Behind(conversations.into_iter().map(|(conversation, head)| (conversation.0, head)).collect())
-            }
+            ServerFrame::Behind { conversations } => Seen::Behind(
+                conversations.into_iter().map(|(conversation, head)| (conversation.0, head)).collect(),
+            ),
             ServerFrame::Reset { id, conversation, first_seq, head_seq, reason } => {
                 Seen::Reset { id, conversation: conversation.0, first: first_seq, head: head_seq, reason }
             }
@@ -483,11 +519,18 @@ impl Client {
 
     /// Plays the router until the session is live: these conversations with their (stored cursor, head), of which
     /// everything is fanned out. Leaves pages unanswered. Returns what the client saw.
-    pub(crate) fn finish_registering(&mut self, rig: &mut Rig, conversations: &[(u64, Seq, Seq)]) -> Vec<Seen> {
+    pub(crate) fn finish_registering(
+        &mut self,
+        rig: &mut Rig,
+        conversations: &[(u64, Seq, Seq)],
+    ) -> Vec<Seen> {
         let Up::Register(register) = rig.next_up() else { panic!("registers first") };
         let joined = conversations
             .iter()
-            .map(|(conversation, cursor, _)| Joined { conversation: ConversationId(*conversation), cursor: *cursor })
+            .map(|(conversation, cursor, _)| Joined {
+                conversation: ConversationId(*conversation),
+                cursor: *cursor,
+            })
             .collect();
         let Register { session, request, .. } = register;
         rig.down(&Registered { session, request, conversations: joined, more: false });
@@ -538,12 +581,22 @@ pub(crate) fn live(
     let mut client = rig.connect(wire);
     assert!(client.say(rig, None, &identify(&token(user, device, 86_400), &[])).is_empty());
     let seen = client.finish_registering(rig, conversations);
-    assert!(matches!(seen.as_slice(), [Seen::Ready { conversations: 0, events: 0 }, Seen::CaughtUp]), "{seen:?}");
+    assert!(
+        matches!(seen.as_slice(), [Seen::Ready { conversations: 0, events: 0 }, Seen::CaughtUp]),
+        "{seen:?}"
+    );
     client
 }
 
 /// A `Deliver` of a message to these users.
-pub(crate) fn deliver(conversation: u64, seq: Seq, sender: u64, key: &str, content: &str, users: &[u64]) -> Deliver {
+pub(crate) fn deliver(
+    conversation: u64,
+    seq: Seq,
+    sender: u64,
+    key: &str,
+    content: &str,
+    users: &[u64],
+) -> Deliver {
     Deliver {
         conversation: ConversationId(conversation),
         seq,

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use carillon_node::prng::Prng;
 use carillon_protocol::frame::{
-    Accepted, Command, Concerned, Deliver, Entry, Joined, LinkFrame, Page, Peeked, Refused, Registered, Replaced,
-    Standing, Watermark,
+    Accepted, Command, Concerned, Deliver, Entry, Joined, LinkFrame, Page, Peeked, Refused, Registered,
+    Replaced, Standing, Watermark,
 };
 use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
 use carillon_protocol::reason::Code;
@@ -180,7 +180,8 @@ impl Router {
             Up::Register(register) => {
                 let (user, device) = (register.user.0, register.device.clone());
                 let same = |(session, (other_user, other_device)): (&u64, &(u64, String))| {
-                    (*session != register.session && *other_user == user && *other_device == device).then_some(*session)
+                    (*session != register.session && *other_user == user && *other_device == device)
+                        .then_some(*session)
                 };
                 if let Some(other) = self.sessions.iter().find_map(same) {
                     // The newest wins, but for one that only registers again.
@@ -198,7 +199,9 @@ impl Router {
                 self.sessions.remove(&unregister.session);
             }
             Up::Submit(submit) => {
-                let Command::Send { conversation, content, .. } = submit.command else { panic!("not sent by a shard") };
+                let Command::Send { conversation, content, .. } = submit.command else {
+                    panic!("not sent by a shard")
+                };
                 self.ops.push_back(Op {
                     origin: Origin { life: self.life, session: submit.session, request: submit.request },
                     user: submit.user.0,
@@ -239,7 +242,11 @@ impl Router {
                 if !concerned.is_empty() {
                     let senders = concerned
                         .iter()
-                        .map(|(user, seq)| Concerned { user: UserId(*user), seq: *seq, message: MessageId(*seq) })
+                        .map(|(user, seq)| Concerned {
+                            user: UserId(*user),
+                            seq: *seq,
+                            message: MessageId(*seq),
+                        })
                         .collect();
                     let watermark = Watermark {
                         conversation: receipt.conversation,
@@ -307,8 +314,12 @@ impl Router {
                 self.send(life, &Registered { session, request, conversations: joined, more: true });
                 self.send(life, &Registered { session, request, conversations: rest, more: false });
             }
-            (Up::Peek(peek), Answer::Peeked(_)) if is_refused => self.refuse(life, peek.session, peek.request),
-            (Up::Read(read), Answer::Page { .. }) if is_refused => self.refuse(life, read.session, read.request),
+            (Up::Peek(peek), Answer::Peeked(_)) if is_refused => {
+                self.refuse(life, peek.session, peek.request)
+            }
+            (Up::Read(read), Answer::Page { .. }) if is_refused => {
+                self.refuse(life, read.session, read.request)
+            }
             (Up::Peek(peek), Answer::Peeked(heads)) => {
                 let mut standings = Vec::new();
                 for (conversation, head_seq) in heads {
@@ -388,15 +399,23 @@ impl Router {
     }
 
     fn fan_out(&mut self, prng: &mut Prng) {
-        let due: Vec<u64> =
-            self.logs.iter().filter(|(_, log)| log.sent < log.known).map(|(conversation, _)| *conversation).collect();
+        let due: Vec<u64> = self
+            .logs
+            .iter()
+            .filter(|(_, log)| log.sent < log.known)
+            .map(|(conversation, _)| *conversation)
+            .collect();
         let Some(conversation) = due.get(prng.index(due.len())).copied() else { return };
         let log = self.logs.get_mut(&conversation).unwrap();
         log.sent += 1;
         let (seq, head_seq) = (log.sent, log.known);
         let stored = log.events[seq as usize - 1].clone();
-        let listeners: BTreeSet<UserId> =
-            self.sessions.values().filter(|(user, _)| log.members.contains(user)).map(|(user, _)| UserId(*user)).collect();
+        let listeners: BTreeSet<UserId> = self
+            .sessions
+            .values()
+            .filter(|(user, _)| log.members.contains(user))
+            .map(|(user, _)| UserId(*user))
+            .collect();
         if listeners.is_empty() {
             return;
         }

@@ -1,6 +1,7 @@
 //! `kill-loop`: a thousand kills, or as many as wanted, in both deployments. CI runs twenty of each as a test.
 //!
 //! ```text
+//! cargo build --release -p carillon-tests
 //! cargo run --release -p carillon-tests --bin kill-loop -- --kills 1000 --seed 7
 //! ```
 
@@ -20,20 +21,28 @@ struct Arguments {
     /// Decides who is killed when
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The server [default: `carillon` beside this program]
+    /// The server [default: `carillon-under-test` beside this program]
     #[arg(long)]
     binary: Option<String>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let beside = std::env::current_exe().ok().map(|own| own.with_file_name("carillon").display().to_string());
+    let beside = std::env::current_exe()
+        .ok()
+        .map(|own| own.with_file_name("carillon-under-test").display().to_string());
     let Some(binary) = arguments.binary.or(beside) else {
         eprintln!("kill-loop: say with --binary where carillon is");
         return ExitCode::from(2);
     };
     for (deployment, wire) in [(Deployment::OneProcess, Wire::Rkyv), (Deployment::Tiers, Wire::Json)] {
-        let killing = Killing { binary: binary.clone(), deployment, wire, kills: arguments.kills, seed: arguments.seed };
+        let killing = Killing {
+            binary: binary.clone(),
+            deployment,
+            wire,
+            kills: arguments.kills,
+            seed: arguments.seed,
+        };
         match killing.run() {
             Ok(toll) => println!("{deployment:?}: {toll:?}"),
             Err(found) => {

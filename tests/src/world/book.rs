@@ -177,7 +177,9 @@ impl Book {
 
     /// A user's send was refused by a router: later ones may overtake it.
     pub(super) fn overtakable(&mut self, user: UserId, client_msg_id: &str) {
-        if let Some(send) = self.names.get(&(user, client_msg_id.to_owned())).and_then(|at| self.sends.get_mut(*at)) {
+        if let Some(send) =
+            self.names.get(&(user, client_msg_id.to_owned())).and_then(|at| self.sends.get_mut(*at))
+        {
             send.may_be_overtaken = true;
         }
     }
@@ -187,8 +189,11 @@ impl Book {
 pub(super) fn sight<'a>(event: &'a EventFrame<'_>) -> (Sight, Option<&'a str>) {
     match event {
         EventFrame::NewMessage { message, .. } => {
-            let sight =
-                Sight { message: message.message, sender: message.sender, content: message.content.to_string() };
+            let sight = Sight {
+                message: message.message,
+                sender: message.sender,
+                content: message.content.to_string(),
+            };
             (sight, message.client_msg_id.as_deref())
         }
         EventFrame::ConversationCreated { by, .. } => {

@@ -26,8 +26,9 @@ impl World<'_> {
     /// Users, their devices, and the conversations of the start; and one user without any, who is not known at first.
     pub(super) fn populate(&mut self) {
         let members_count = self.plan.users_count;
-        let mut ops: Vec<Op> =
-            (1..=members_count).map(|user| Op::Provision { user: UserId(user as u64), name: String::new() }).collect();
+        let mut ops: Vec<Op> = (1..=members_count)
+            .map(|user| Op::Provision { user: UserId(user as u64), name: String::new() })
+            .collect();
         for number in 0..self.plan.conversations_count {
             let conversation = ConversationId(1_000 + number as u64);
             let members = self.draw_members();
@@ -37,8 +38,12 @@ impl World<'_> {
         let claim = retry::claim(&*self.engine, self.wall(), &mut |_| ()).expect("nothing goes wrong yet");
         for lane in 0..self.plan.commit_lanes_count {
             let mut ids = claim.message_ids(lane, self.plan.commit_lanes_count);
-            let mut context =
-                Context { now: self.wall(), incarnation: claim.incarnation, ids: &mut ids, members_max: 1_000 };
+            let mut context = Context {
+                now: self.wall(),
+                incarnation: claim.incarnation,
+                ids: &mut ids,
+                members_max: 1_000,
+            };
             if lane == 0 {
                 let results = retry::commit_batch(&*self.engine, lane, &mut context, &ops, &mut |_| ());
                 assert!(results.iter().all(Result::is_ok), "nothing goes wrong yet: {results:?}");

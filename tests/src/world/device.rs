@@ -23,6 +23,8 @@ use super::trace::Trace;
 
 /// How long a device waits for `ready` before it tries elsewhere.
 const PATIENCE_MS: u64 = 15_000;
+/// How long a gateway may take to find that a connection is gone, at most: also when it is paused meanwhile.
+const HALF_OPEN_MS: u64 = 8_000;
 /// How often it is heard at least.
 const HEARTBEAT_MS: u64 = 25_000;
 /// The most bytes of a frame of the server.
@@ -124,7 +126,14 @@ struct Hands<'h, 't> {
 }
 
 impl Device {
-    pub(super) fn new(number: usize, user: UserId, name: String, wire: Wire, token: String, seed: u64) -> Device {
+    pub(super) fn new(
+        number: usize,
+        user: UserId,
+        name: String,
+        wire: Wire,
+        token: String,
+        seed: u64,
+    ) -> Device {
         Device {
             number,
             user,
@@ -220,11 +229,13 @@ impl Device {
         self.pending.retain(|number| {
             let send = &mut hands.book.sends[*number];
             if send.client_msg_id.is_none() && send.attempts > 0 {
-                send.state = State::Unknown;
+                // Its gateway may still say it, behind what this device says again.
+                (send.state, send.may_be_overtaken) = (State::Unknown, true);
                 return false;
             }
-            // Its gateway may have given it up, and nobody heard.
-            send.may_be_overtaken |= send.attempts > 0 && hands.now.saturating_sub(send.said_at) >= patience_ns;
+            // Its gateway may give it up before it finds that nobody is there to hear of that.
+            let until = hands.now + HALF_OPEN_MS * MS;
+            send.may_be_overtaken |= send.attempts > 0 && until.saturating_sub(send.said_at) >= patience_ns;
             true
         });
         self.queue.clear();
@@ -252,7 +263,12 @@ impl Device {
                     self.messages(&head[consumed..], hands);
                 }
                 Answer::Refused { status, .. } => {
-                    hands.trace.note(hands.now, "refused", [self.number as u64, u64::from(status), 0], String::new);
+                    hands.trace.note(
+                        hands.now,
+                        "refused",
+                        [self.number as u64, u64::from(status), 0],
+                        String::new,
+                    );
                     hands.leave_ms = Some(self.prng.between(10, 500));
                 }
                 Answer::Invalid(words) => hands.book.wrong("handshake", words),
@@ -306,7 +322,9 @@ impl Device {
         match code {
             4507 => hands.book.stats.replaced_unduly += 1,
             4500.. => hands.book.wrong("close", format!("{} was closed with {code}", self.label())),
-            1002 | 1003 | 1007 | 1009 | 1011 => hands.book.wrong("close", format!("{} spoke well, and got {code}", self.label())),
+            1002 | 1003 | 1007 | 1009 | 1011 => {
+                hands.book.wrong("close", format!("{} spoke well, and got {code}", self.label()))
+            }
             _ => {}
         }
         hands.leave_ms.get_or_insert(self.prng.between(1, 800));

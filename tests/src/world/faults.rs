@@ -97,7 +97,9 @@ impl World<'_> {
             Some(10) => self.slowness = [1, 1, 4, 20][self.prng.index(4)],
             _ => {}
         }
-        self.note("fault", [kind.unwrap_or(99) as u64, gateway as u64, 0], || format!("kind {kind:?}, gateway {gateway}"));
+        self.note("fault", [kind.unwrap_or(99) as u64, gateway as u64, 0], || {
+            format!("kind {kind:?}, gateway {gateway}")
+        });
         self.plan_fault();
     }
 

@@ -110,8 +110,14 @@ impl World<'_> {
         }
         let life = at.life + 1;
         let (seed, epoch) = (self.prng.next_u64(), self.prng.next_u64());
-        let shard =
-            Shard::new(self.plan.settings.clone(), Arc::clone(&self.keys), false, seed, epoch, gateway as u16);
+        let shard = Shard::new(
+            self.plan.settings.clone(),
+            Arc::clone(&self.keys),
+            false,
+            seed,
+            epoch,
+            gateway as u16,
+        );
         let offset_ns = self.prng.below(1 << 50);
         self.gateways[gateway] = Gateway { shard: Some(shard), life, epoch, offset_ns, ..Gateway::away() };
         self.note("gateway up", [gateway as u64, u64::from(life), 0], || format!("{gateway}, life {life}"));
@@ -202,7 +208,8 @@ impl World<'_> {
                     }
                 }
                 Output::CloseLane { .. } => {
-                    self.book.wrong("lane", format!("gateway {gateway} could not read a frame of the router"));
+                    self.book
+                        .wrong("lane", format!("gateway {gateway} could not read a frame of the router"));
                 }
                 Output::Drained => is_drained = true,
             }

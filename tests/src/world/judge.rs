@@ -41,7 +41,8 @@ impl World<'_> {
     fn conversations(&self) -> Vec<ConversationId> {
         let mut all: Vec<ConversationId> = self.book.members.keys().copied().collect();
         for user in 1..=self.plan.users_count as u64 + 1 {
-            let query = Query::Conversations { user: UserId(user), below: (u64::MAX, u64::MAX), limit: 1_000 };
+            let query =
+                Query::Conversations { user: UserId(user), below: (u64::MAX, u64::MAX), limit: 1_000 };
             if let Ok(Answer::Conversations { summaries, .. }) = self.ask_store(&query) {
                 all.extend(summaries.iter().map(|summary| summary.conversation));
             }
@@ -76,7 +77,9 @@ impl World<'_> {
                 };
                 let (message, content, members) = match &event.body {
                     Body::Message(message) => (event.id, message.content.to_owned(), None),
-                    Body::Created { members, .. } => (MessageId(0), "created".to_owned(), Some(members.clone())),
+                    Body::Created { members, .. } => {
+                        (MessageId(0), "created".to_owned(), Some(members.clone()))
+                    }
                 };
                 let sight = Sight { message, sender: event.sender, content };
                 log.push(Logged { sight, client_msg_id: event.client_msg_id.to_string(), members });
@@ -100,7 +103,8 @@ impl World<'_> {
             let logged = usize::try_from(*seq).ok().and_then(|seq| log.get(seq.checked_sub(1)?));
             if logged.map(|logged| &logged.sight) != Some(sight) {
                 let stands = logged.map(|logged| &logged.sight);
-                wrong.push(format!("{conversation}/{seq} was shown as {sight:?}, and the log has {stands:?}"));
+                wrong
+                    .push(format!("{conversation}/{seq} was shown as {sight:?}, and the log has {stands:?}"));
             }
         }
         for words in wrong {
@@ -124,13 +128,15 @@ impl World<'_> {
             };
             let Ok(Answer::Page(page)) = self.ask_store(&Query::Page(query)) else { continue };
             for mark in page.marks {
-                let delivered = self.book.delivered.get(&(mark.user, conversation)).copied().unwrap_or_default();
+                let delivered =
+                    self.book.delivered.get(&(mark.user, conversation)).copied().unwrap_or_default();
                 let read = self.book.read.get(&(mark.user, conversation)).copied().unwrap_or_default();
                 for (kind, stands, marks) in
                     [("delivered", mark.delivered_seq, delivered), ("read", mark.read_seq, read)]
                 {
                     if stands < marks.confirmed || stands > marks.said || stands > head {
-                        let words = format!("{}'s {kind} of {conversation} is {stands}: {marks:?}", mark.user);
+                        let words =
+                            format!("{}'s {kind} of {conversation} is {stands}: {marks:?}", mark.user);
                         self.book.wrong("G12", words);
                     }
                 }
@@ -145,7 +151,8 @@ impl World<'_> {
             if members.contains(&device.user()) {
                 let missing = device.missing(conversation, head);
                 if !missing.is_empty() {
-                    let words = format!("{} lacks {missing:?} of {conversation}, head {head}", device.label());
+                    let words =
+                        format!("{} lacks {missing:?} of {conversation}, head {head}", device.label());
                     self.book.wrong("G7", words);
                 }
             }
@@ -164,15 +171,23 @@ impl World<'_> {
     fn judge_sends(&mut self, logs: &BTreeMap<ConversationId, Log>) {
         let mut places: BTreeMap<&str, Vec<(ConversationId, Seq)>> = BTreeMap::new();
         let mut wrong = Vec::new();
-        let sends: BTreeMap<&str, usize> =
-            self.book.sends.iter().enumerate().map(|(number, send)| (send.content.as_str(), number)).collect();
+        let sends: BTreeMap<&str, usize> = self
+            .book
+            .sends
+            .iter()
+            .enumerate()
+            .map(|(number, send)| (send.content.as_str(), number))
+            .collect();
         for (conversation, log) in logs {
             for (seq, logged) in (1..).zip(log).filter(|(_, logged)| logged.members.is_none()) {
-                let Some(send) = sends.get(logged.sight.content.as_str()).map(|number| &self.book.sends[*number]) else {
+                let Some(send) =
+                    sends.get(logged.sight.content.as_str()).map(|number| &self.book.sends[*number])
+                else {
                     wrong.push(("phantom", format!("{conversation}/{seq} was never sent")));
                     continue;
                 };
-                let is_named_so = send.client_msg_id.as_ref().is_none_or(|name| *name == logged.client_msg_id);
+                let is_named_so =
+                    send.client_msg_id.as_ref().is_none_or(|name| *name == logged.client_msg_id);
                 if (send.user, send.conversation) != (logged.sight.sender, *conversation) || !is_named_so {
                     wrong.push(("phantom", format!("{conversation}/{seq} is not as it was sent: {send:?}")));
                 }
@@ -188,7 +203,13 @@ impl World<'_> {
             }
             match send.state {
                 State::Acked { seq, .. } if at != [(send.conversation, seq)] => {
-                    wrong.push(("G1", format!("send {number} was acked at {seq} of {}, and stands at {at:?}", send.conversation)));
+                    wrong.push((
+                        "G1",
+                        format!(
+                            "send {number} was acked at {seq} of {}, and stands at {at:?}",
+                            send.conversation
+                        ),
+                    ));
                 }
                 State::Refused if !at.is_empty() => {
                     wrong.push(("G5", format!("send {number} was refused, and stands at {at:?}")));
@@ -200,13 +221,19 @@ impl World<'_> {
             }
             let Some((_, seq)) = at.first() else { continue };
             if send.floor.is_none_or(|floor| *seq <= floor) {
-                wrong.push(("G8", format!("send {number} stands at {at:?}, and {:?} was told before", send.floor)));
+                wrong.push((
+                    "G8",
+                    format!("send {number} stands at {at:?}, and {:?} was told before", send.floor),
+                ));
             }
             let key = (send.device, send.conversation);
             if let Some((before, before_seq)) = last.get(&key)
                 && before_seq > seq
             {
-                wrong.push(("G9", format!("send {number} stands at {seq}, before send {before} at {before_seq}")));
+                wrong.push((
+                    "G9",
+                    format!("send {number} stands at {seq}, before send {before} at {before_seq}"),
+                ));
             }
             if !send.may_be_overtaken {
                 last.insert(key, (number, *seq));
@@ -226,7 +253,11 @@ impl World<'_> {
             }
             for number in device.pending() {
                 let send = &self.book.sends[*number];
-                let words = format!("send {number} of {} has no answer, said {} times", device.label(), send.attempts);
+                let words = format!(
+                    "send {number} of {} has no answer, said {} times",
+                    device.label(),
+                    send.attempts
+                );
                 self.book.violations.push(format!("G7: {words} at {now}"));
             }
         }

@@ -76,10 +76,20 @@ impl World<'_> {
         let lane = self.lanes.len();
         let (gateway_life, router_life) = (life, self.router.life);
         let halves = (Half::default(), Half::default());
-        self.lanes.push(Lane { gateway, gateway_life, router_life, id, up: halves.0, down: halves.1, is_open: false });
+        self.lanes.push(Lane {
+            gateway,
+            gateway_life,
+            router_life,
+            id,
+            up: halves.0,
+            down: halves.1,
+            is_open: false,
+        });
         self.gateways[gateway].lane = Some(lane);
         self.router.lanes.insert(id, lane);
-        self.note("lane", [lane as u64, gateway as u64, 0], || format!("{lane} between gateway {gateway} and the router"));
+        self.note("lane", [lane as u64, gateway as u64, 0], || {
+            format!("{lane} between gateway {gateway} and the router")
+        });
         let epoch = self.gateways[gateway].epoch;
         self.send_frame(lane, Way::Up, Open { incarnation: epoch, shard: gateway as u16 }.to_frame());
         self.router_input(LaneInput::Up(id));
@@ -156,7 +166,10 @@ impl World<'_> {
             Way::Up if self.router.is_life(router_life) && self.router.lanes.remove(&id).is_some() => {
                 self.router_input(LaneInput::Down(id));
             }
-            Way::Down if self.gateways[gateway].is_life(gateway_life) && self.gateways[gateway].lane == Some(lane) => {
+            Way::Down
+                if self.gateways[gateway].is_life(gateway_life)
+                    && self.gateways[gateway].lane == Some(lane) =>
+            {
                 self.gateways[gateway].lane = None;
                 if is_open {
                     self.gateway_input(gateway, GatewayInput::LaneDown);

@@ -13,12 +13,19 @@ pub(super) struct Line {
     early: BTreeSet<Seq>,
     /// The client was told to sync: nothing comes live until it did.
     pub(super) is_behind: bool,
+    /// The head that it was told with that: what was read below it is from before.
+    pub(super) behind_head: Seq,
 }
 
 impl Line {
     /// After a cursor that lies within these.
     pub(super) fn new(cursor_min: Seq, cursor_max: Seq) -> Line {
-        Line { next: (cursor_min + 1, cursor_max.max(cursor_min) + 1), early: BTreeSet::new(), is_behind: false }
+        Line {
+            next: (cursor_min + 1, cursor_max.max(cursor_min) + 1),
+            early: BTreeSet::new(),
+            is_behind: false,
+            behind_head: 0,
+        }
     }
 
     /// Everything up to here is there; `None` while that is not known.

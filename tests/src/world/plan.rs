@@ -31,10 +31,30 @@ pub(super) struct Weights {
 impl Weights {
     pub(super) fn list(&self) -> [u64; 11] {
         let Weights {
-            link_break, gateway_crash, router_crash, client_cut, client_stall, pause, unknown, full, wall_jump, drain, slow,
+            link_break,
+            gateway_crash,
+            router_crash,
+            client_cut,
+            client_stall,
+            pause,
+            unknown,
+            full,
+            wall_jump,
+            drain,
+            slow,
         } = *self;
         [
-            link_break, gateway_crash, router_crash, client_cut, client_stall, pause, unknown, full, wall_jump, drain, slow,
+            link_break,
+            gateway_crash,
+            router_crash,
+            client_cut,
+            client_stall,
+            pause,
+            unknown,
+            full,
+            wall_jump,
+            drain,
+            slow,
         ]
     }
 }
@@ -139,7 +159,8 @@ impl Plan {
 
 /// The settings as they are shipped.
 pub(super) fn defaults() -> Settings {
-    let config = Config::builder().defaults("gateway", carillon_gateway::DEFAULTS).and_then(|builder| builder.build());
+    let config =
+        Config::builder().defaults("gateway", carillon_gateway::DEFAULTS).and_then(|builder| builder.build());
     let settings = config.and_then(|config| Settings::from_config(&config));
     settings.expect("the shipped settings are valid")
 }

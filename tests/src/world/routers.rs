@@ -125,7 +125,9 @@ impl World<'_> {
         let offset_ns = self.prng.below(1 << 50);
         self.router = Router { shard: Some(shard), life, identities, offset_ns, ..Router::away() };
         let incarnation = claim.incarnation.0;
-        self.note("router up", [u64::from(life), incarnation, 0], || format!("life {life}, incarnation {incarnation}"));
+        self.note("router up", [u64::from(life), incarnation, 0], || {
+            format!("life {life}, incarnation {incarnation}")
+        });
         self.plan_router_turn(self.now);
     }
 
@@ -193,7 +195,8 @@ impl World<'_> {
         let engine = std::sync::Arc::clone(&self.engine);
         let Some(identity) = self.router.identities.get_mut(&life) else { return };
         let ids = &mut identity.ids[usize::from(commit_lane)];
-        let mut context = Context { now: at, incarnation: identity.incarnation, ids, members_max: MEMBERS_MAX };
+        let mut context =
+            Context { now: at, incarnation: identity.incarnation, ids, members_max: MEMBERS_MAX };
         let results = retry::commit_batch(&*engine, commit_lane, &mut context, ops, &mut |_| ());
         // A late commit comes within five seconds, as on FoundationDB.
         let land_at = self.now + self.prng.below(4_900 * MS);
@@ -230,7 +233,9 @@ impl World<'_> {
                         }
                     }
                 }
-                (Op::Send(_) | Op::Create(_), Ok(Outcome::Appended(appended))) if !appended.duplicate && is_alive => {
+                (Op::Send(_) | Op::Create(_), Ok(Outcome::Appended(appended)))
+                    if !appended.duplicate && is_alive =>
+                {
                     self.unreported.entry(appended.conversation).or_default().push(appended.seq);
                 }
                 _ => {}
@@ -319,7 +324,9 @@ impl World<'_> {
         for (ticket, answer) in answers {
             if answer.as_ref().is_ok_and(|answer| self.sees_early(answer)) {
                 self.book.stats.early_sights += 1;
-                self.note("early sight", [0; 3], || "a page shows what the router has not heard of".to_owned());
+                self.note("early sight", [0; 3], || {
+                    "a page shows what the router has not heard of".to_owned()
+                });
             }
             shard.handle(now, Input::Answered { ticket, answer });
         }
@@ -434,7 +441,9 @@ fn failure(error: BatchError) -> Failure {
 fn describe(ops: &[Op], results: &Results) -> String {
     let one = |(op, result): (&Op, &Result<Outcome, Failure>)| {
         let what = match op {
-            Op::Send(send) => format!("send {} by {} to {}", send.client_msg_id, send.sender, send.conversation),
+            Op::Send(send) => {
+                format!("send {} by {} to {}", send.client_msg_id, send.sender, send.conversation)
+            }
             Op::Create(create) => format!("create {}", create.conversation),
             Op::Receipt(receipt) => format!(
                 "receipt {}@{} {} {}/{}",

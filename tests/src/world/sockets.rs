@@ -62,7 +62,10 @@ impl World<'_> {
 
     pub(super) fn accept(&mut self, socket: usize) {
         let Socket { gateway, gateway_life, is_client_open, .. } = self.sockets[socket];
-        if !self.gateways[gateway].is_life(gateway_life) || !self.gateways[gateway].accepts() || !is_client_open {
+        if !self.gateways[gateway].is_life(gateway_life)
+            || !self.gateways[gateway].accepts()
+            || !is_client_open
+        {
             self.sockets[socket].is_server_open = false;
             self.plan_down(socket);
             return;

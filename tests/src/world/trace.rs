@@ -16,10 +16,17 @@ impl<'a> Trace<'a> {
     }
 
     /// Notes that something happened. `words` are only made when somebody reads.
-    pub(super) fn note(&mut self, now_ns: u64, tag: &'static str, numbers: [u64; 3], words: impl FnOnce() -> String) {
+    pub(super) fn note(
+        &mut self,
+        now_ns: u64,
+        tag: &'static str,
+        numbers: [u64; 3],
+        words: impl FnOnce() -> String,
+    ) {
         self.count += 1;
         let [a, b, c] = numbers;
-        let tag_number = tag.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let tag_number =
+            tag.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
         for number in [now_ns, tag_number, a, b, c] {
             self.hash = (self.hash ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
         }

@@ -4,7 +4,7 @@ use carillon_protocol::client::{DeliveryAck, Done, EventFrame, FrameId, ServerFr
 use carillon_protocol::ids::{ConversationId, Seq};
 use carillon_protocol::reason::{Code, Refusal};
 
-use super::{Device, Hands, Phase, Receipt, Why, Sync};
+use super::{Device, Hands, Phase, Receipt, Sync, Why};
 use crate::world::book::{Sight, State, sight};
 use crate::world::line::Line;
 use crate::world::plan::MS;
@@ -51,7 +51,10 @@ impl Device {
     fn caught_up(&mut self, hands: &mut Hands<'_, '_>) {
         hands.trace.note(hands.now, "caught up", [self.number as u64, 0, 0], || self.label());
         if let Some((conversation, _)) = self.lines.iter().find(|(_, line)| line.is_behind) {
-            hands.book.wrong("behind", format!("{} is caught up, and still behind in {conversation}", self.label()));
+            hands.book.wrong(
+                "behind",
+                format!("{} is caught up, and still behind in {conversation}", self.label()),
+            );
         }
         if self.phase == Phase::Ready {
             self.phase = Phase::Live;
@@ -120,19 +123,25 @@ impl Device {
         };
         let FrameId::Number(id) = id else { return };
         let Some(sync) = self.syncs.remove(id).filter(|sync| sync.conversation == conversation) else {
-            hands.book.wrong("sync", format!("{} got a batch for {id}, which it did not ask for", self.label()));
+            hands
+                .book
+                .wrong("sync", format!("{} got a batch for {id}, which it did not ask for", self.label()));
             return;
         };
         let mut next = sync.from_seq;
         for event in &batch.events {
             let (_, seq) = self.event(event, hands);
             if seq != next {
-                hands.book.wrong("G6", format!("{} asked for {next} of {conversation} and got {seq}", self.label()));
+                hands.book.wrong(
+                    "G6",
+                    format!("{} asked for {next} of {conversation} and got {seq}", self.label()),
+                );
             }
             next = seq + 1;
         }
-        let is_final = !has_more && to_seq >= head_seq;
         let line = self.line(conversation);
+        let is_older = line.is_behind && head_seq < line.behind_head;
+        let is_final = !has_more && to_seq >= head_seq && !is_older;
         if line.is_behind {
             line.is_behind = !is_final;
             line.jump(to_seq);
@@ -150,9 +159,10 @@ impl Device {
             });
             hands.book.shown(self.user, conversation);
             let line = self.line(conversation);
-            line.is_behind = true;
+            (line.is_behind, line.behind_head) = (true, head_seq);
             let cursor = line.cursor();
-            let from_seq = cursor.unwrap_or_else(|| self.stored.get(&conversation).map_or(0, |stored| stored.0)) + 1;
+            let from_seq =
+                cursor.unwrap_or_else(|| self.stored.get(&conversation).map_or(0, |stored| stored.0)) + 1;
             self.sync(conversation, from_seq, Why::Behind, hands);
         }
     }
@@ -165,21 +175,31 @@ impl Device {
                 let said = marks.get(&(reader, conversation)).map_or(0, |marks| marks.said);
                 // A mark of a seq is told for the sender's highest message at or below it.
                 if said < seq {
-                    let words = format!("{} hears that {reader} is at {seq} of {conversation}, who said {said}", self.label());
+                    let words = format!(
+                        "{} hears that {reader} is at {seq} of {conversation}, who said {said}",
+                        self.label()
+                    );
                     hands.book.wrong("G12", words);
                 }
             }
             return;
         }
         let Some(FrameId::Number(number)) = ack.id else {
-            hands.book.wrong("ack", format!("{} got an ack of {conversation}/{seq} without its id", self.label()));
+            hands
+                .book
+                .wrong("ack", format!("{} got an ack of {conversation}/{seq} without its id", self.label()));
             return;
         };
         let number = number as usize;
         hands.trace.note(hands.now, "ack", [self.number as u64, number as u64, seq], || {
-            format!("{} send {number} at {conversation}/{seq}{}", self.label(), if duplicate { ", duplicate" } else { "" })
+            format!(
+                "{} send {number} at {conversation}/{seq}{}",
+                self.label(),
+                if duplicate { ", duplicate" } else { "" }
+            )
         });
-        let Some(send) = hands.book.sends.get(number).filter(|send| send.device == self.number).cloned() else {
+        let Some(send) = hands.book.sends.get(number).filter(|send| send.device == self.number).cloned()
+        else {
             hands.book.wrong("ack", format!("{} got an ack of {number}, which it never sent", self.label()));
             return;
         };
@@ -187,12 +207,16 @@ impl Device {
             hands.book.wrong("G5", format!("send {number} is refused for good, and acked at {seq}"));
         }
         if send.conversation != conversation {
-            hands.book.wrong("ack", format!("send {number} to {} is acked in {conversation}", send.conversation));
+            hands
+                .book
+                .wrong("ack", format!("send {number} to {} is acked in {conversation}", send.conversation));
         }
         if let State::Acked { seq: before, message: same } = send.state
             && (before, same) != (seq, message)
         {
-            hands.book.wrong("G2", format!("send {number} is acked at {before} and at {seq} of {conversation}"));
+            hands
+                .book
+                .wrong("G2", format!("send {number} is acked at {before} and at {seq} of {conversation}"));
         }
         if send.floor.is_none_or(|floor| seq <= floor) {
             let words = format!("send {number} got {seq} of {conversation} when {:?} was told", send.floor);
@@ -221,7 +245,9 @@ impl Device {
         hands.book.stats.receipts += 1;
         let (least, _) = self.said.entry(conversation).or_default();
         *least = (*least).max(seq);
-        for marks in [Some(&mut hands.book.delivered), is_read.then_some(&mut hands.book.read)].into_iter().flatten() {
+        for marks in
+            [Some(&mut hands.book.delivered), is_read.then_some(&mut hands.book.read)].into_iter().flatten()
+        {
             let marks = marks.entry((self.user, conversation)).or_default();
             marks.confirmed = marks.confirmed.max(seq);
         }
@@ -248,7 +274,9 @@ impl Device {
         let again_at = hands.now + self.prng.between(wait_ms, 2 * wait_ms) * MS;
         if let Some(Sync { conversation, from_seq, why }) = self.syncs.remove(&id) {
             if !is_retryable {
-                hands.book.wrong("sync", format!("{} may not read {conversation}: {}", self.label(), code.name()));
+                hands
+                    .book
+                    .wrong("sync", format!("{} may not read {conversation}: {}", self.label(), code.name()));
             } else if why != Why::Whim {
                 self.sync_again.push((again_at, Sync { conversation, from_seq, why }));
             }
@@ -256,7 +284,8 @@ impl Device {
         }
         if let Some(receipt) = self.receipts.remove(&id) {
             if !is_retryable {
-                let words = format!("{} may not confirm {} of {}", self.label(), receipt.seq, receipt.conversation);
+                let words =
+                    format!("{} may not confirm {} of {}", self.label(), receipt.seq, receipt.conversation);
                 hands.book.wrong("G12", words);
             }
             self.unconfirmed.insert(receipt.conversation);
@@ -281,7 +310,11 @@ impl Device {
             send.state = State::Refused;
             self.pending.retain(|other| *other != number);
             hands.book.wrong("G5", format!("send {number} of {} was refused: {}", self.label(), code.name()));
-        } else if !is_answered && is_definite && send.attempts == 1 && (send.client_msg_id.is_none() || self.prng.chance(1, 8)) {
+        } else if !is_answered
+            && is_definite
+            && send.attempts == 1
+            && (send.client_msg_id.is_none() || self.prng.chance(1, 8))
+        {
             // A refused attempt never takes effect, and there is no other.
             send.state = State::Refused;
             self.pending.retain(|other| *other != number);
@@ -293,4 +326,3 @@ impl Device {
         }
     }
 }
-

@@ -9,7 +9,7 @@ use carillon_protocol::record::{Encoding, MessageType};
 use carillon_protocol::websocket::{Opcode, append_client_frame};
 use rkyv::util::AlignedVec;
 
-use super::{Device, Hands, HEARTBEAT_MS, Phase, Receipt, Why, Sync};
+use super::{Device, HEARTBEAT_MS, Hands, Phase, Receipt, Sync, Why};
 use crate::world::book::{Send, State};
 use crate::world::plan::MS;
 
@@ -42,7 +42,8 @@ impl Device {
         let token = (!self.is_bearer).then(|| Cow::Owned(self.token.clone()));
         // Everything it knows, some of it, or nothing: the server knows what was confirmed.
         let style = self.prng.below(4);
-        let mut cursors: Vec<(ConversationId, Seq)> = self.cursors.iter().map(|(id, seq)| (*id, *seq)).collect();
+        let mut cursors: Vec<(ConversationId, Seq)> =
+            self.cursors.iter().map(|(id, seq)| (*id, *seq)).collect();
         cursors.retain(|_| style > 1 || (style == 1 && self.prng.chance(1, 2)));
         self.stored = self.said.clone();
         self.lines.clear();
@@ -65,10 +66,12 @@ impl Device {
             self.heartbeat_at = now + HEARTBEAT_MS * MS;
             self.put(hands, None, &Command::Heartbeat);
         }
-        let due: Vec<usize> = self.retries.extract_if(.., |(at, _)| *at <= now).map(|(_, number)| number).collect();
+        let due: Vec<usize> =
+            self.retries.extract_if(.., |(at, _)| *at <= now).map(|(_, number)| number).collect();
         self.queue.extend(due);
         self.hand_over(hands);
-        let due: Vec<Sync> = self.sync_again.extract_if(.., |(at, _)| *at <= now).map(|(_, sync)| sync).collect();
+        let due: Vec<Sync> =
+            self.sync_again.extract_if(.., |(at, _)| *at <= now).map(|(_, sync)| sync).collect();
         for sync in due {
             self.sync(sync.conversation, sync.from_seq, sync.why, hands);
         }
@@ -108,7 +111,12 @@ impl Device {
         }
     }
 
-    fn new_send(&mut self, conversation: ConversationId, name: Option<String>, hands: &mut Hands<'_, '_>) -> usize {
+    fn new_send(
+        &mut self,
+        conversation: ConversationId,
+        name: Option<String>,
+        hands: &mut Hands<'_, '_>,
+    ) -> usize {
         let number = hands.book.sends.len();
         let mut content = format!("{number} of {} in {conversation}", self.label());
         if self.prng.chance(hands.plan.large, 100) {
@@ -259,7 +267,9 @@ impl Device {
     /// Confirms what came.
     fn confirm(&mut self, hands: &mut Hands<'_, '_>) {
         for conversation in std::mem::take(&mut self.unconfirmed) {
-            let Some(seq) = self.lines.get(&conversation).and_then(|line| line.cursor()).filter(|seq| *seq > 0) else {
+            let Some(seq) =
+                self.lines.get(&conversation).and_then(|line| line.cursor()).filter(|seq| *seq > 0)
+            else {
                 continue;
             };
             let is_read = self.prng.chance(1, 3);
@@ -276,8 +286,11 @@ impl Device {
                 self.receipts.insert(id, Receipt { conversation, seq, is_read });
             }
             let id = id.map(FrameId::Number);
-            let command =
-                if is_read { Command::Read { conversation, seq } } else { Command::Delivered { conversation, seq } };
+            let command = if is_read {
+                Command::Read { conversation, seq }
+            } else {
+                Command::Delivered { conversation, seq }
+            };
             self.put(hands, id.as_ref(), &command);
         }
     }

@@ -1,5 +1,0 @@
-//! The `carillon` binary for tests.
-
-fn main() -> std::process::ExitCode {
-    carillon::main()
-}
