@@ -354,6 +354,10 @@ impl Shard {
         let Some(known) = self.common.router(router) else { return };
         known.is_up = false;
         known.tails.end_life();
+        // What has not left is lost as well: on the next lane it would be ahead of what is sent there again (G9).
+        self.common
+            .outputs
+            .retain(|output| !matches!(output, Output::Link { router: other, .. } if *other == router));
         self.each_session(|connection, _| {
             if let Phase::Open(_, session) = &mut connection.phase {
                 session.lane_down();

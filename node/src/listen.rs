@@ -2,15 +2,35 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::time::Duration;
 
 use crate::exit::Fatal;
+
+/// How long an address that is in use is tried again. The kernel closes the sockets of a killed process's io_uring a moment
+/// after the process itself is gone, and a supervisor starts the next one at once.
+const IN_USE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// And how often.
+const IN_USE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Listens for TCP on the address that `key` holds. Port 0 takes a free one: ask the listener which.
 ///
 /// # Errors
-/// Status 2 with the key, the address and what to set instead.
+/// Status 2 with the key, the address and what to set instead, when it is in use for more than two seconds.
 pub fn tcp(key: &str, address: &str) -> Result<TcpListener, Fatal> {
-    TcpListener::bind(resolve(key, address)?).map_err(|error| refused(key, address, &error))
+    let resolved = resolve(key, address)?;
+    patiently(|| TcpListener::bind(resolved)).map_err(|error| refused(key, address, &error))
+}
+
+/// Opens what may be in use for a moment longer.
+fn patiently<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let attempts_count = IN_USE_WAIT_MAX.as_millis() / IN_USE_PAUSE.as_millis();
+    for _ in 0..attempts_count {
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::sleep(IN_USE_PAUSE),
+            outcome => return outcome,
+        }
+    }
+    open()
 }
 
 /// Binds UDP (for QUIC) on the address that `key` holds.
@@ -18,7 +38,8 @@ pub fn tcp(key: &str, address: &str) -> Result<TcpListener, Fatal> {
 /// # Errors
 /// As for [`tcp`].
 pub fn udp(key: &str, address: &str) -> Result<UdpSocket, Fatal> {
-    UdpSocket::bind(resolve(key, address)?).map_err(|error| refused(key, address, &error))
+    let resolved = resolve(key, address)?;
+    patiently(|| UdpSocket::bind(resolved)).map_err(|error| refused(key, address, &error))
 }
 
 /// The first socket address behind `host:port`.

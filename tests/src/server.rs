@@ -40,25 +40,6 @@ impl Process {
         Process::try_start(binary, arguments, stderr).unwrap_or_else(|failed| panic!("{failed}"))
     }
 
-    /// As [`Process::start`], as often as the address is still taken: what a supervisor does. The kernel lets go of the
-    /// sockets of an io_uring a moment after it has reported the killed process gone.
-    ///
-    /// # Panics
-    /// As [`Process::start`].
-    #[must_use]
-    pub fn start_again(binary: &str, arguments: &[String], stderr: &Path) -> Process {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match Process::try_start(binary, arguments, stderr.to_owned()) {
-                Ok(process) => return process,
-                Err(failed) if failed.contains("is in use") && Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(failed) => panic!("{failed}"),
-            }
-        }
-    }
-
     fn try_start(binary: &str, arguments: &[String], stderr: PathBuf) -> Result<Process, String> {
         let logged_before = std::fs::metadata(&stderr).map_or(0, |file| file.len());
         let mut child = Command::new(binary)
@@ -208,7 +189,7 @@ impl Server {
     pub fn start_router(&mut self) {
         let mut arguments = self.arguments(Some("router"));
         arguments.extend(set("router.listen", self.router_address));
-        let process = Process::start_again(&self.binary, &arguments, &self.path("router.log"));
+        let process = Process::start(&self.binary, &arguments, self.path("router.log"));
         self.router_address = Some(process.address("router"));
         self.router = Some(process);
     }
@@ -222,7 +203,7 @@ impl Server {
         } else {
             arguments.extend(set("router.listen", self.router_address));
         }
-        let process = Process::start_again(&self.binary, &arguments, &self.path("gateway.log"));
+        let process = Process::start(&self.binary, &arguments, self.path("gateway.log"));
         self.gateway_address = Some(process.address("gateway"));
         self.admin_address = Some(process.address("admin"));
         if self.deployment == Deployment::OneProcess {

@@ -36,7 +36,7 @@ use agenda::{Agenda, Event};
 use book::Book;
 pub use book::Stats;
 use device::Device;
-use faults::Fault;
+use faults::Crash;
 use gateways::Gateway;
 use lanes::Lane;
 use plan::{CALM_MS, HUSH_MS, MS, Plan};
@@ -114,7 +114,7 @@ struct World<'a> {
     /// Everything takes this many times as long.
     slowness: u64,
     /// A crash that waits for its moment.
-    armed: Option<Fault>,
+    armed: Option<Crash>,
     /// Committed events that the router has not heard of, by conversation.
     unreported: BTreeMap<ConversationId, Vec<Seq>>,
 }

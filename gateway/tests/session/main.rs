@@ -2,6 +2,7 @@
 
 mod connecting;
 mod early_page;
+mod lost_lane;
 mod meaning;
 mod random;
 mod rig;

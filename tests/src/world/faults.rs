@@ -12,13 +12,13 @@ const ATTEMPTS: usize = carillon_store::retry::ATTEMPTS_MAX as usize;
 
 /// A crash of the router that waits for its moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum Crash {
     /// With a batch at the committer.
-    CrashBeforeCommit,
+    BeforeCommit,
     /// With a batch committed and not reported (F3).
-    CrashAfterCommit,
+    AfterCommit,
     /// With an ack sent, and nothing of the rest of that turn (F5).
-    CrashAfterAck,
+    AfterAck,
 }
 
 impl World<'_> {
@@ -51,9 +51,9 @@ impl World<'_> {
             }
             Some(2) => match self.prng.below(4) {
                 0 => self.router_crash(),
-                1 => self.armed = Some(Fault::CrashBeforeCommit),
-                2 => self.armed = Some(Fault::CrashAfterCommit),
-                _ => self.armed = Some(Fault::CrashAfterAck),
+                1 => self.armed = Some(Crash::BeforeCommit),
+                2 => self.armed = Some(Crash::AfterCommit),
+                _ => self.armed = Some(Crash::AfterAck),
             },
             Some(3) => {
                 let device = self.prng.index(self.devices.len());

@@ -22,7 +22,7 @@ use rkyv::util::AlignedVec;
 
 use super::World;
 use super::agenda::Event;
-use super::faults::Fault;
+use super::faults::Crash;
 use super::lanes::Way;
 use super::plan::MS;
 
@@ -173,7 +173,7 @@ impl World<'_> {
     /// A committer does its work.
     pub(super) fn commit(&mut self, life: u32, commit_lane: u16, ops: &[Op]) {
         let is_alive = self.router.is_life(life);
-        if is_alive && self.armed == Some(Fault::CrashBeforeCommit) {
+        if is_alive && self.armed == Some(Crash::BeforeCommit) {
             self.armed = None;
             self.router_crash();
         }
@@ -210,7 +210,7 @@ impl World<'_> {
         self.note("commit", [u64::from(life), count, failed as u64], || {
             format!("life {life}, lane {commit_lane}: {}", describe(ops, &results))
         });
-        if is_alive && self.armed == Some(Fault::CrashAfterCommit) {
+        if is_alive && self.armed == Some(Crash::AfterCommit) {
             self.armed = None;
             self.book.stats.crashes_after_commit += 1;
             self.router_crash();
@@ -366,7 +366,7 @@ impl World<'_> {
                 if let Some(at) = self.router.lanes.get(&lane).copied() {
                     self.send_frame(at, Way::Down, frame);
                 }
-                if is_ack && self.armed == Some(Fault::CrashAfterAck) {
+                if is_ack && self.armed == Some(Crash::AfterAck) {
                     self.armed = None;
                     self.book.stats.crashes_after_ack += 1;
                     self.router_crash();
