@@ -1,5 +1,6 @@
 //! What a shard counts: plain numbers that its driver copies to the metrics page.
 
+use carillon_protocol::client::{Command, ServerFrame};
 use carillon_protocol::reason::Close;
 
 /// Counts since the shard began; they only rise, but for the gauges.
@@ -49,6 +50,42 @@ pub struct Counters {
     pub unreadable: u64,
     /// Closes by the server, in the order of [`CLOSES`].
     pub closes: [u64; CLOSES.len()],
+    /// Frames from clients by kind, in the order of [`HEARD`].
+    pub heard: [u64; HEARD.len()],
+    /// Frames queued for clients by kind, in the order of [`SAID`].
+    pub said: [u64; SAID.len()],
+}
+
+/// Kinds of frames from clients; the last one is everything that is no command.
+pub const HEARD: [&str; 9] =
+    ["identify", "send_message", "delivered", "read", "sync", "refresh_token", "heartbeat", "bye", "refused"];
+
+/// Kinds of frames to clients.
+pub const SAID: [&str; 12] = [
+    "hello",
+    "ready",
+    "caught_up",
+    "event",
+    "delivery_ack",
+    "sync_batch",
+    "behind",
+    "reset",
+    "reconnect",
+    "ok",
+    "error",
+    "heartbeat_ack",
+];
+
+/// Kinds of [`SAID`] that are encoded once for many clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Shared {
+    /// A durable event.
+    Event = 3,
+    /// A watermark.
+    DeliveryAck = 4,
+    /// A page.
+    SyncBatch = 5,
 }
 
 /// Every reason to close, in the order of [`Counters::closes`].
@@ -76,6 +113,44 @@ pub const CLOSES: [Close; 20] = [
 ];
 
 impl Counters {
+    /// Counts a frame from a client; `None`: it was no command.
+    pub fn heard(&mut self, command: Option<&Command<'_>>) {
+        self.heard[match command {
+            Some(Command::Identify { .. }) => 0,
+            Some(Command::SendMessage(_)) => 1,
+            Some(Command::Delivered { .. }) => 2,
+            Some(Command::Read { .. }) => 3,
+            Some(Command::Sync { .. }) => 4,
+            Some(Command::RefreshToken { .. }) => 5,
+            Some(Command::Heartbeat) => 6,
+            Some(Command::Bye) => 7,
+            None => 8,
+        }] += 1;
+    }
+
+    /// Counts a frame to a client.
+    pub fn said(&mut self, frame: &ServerFrame<'_>) {
+        self.said[match frame {
+            ServerFrame::Hello(_) => 0,
+            ServerFrame::Ready { .. } => 1,
+            ServerFrame::CaughtUp => 2,
+            ServerFrame::Event(_) => Shared::Event as usize,
+            ServerFrame::DeliveryAck(_) => Shared::DeliveryAck as usize,
+            ServerFrame::SyncBatch(_) => Shared::SyncBatch as usize,
+            ServerFrame::Behind { .. } => 6,
+            ServerFrame::Reset { .. } => 7,
+            ServerFrame::Reconnect { .. } => 8,
+            ServerFrame::Ok(_) => 9,
+            ServerFrame::Error { .. } => 10,
+            ServerFrame::HeartbeatAck { .. } => 11,
+        }] += 1;
+    }
+
+    /// Counts a frame to a client that was encoded for many.
+    pub fn said_shared(&mut self, kind: Shared) {
+        self.said[kind as usize] += 1;
+    }
+
     /// Counts a close.
     pub fn close(&mut self, close: Close) {
         if let Some(count) =

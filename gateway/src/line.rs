@@ -9,6 +9,7 @@ use carillon_protocol::websocket::{self, Opcode};
 use rkyv::util::AlignedVec;
 
 use crate::common::Common;
+use crate::counters::Shared;
 use crate::outbox::Outbox;
 use crate::turn::ConnectionId;
 
@@ -47,6 +48,7 @@ impl Line {
     /// Says something that answers the client or that it cannot do without.
     pub(crate) fn say(&mut self, common: &mut Common, frame: &ServerFrame<'_>) {
         let bytes = encode(self.wire, frame, &mut common.archive);
+        common.counters.said(frame);
         self.answer(common, bytes);
     }
 
@@ -62,12 +64,15 @@ impl Line {
 
     /// Queues a live push, if it fits.
     #[must_use]
-    pub(crate) fn push(&mut self, common: &mut Common, bytes: Bytes) -> bool {
+    pub(crate) fn push(&mut self, common: &mut Common, bytes: Bytes, kind: Shared) -> bool {
         if self.outbox.is_empty() {
             self.progress_at = common.now;
         }
         let fits = self.outbox.push(bytes, common.settings.limits.conn_queue_bytes);
-        common.counters.frames_out += u64::from(fits);
+        if fits {
+            common.counters.frames_out += 1;
+            common.counters.said_shared(kind);
+        }
         self.is_unflushed |= fits;
         fits
     }

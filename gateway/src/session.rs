@@ -105,6 +105,7 @@ impl Session {
     /// A frame of the client.
     pub(crate) fn command(&mut self, incoming: Incoming<'_>, line: &mut Line, common: &mut Common) {
         let Incoming { id, command } = incoming;
+        common.counters.heard(command.as_ref().ok());
         match command {
             Err(wrong) => {
                 line.refuse(common, id, wrong.refusal);

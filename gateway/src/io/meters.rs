@@ -7,7 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::Driver;
 use super::station::Station;
-use crate::counters::Counters;
+use crate::counters::{Counters, HEARD, SAID};
 
 metric_table! {
     pub(super) enum Row {
@@ -18,6 +18,8 @@ metric_table! {
         Upgrades = Def::counter("gateway_upgrades", "Upgrade requests, by outcome.").by("outcome", &["done", "refused", "http"]),
         Bytes = Def::counter("gateway_bytes", "Bytes of client connections.").by("direction", DIRECTIONS),
         Frames = Def::counter("gateway_frames", "Frames of client connections.").by("direction", DIRECTIONS),
+        Heard = Def::counter("gateway_heard", "Frames from clients, by kind.").by("kind", &HEARD),
+        Said = Def::counter("gateway_said", "Frames queued for clients, by kind.").by("kind", &SAID),
         Refusals = Def::counter("gateway_refusals", "Errors told to clients."),
         Submits = Def::counter("gateway_submits", "Commands sent to routers, repeats included."),
         Delivers = Def::counter("gateway_delivers", "Events received from routers."),
@@ -104,6 +106,12 @@ impl ShardMeters {
         }
         for (at, (now, before)) in now.closes.iter().zip(before.closes).enumerate() {
             meter.add_at(Row::Closes, at, now - before);
+        }
+        for (at, (now, before)) in now.heard.iter().zip(before.heard).enumerate() {
+            meter.add_at(Row::Heard, at, now - before);
+        }
+        for (at, (now, before)) in now.said.iter().zip(before.said).enumerate() {
+            meter.add_at(Row::Said, at, now - before);
         }
         let cpu_ns = thread_cpu_ns();
         meter.add(Row::ThreadCpu, cpu_ns.saturating_sub(self.cpu_ns));

@@ -20,6 +20,7 @@ use super::plan::{Entry, How, Plan};
 use super::register::{Cause, RETRY_MS};
 use super::{Session, Stage};
 use crate::common::Common;
+use crate::counters::Shared;
 use crate::line::Line;
 use crate::render;
 use crate::tails::Life;
@@ -278,6 +279,7 @@ impl Session {
                 });
                 while let Some(batch) = rest {
                     let (bytes, cut) = render::batch(line.wire, batch, &mut common.archive);
+                    common.counters.said_shared(Shared::SyncBatch);
                     line.answer(common, bytes);
                     rest = cut;
                 }

@@ -11,6 +11,7 @@ use super::catch_up::Way;
 use super::register::Cause;
 use super::{Session, Stage};
 use crate::common::Common;
+use crate::counters::Shared;
 use crate::line::{Line, encode};
 use crate::render;
 
@@ -92,7 +93,7 @@ impl Session {
                     return;
                 }
                 let bytes = delivery.bytes(line.wire, self.user, &mut common.archive);
-                if line.push(common, bytes) {
+                if line.push(common, bytes, Shared::Event) {
                     common.counters.events_live += 1;
                 } else {
                     self.overflow(conversation, seq, delivery.head_seq, line, common);
@@ -130,7 +131,8 @@ impl Session {
             None => encode_it(),
         };
         // A watermark that does not fit is found again by syncing its conversation.
-        if !line.push(common, bytes) && matches!(self.stage, Stage::Live(_) | Stage::CatchingUp(_)) {
+        let fits = line.push(common, bytes, Shared::DeliveryAck);
+        if !fits && matches!(self.stage, Stage::Live(_) | Stage::CatchingUp(_)) {
             self.fall_behind(conversation, 0, seq, line, common);
         }
     }

@@ -11,6 +11,7 @@ use super::catch_up::receipts;
 use super::work::SyncAsked;
 use super::{Session, Stage};
 use crate::common::Common;
+use crate::counters::Shared;
 use crate::line::Line;
 use crate::render;
 
@@ -103,6 +104,7 @@ impl Session {
         let batch =
             SyncBatch { id, conversation, events, from_seq, to_seq, head_seq, has_more, receipts: marks };
         let (bytes, cut) = render::batch(line.wire, batch, &mut common.archive);
+        common.counters.said_shared(Shared::SyncBatch);
         line.answer(common, bytes);
         if cut.is_none() && !has_more && to_seq >= head_seq {
             self.synced(conversation, head_seq, fanned_out, common);
