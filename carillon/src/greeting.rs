@@ -39,7 +39,7 @@ Two ready users, each good for a day:
   websocat -H "Authorization: Bearer $BOB"   ws://{gateway}/v1/ws
    Begin each with   {{"type":"identify"}}
 
-2. Their conversation (answers its conversation_id):
+2. Their conversation (answers its conversation_id; Bob is known once he has connected):
   curl -s -H "Authorization: Bearer $ALICE" -H 'Content-Type: application/json' \
        -d '{{"type":"one_to_one","member_ids":["2"]}}' http://{gateway}/v1/conversations
    then in Alice's terminal   {{"type":"send_message","conversation_id":"…","content":"hello"}}
