@@ -246,7 +246,7 @@ impl Session {
                 common.counters.unreadable += 1;
                 continue;
             };
-            if !self.is_filled(conversation, seq, &event, None, line, common) {
+            if !self.is_filled(conversation, seq, &event, None, false, line, common) {
                 events.push(render::event_frame(conversation, seq, head_seq, &event, self.user, &marks));
             }
         }

@@ -57,8 +57,8 @@ impl Session {
         // before it did.
         let is_known =
             matches!(self.stage, Stage::CatchingUp(_) | Stage::Live(_)) && !self.is_paged(conversation, seq);
-        let is_filled =
-            is_known && self.is_filled(conversation, seq, &delivery.event, origin_request, line, common);
+        let is_filled = is_known
+            && self.is_filled(conversation, seq, &delivery.event, origin_request, false, line, common);
 
         let way = match &mut self.stage {
             Stage::AwaitIdentify(_) | Stage::Gone => return,

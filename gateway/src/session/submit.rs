@@ -188,13 +188,16 @@ impl Session {
     }
 
     /// Whether an ack fills this position. If the event is the outcome of a command that is not answered yet, it is
-    /// answered now: `origin_request` says which one, when the router knows.
+    /// answered now: `origin_request` says which one, when the router knows. `duplicate`: the event itself comes as well,
+    /// so the answer must not fill its position.
+    #[expect(clippy::too_many_arguments, reason = "what came, how it came, and where answers go")]
     pub(super) fn is_filled(
         &mut self,
         conversation: ConversationId,
         seq: Seq,
         event: &Event<'_>,
         origin_request: Option<u64>,
+        duplicate: bool,
         line: &mut Line,
         common: &mut Common,
     ) -> bool {
@@ -215,7 +218,7 @@ impl Session {
         });
         let Some(asked) = place.and_then(|place| work.asked.remove(place)) else { return false };
         if let Durable::Send { submit, is_minted } = asked.what {
-            let ack = Ack { id: asked.id, is_minted, duplicate: false };
+            let ack = Ack { id: asked.id, is_minted, duplicate };
             ack.say(conversation, seq, event.id, &submit, line, common);
         }
         true

@@ -95,7 +95,7 @@ impl Session {
             // first. Elsewhere its ack comes on the line itself: this page may be from before what the router has told,
             // and says nothing about what the client has. What was asked for is complete all the same.
             if is_behind_here {
-                let _ = self.is_filled(conversation, to_seq, &event, None, line, common);
+                let _ = self.is_filled(conversation, to_seq, &event, None, true, line, common);
             }
             events.push(render::event_frame(conversation, to_seq, head_seq, &event, self.user, &marks));
         }
