@@ -112,6 +112,7 @@ impl Killing {
         wait_for_first_send(&journal, &verdict)?;
         let until = Instant::now() + KILLING;
         while toll.kills < self.kills && Instant::now() < until {
+            // The moment of the kill is what is tested: drawn from the seed, at any point of the load.
             std::thread::sleep(Duration::from_millis(prng.between(BETWEEN_MS.0, BETWEEN_MS.1)));
             match (self.deployment, prng.below(3)) {
                 (Deployment::OneProcess, _) | (Deployment::Tiers, 0) => server.crash_and_restart(),
