@@ -10,6 +10,7 @@ Examples:
   carillon token --user 42 --name alice           a token signed with the development key
   carillon config print                           every setting, its value, where it came from and what it is for
   carillon --set gateway.listen=127.0.0.1:9000    another port for WebSocket and REST
+  carillon capacity --dau 10M                     what ten million people a day need
 
 Separate tiers on one machine:
   carillon router --data-dir ./data
@@ -58,6 +59,8 @@ pub enum Command {
     /// Look at the settings.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// How many gateways, routers and bytes a number of people needs.
+    Capacity(Box<CapacityArguments>),
 }
 
 /// What is to be in the token.
@@ -91,4 +94,84 @@ pub enum ConfigCommand {
     },
     /// Say whether the settings can work; exit status 2 when not.
     Check,
+}
+
+const CAPACITY_EXAMPLES: &str = "\
+Numbers may end with K, M, B (or G) or T: 10K, 500M, 2B.
+
+Examples:
+  carillon capacity                                      the source document's numbers: two billion users
+  carillon capacity --registered 1M --dau 200K --concurrent 50K --retention-years 1
+  carillon capacity --messages-per-core-s 120K --connections-per-gateway 50K --json
+
+What to replace first: --messages-per-core-s and --messages-per-router-s by what `loadgen --ramp` finds on your machine,
+--bytes-per-connection by what `loadgen --idle` finds. Exit status 2, and one line, for what cannot be.";
+
+/// How many people there are, what they do, and what a machine takes.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = CAPACITY_EXAMPLES, next_help_heading = "What people do, and what a machine takes")]
+pub struct CapacityArguments {
+    /// Users that exist. Ids have room for 2^63; no process keeps anything for all of them
+    #[arg(long, value_name = "N", default_value = "2B", allow_hyphen_values = true)]
+    pub registered: String,
+    /// Users of a day
+    #[arg(long, value_name = "N", default_value = "500M", allow_hyphen_values = true)]
+    pub dau: String,
+    /// Messages that each of them sends a day
+    #[arg(long, value_name = "N", default_value = "40", allow_hyphen_values = true)]
+    pub messages_per_user_day: String,
+    /// Times that each of them comes online a day: each is one write of last_seen_at
+    #[arg(long, value_name = "N", default_value = "10", allow_hyphen_values = true)]
+    pub sessions_per_user_day: String,
+    /// Messages a second at the peak, over the average
+    #[arg(long, value_name = "FACTOR", default_value = "3", allow_hyphen_values = true)]
+    pub peak_factor: String,
+    /// WebSockets open at the peak
+    #[arg(long, value_name = "N", default_value = "100M", allow_hyphen_values = true)]
+    pub concurrent: String,
+    /// Memory that a connection may cost, the kernel's part included
+    #[arg(long, value_name = "BYTES", default_value = "10K", allow_hyphen_values = true)]
+    pub bytes_per_connection: String,
+    /// Stored bytes of a message: 100 of text and as many of key, index and idempotency row
+    #[arg(long, value_name = "BYTES", default_value = "200", allow_hyphen_values = true)]
+    pub bytes_per_message: String,
+    /// Messages that carry media, of all
+    #[arg(long, value_name = "SHARE", default_value = "0.1", allow_hyphen_values = true)]
+    pub media_share: String,
+    /// Bytes of one of those, in object storage
+    #[arg(long, value_name = "BYTES", default_value = "200K", allow_hyphen_values = true)]
+    pub media_bytes: String,
+    /// Years that messages and media are kept
+    #[arg(long, value_name = "YEARS", default_value = "5", allow_hyphen_values = true)]
+    pub retention_years: String,
+    /// Copies of every stored message
+    #[arg(long, value_name = "N", default_value = "3", allow_hyphen_values = true)]
+    pub replicas: String,
+    /// Seconds between two heartbeats of a connection
+    #[arg(long, value_name = "SECONDS", default_value = "30", allow_hyphen_values = true)]
+    pub heartbeat_s: String,
+    /// CPU of one heartbeat and its answer, in microseconds (measured: one small frame, alone in its turn)
+    #[arg(long, value_name = "US", default_value = "5.4", allow_hyphen_values = true)]
+    pub heartbeat_us: String,
+    /// Connections that one gateway is given
+    #[arg(long, value_name = "N", default_value = "100K", allow_hyphen_values = true)]
+    pub connections_per_gateway: String,
+    /// Hardware threads of a gateway
+    #[arg(long, value_name = "N", default_value = "8", allow_hyphen_values = true)]
+    pub cores_per_gateway: String,
+    /// Messages a second and hardware thread, all tiers (measured at saturation over QUIC: 17.1 us of CPU a message)
+    #[arg(long, value_name = "PER_S", default_value = "58K", allow_hyphen_values = true)]
+    pub messages_per_core_s: String,
+    /// Of that CPU, what gateways spend (measured: 5 of 17.1 us)
+    #[arg(long, value_name = "SHARE", default_value = "0.29", allow_hyphen_values = true)]
+    pub gateway_share: String,
+    /// Messages a second that one router with its store commits at most (measured: where it saturates)
+    #[arg(long, value_name = "PER_S", default_value = "82K", allow_hyphen_values = true)]
+    pub messages_per_router_s: String,
+    /// How much of what is measured to plan with: the rest is for failures, receipts and bad days
+    #[arg(long, value_name = "SHARE", default_value = "0.6", allow_hyphen_values = true)]
+    pub utilization: String,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
 }

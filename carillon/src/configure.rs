@@ -48,6 +48,10 @@ pub fn router_settings(config: &Config) -> Result<carillon_router::Settings, Fat
         store: config.section("store")?,
         fanout: config.section("fanout")?,
         conversations: config.section("conversations")?,
+        limits: config.section("limits")?,
+        presence: config.section("presence")?,
+        typing: config.section("typing")?,
+        receipts: config.section("receipts")?,
     })
 }
 

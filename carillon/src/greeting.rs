@@ -1,4 +1,4 @@
-//! What development mode says at start, on standard error: what to type next.
+//! What development mode says at start, on standard error: where to look, and what to type next.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,8 +11,8 @@ use crate::token;
 /// Valid for a day of trying things out.
 const TTL_S: i64 = 86_400;
 
-/// The text: two ready tokens, a chat with an ordinary WebSocket client, the REST line that reads history, the metrics
-/// address, the load generator.
+/// The text: the page, two ready tokens, a chat with an ordinary WebSocket client, the REST line that reads history, the
+/// metrics address, the load generator.
 ///
 /// # Errors
 /// As [`token::sign`].
@@ -29,6 +29,8 @@ pub fn text(
     Ok(format!(
         r#"
 Carillon is up in development mode: loopback only, key and certificates in {data_dir}.
+
+Look at it: open http://{gateway}/ in two tabs, be alice in one and bob in the other.
 
 Two ready users, each good for a day:
   ALICE={alice}

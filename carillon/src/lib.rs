@@ -2,13 +2,14 @@
 //!
 //! - [`args`]: the command line.
 //! - [`configure`]: every default of every crate, under the file, the environment and `--set`.
-//! - [`token`], [`settings_command`]: the commands that print something and end.
+//! - [`token`], [`settings_command`], [`capacity`]: the commands that print something and end.
 //! - [`start`]: `run`, `gateway` and `router`: opens doors, then the store, then serves until it is told to stop.
 //! - [`greeting`]: what development mode says to somebody who has just started it for the first time.
 
 #![expect(clippy::disallowed_methods, reason = "the command is where the environment and threads come in")]
 
 pub mod args;
+pub mod capacity;
 pub mod configure;
 pub mod greeting;
 pub mod settings_command;
@@ -53,5 +54,6 @@ fn run(arguments: Arguments) -> Result<(), Fatal> {
         Command::Config(ConfigCommand::Check) => {
             settings_command::check(&configure::load(settings, "config", &[])?)
         }
+        Command::Capacity(wanted) => capacity::run(&wanted, &mut std::io::stdout().lock()),
     }
 }

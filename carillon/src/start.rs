@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use carillon_gateway::io::link::Uplinks;
 use carillon_gateway::io::{Doors, Driver, Gateway, Needs};
+use carillon_gateway::rest::{ReadyUser, ReadyUsers};
 use carillon_gateway::settings::Settings as GatewaySettings;
 use carillon_link::quic::{self, Connector, Listener, Options as QuicOptions};
 use carillon_link::tls::{self, Identity, Role};
@@ -19,7 +20,9 @@ use carillon_node::config::Config;
 use carillon_node::exit::Fatal;
 use carillon_node::metrics::Registry;
 use carillon_node::signals::{SERVICE_READY, SERVICE_STOPPING, Signals, notify_service_manager};
+use carillon_node::tokens::KeyTable;
 use carillon_node::{listen, logging, random};
+use carillon_protocol::ids::UserId;
 use carillon_router::io as router_io;
 use carillon_router::settings::Settings as RouterSettings;
 use carillon_store::backend::embedded::{Embedded, Options as EmbeddedOptions};
@@ -29,7 +32,7 @@ use carillon_store::txn::Engine;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
-use crate::{configure, greeting};
+use crate::{configure, greeting, token};
 
 /// Which tiers this process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +149,26 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
     Ok(())
 }
 
+/// How long tokens of the page are good, in seconds: a day of trying things out.
+const PAGE_TTL_S: i64 = 86_400;
+
+/// The device of the page, so that it and a client with a token of its own do not replace each other.
+const PAGE_DEVICE: &str = "page";
+
+/// Who can be tried out on the page of development mode.
+fn ready_users(keys: Arc<KeyTable>) -> ReadyUsers {
+    Arc::new(move || {
+        let now_s = Clock.wall_ms() / 1_000;
+        let user = |(number, name): (u64, &str)| {
+            let token = token::sign(&keys, number, PAGE_DEVICE, Some(name), false, now_s, PAGE_TTL_S);
+            // The development key signs.
+            let token = token.ok()?;
+            Some(ReadyUser { user: UserId(number), name: name.to_owned(), token })
+        };
+        [(1, "alice"), (2, "bob"), (3, "carol")].into_iter().filter_map(user).collect()
+    })
+}
+
 /// How long the router may take to finish what it took, after the gateway has drained.
 const ROUTER_DRAIN_MAX: Duration = Duration::from_secs(3);
 
@@ -161,7 +184,7 @@ struct Serving {
 struct GatewayStart<'a> {
     settings: &'a GatewaySettings,
     driver: Driver,
-    keys: Arc<carillon_node::tokens::KeyTable>,
+    keys: Arc<KeyTable>,
     registry: &'a Registry,
     identity: Identity,
     doors: Doors,
@@ -172,6 +195,7 @@ impl Serving {
         let settings = start.settings;
         let address = start.doors.address();
         let joiner = Arc::new(Joiner::default());
+        let ready_users = start.keys.is_development().then(|| ready_users(Arc::clone(&start.keys)));
         let needs = Needs {
             is_development: start.keys.is_development(),
             keys: start.keys,
@@ -179,17 +203,19 @@ impl Serving {
             seed: random::seed(),
             uplinks: Arc::clone(&joiner) as Arc<dyn Uplinks>,
             registry: start.registry.clone(),
+            ready_users,
         };
         let mut gateway = Gateway::start(settings, start.driver, start.doors, &needs)?;
         let mut mailboxes = gateway.mailboxes().to_vec();
         if let Some(hand_offs) = gateway.take_hand_offs() {
-            mailboxes.push(carillon_gateway::io::http::serve(
+            let http = carillon_gateway::io::http::serve(
                 &self.control.handle,
                 settings,
                 &needs,
                 hand_offs,
                 u16::try_from(mailboxes.len()).unwrap_or(u16::MAX),
-            )?);
+            )?;
+            mailboxes.extend([http.rest, http.pumps]);
         }
         match &self.router {
             // In one process: rings, unless told otherwise.

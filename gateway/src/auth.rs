@@ -28,9 +28,13 @@ pub(crate) fn is_origin_allowed(origin: &str, origins: &[String], is_development
 
 /// RFC 6454 section 7: a scheme, a host, perhaps a port, and nothing else.
 fn is_loopback(origin: &str) -> bool {
-    let Some(host) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) else {
-        return false;
-    };
+    let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    host.is_some_and(is_loopback_host)
+}
+
+/// Whether a `Host` names this machine (RFC 9110 section 7.2: a host, perhaps a port).
+#[must_use]
+pub(crate) fn is_loopback_host(host: &str) -> bool {
     ["localhost", "127.0.0.1", "[::1]"].into_iter().any(|loopback| match host.strip_prefix(loopback) {
         Some("") => true,
         Some(rest) => rest.strip_prefix(':').is_some_and(|port| {

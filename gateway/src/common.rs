@@ -31,8 +31,9 @@ pub(crate) struct Common {
     pub(crate) is_draining: bool,
     pub(crate) prng: Prng,
     pub(crate) counters: Counters,
-    pub(crate) send_rates: Rates<UserId>,
     pub(crate) address_rates: Rates<IpAddr>,
+    pub(crate) device_rates: Rates<(UserId, Box<str>)>,
+    pub(crate) connection_rate: Option<Rate>,
     pub(crate) outputs: VecDeque<Output>,
     /// Scratch memory for archives.
     pub(crate) archive: AlignedVec,
@@ -64,8 +65,9 @@ impl Common {
     ) -> Common {
         let limits = &settings.limits;
         Common {
-            send_rates: Rates::new(Rate::new(limits.send_per_s, limits.send_burst)),
             address_rates: Rates::new(Rate::new(limits.address_per_s, limits.address_burst)),
+            device_rates: Rates::new(Rate::new(limits.device_per_s, limits.device_burst)),
+            connection_rate: Rate::new(limits.connection_per_s, limits.connection_burst),
             settings,
             keys,
             is_development,

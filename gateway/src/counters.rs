@@ -36,6 +36,10 @@ pub struct Counters {
     pub events_live: u64,
     /// Events queued for clients from pages.
     pub events_paged: u64,
+    /// Ephemeral frames that found no room.
+    pub ephemeral_dropped: u64,
+    /// Refused by rate, in the order of [`LIMITED_BY`].
+    pub limited: [u64; LIMITED_BY.len()],
     /// Sessions that were told `behind`.
     pub behinds: u64,
     /// Conversations that were reset.
@@ -56,12 +60,42 @@ pub struct Counters {
     pub said: [u64; SAID.len()],
 }
 
+/// Whose rate a command or an upgrade was above. The router counts users and conversations under the same name.
+pub const LIMITED_BY: [&str; 3] = ["connection", "device", "address"];
+
+/// Indexes into [`LIMITED_BY`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Limited {
+    /// Commands of one connection.
+    Connection = 0,
+    /// Durable commands of one device.
+    Device = 1,
+    /// Upgrades from one address.
+    Address = 2,
+}
+
 /// Kinds of frames from clients; the last one is everything that is no command.
-pub const HEARD: [&str; 9] =
-    ["identify", "send_message", "delivered", "read", "sync", "refresh_token", "heartbeat", "bye", "refused"];
+pub const HEARD: [&str; 15] = [
+    "identify",
+    "send_message",
+    "delivered",
+    "read",
+    "sync",
+    "refresh_token",
+    "heartbeat",
+    "bye",
+    "typing",
+    "presence_subscribe",
+    "presence_unsubscribe",
+    "delete_message",
+    "react",
+    "unreact",
+    "refused",
+];
 
 /// Kinds of frames to clients.
-pub const SAID: [&str; 12] = [
+pub const SAID: [&str; 15] = [
     "hello",
     "ready",
     "caught_up",
@@ -74,6 +108,9 @@ pub const SAID: [&str; 12] = [
     "ok",
     "error",
     "heartbeat_ack",
+    "typing",
+    "presence",
+    "read_sync",
 ];
 
 /// Kinds of [`SAID`] that are encoded once for many clients.
@@ -86,6 +123,12 @@ pub enum Shared {
     DeliveryAck = 4,
     /// A page.
     SyncBatch = 5,
+    /// Somebody types.
+    Typing = 12,
+    /// Somebody came or went.
+    Presence = 13,
+    /// Read on another device.
+    ReadSync = 14,
 }
 
 /// Every reason to close, in the order of [`Counters::closes`].
@@ -124,7 +167,13 @@ impl Counters {
             Some(Command::RefreshToken { .. }) => 5,
             Some(Command::Heartbeat) => 6,
             Some(Command::Bye) => 7,
-            None => 8,
+            Some(Command::Typing { .. }) => 8,
+            Some(Command::PresenceSubscribe { .. }) => 9,
+            Some(Command::PresenceUnsubscribe { .. }) => 10,
+            Some(Command::DeleteMessage { .. }) => 11,
+            Some(Command::React { add: true, .. }) => 12,
+            Some(Command::React { add: false, .. }) => 13,
+            None => 14,
         }] += 1;
     }
 
@@ -143,12 +192,20 @@ impl Counters {
             ServerFrame::Ok(_) => 9,
             ServerFrame::Error { .. } => 10,
             ServerFrame::HeartbeatAck { .. } => 11,
+            ServerFrame::Typing { .. } => Shared::Typing as usize,
+            ServerFrame::Presence(_) => Shared::Presence as usize,
+            ServerFrame::ReadSync { .. } => Shared::ReadSync as usize,
         }] += 1;
     }
 
     /// Counts a frame to a client that was encoded for many.
     pub fn said_shared(&mut self, kind: Shared) {
         self.said[kind as usize] += 1;
+    }
+
+    /// Counts what was refused by rate.
+    pub fn limited(&mut self, by: Limited) {
+        self.limited[by as usize] += 1;
     }
 
     /// Counts a close.

@@ -11,11 +11,13 @@
 mod auth;
 mod common;
 pub mod counters;
+mod demo;
 mod hash;
 pub mod io;
 mod limits;
 mod line;
 mod outbox;
+pub mod pump;
 mod render;
 pub mod rest;
 mod roster;

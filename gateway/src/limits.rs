@@ -1,65 +1,10 @@
-//! How much is too much: rates as data. Time is handed in; nothing runs while nobody comes.
+//! How much is too much. The rates themselves are those of every daemon; what is ours is how long somebody may go on
+//! above them.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub(crate) use carillon_node::rates::{Rate, Rates, wait_ms};
 use carillon_protocol::time::Time;
-
-const SECOND_NS: u64 = 1_000_000_000;
-
-/// Keys whose rate is remembered. At this many those that are at rest are forgotten, which changes nothing for them;
-/// when all are busy the map grows by what is busy, and that is bounded by the connections.
-const KEYS_MAX: usize = 65_536;
-
-/// A rate and a burst, as the generic cell rate algorithm (ITU-T I.371) sees them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rate {
-    interval_ns: u64,
-    tolerance_ns: u64,
-}
-
-impl Rate {
-    /// `per_s` a second, `burst` at once. 0 a second: no limit.
-    #[must_use]
-    pub(crate) fn new(per_s: u64, burst: u64) -> Option<Rate> {
-        let interval_ns = SECOND_NS.checked_div(per_s)?;
-        Some(Rate { interval_ns, tolerance_ns: interval_ns.saturating_mul(burst.max(1) - 1) })
-    }
-}
-
-/// Where each key stands with one [`Rate`].
-#[derive(Debug)]
-pub(crate) struct Rates<K> {
-    rate: Option<Rate>,
-    /// When each key's next cell would be due if it came evenly. In the past: at rest.
-    due: BTreeMap<K, u64>,
-}
-
-impl<K: Ord> Rates<K> {
-    /// Nobody has come yet. No rate: everybody may.
-    #[must_use]
-    pub(crate) fn new(rate: Option<Rate>) -> Rates<K> {
-        Rates { rate, due: BTreeMap::new() }
-    }
-
-    /// Whether `key` may go now; counts it when it may.
-    ///
-    /// # Errors
-    /// How long to wait.
-    pub(crate) fn admit(&mut self, now: Time, key: K) -> Result<(), Duration> {
-        let Some(rate) = self.rate else { return Ok(()) };
-        let due = self.due.get(&key).copied().unwrap_or(0).max(now.0);
-        let ahead_ns = due - now.0;
-        if ahead_ns > rate.tolerance_ns {
-            return Err(Duration::from_nanos(ahead_ns - rate.tolerance_ns));
-        }
-        if self.due.len() >= KEYS_MAX {
-            self.due.retain(|_, due| *due > now.0);
-        }
-        self.due.insert(key, due.saturating_add(rate.interval_ns));
-        Ok(())
-    }
-}
 
 /// How long a pause in something may be for it to count as going on.
 const GOING_ON: Duration = Duration::from_secs(1);
@@ -99,18 +44,6 @@ impl Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_burst_then_the_rate() {
-        let mut rates = Rates::new(Rate::new(20, 64));
-        let start = Time(5_000_000_000);
-        assert_eq!((0..100).filter(|_| rates.admit(start, 1).is_ok()).count(), 64);
-        assert_eq!(rates.admit(start, 1), Err(Duration::from_millis(50)));
-        assert_eq!(rates.admit(start, 2), Ok(()), "another user");
-        let later = start.after_ms(1_000);
-        assert_eq!((0..100).filter(|_| rates.admit(later, 1).is_ok()).count(), 20);
-        assert!(Rate::new(0, 1).is_none(), "0 turns it off");
-    }
 
     #[test]
     fn persistence_is_told_from_accidents() {

@@ -77,6 +77,43 @@ impl Line {
         fits
     }
 
+    /// Queues a frame that may be lost, if there is plenty of room.
+    #[must_use]
+    pub(crate) fn whisper(&mut self, common: &mut Common, bytes: Bytes, kind: Shared) -> bool {
+        let was_empty = self.outbox.is_empty();
+        let fits = self.outbox.whisper(bytes, common.settings.limits.conn_queue_bytes);
+        if fits {
+            if was_empty {
+                self.progress_at = common.now;
+            }
+            common.counters.frames_out += 1;
+            common.counters.said_shared(kind);
+        } else {
+            common.counters.ephemeral_dropped += 1;
+        }
+        self.is_unflushed |= fits;
+        fits
+    }
+
+    /// A frame as this client reads it.
+    pub(crate) fn encode(&self, common: &mut Common, frame: &ServerFrame<'_>) -> Bytes {
+        encode(self.wire, frame, &mut common.archive)
+    }
+
+    /// A frame that others get too: encoded once for each wire.
+    pub(crate) fn encode_shared(
+        &self,
+        common: &mut Common,
+        encoded: &mut [Option<Bytes>; 2],
+        frame: &ServerFrame<'_>,
+    ) -> Bytes {
+        let place = usize::from(self.wire == Wire::Rkyv);
+        match encoded.get_mut(place) {
+            Some(bytes) => bytes.get_or_insert_with(|| encode(self.wire, frame, &mut common.archive)).clone(),
+            None => self.encode(common, frame),
+        }
+    }
+
     /// Tells what is wrong.
     pub(crate) fn refuse(&mut self, common: &mut Common, id: Option<FrameId>, refusal: Refusal) {
         common.counters.refusals += 1;

@@ -2,7 +2,8 @@
 //!
 //! Live pushes are bounded: one that does not fit is not queued, and the session finds another way to bring the event
 //! (`behind`). Answers are never refused here: what asks for them is bounded (`limits.inflight`, one page at a time),
-//! and the connection is not read while too much is queued.
+//! and the connection is not read while too much is queued. Ephemeral frames (typing, presence) have room in the first
+//! half of the bound only, and take none of it from pushes.
 //!
 //! # Invariants
 //! - Frames leave whole and in order; one that has begun is never dropped.
@@ -43,6 +44,17 @@ impl Outbox {
         }
         self.push_bytes += bytes.len();
         self.add(Item { bytes, is_push: true });
+        true
+    }
+
+    /// Queues a frame that may be lost, unless half of `bytes_max` waits already: it is dropped before anything else
+    /// has to be (DS2).
+    #[must_use]
+    pub(crate) fn whisper(&mut self, bytes: Bytes, bytes_max: usize) -> bool {
+        if self.bytes + bytes.len() > bytes_max / 2 {
+            return false;
+        }
+        self.add(Item { bytes, is_push: false });
         true
     }
 
@@ -114,5 +126,19 @@ mod tests {
         assert_eq!(gather(&outbox), b"bcyz");
         outbox.sent(4);
         assert!(outbox.is_empty() && outbox.push_bytes == 0 && outbox.first.is_none());
+    }
+
+    /// DS2: typing and presence are dropped first, and take no room from messages.
+    #[test]
+    fn whispers_give_way() {
+        let mut outbox = Outbox::default();
+        assert!(outbox.whisper(Bytes::from_static(b"typing"), 12), "half of it is free");
+        assert!(!outbox.whisper(Bytes::from_static(b"x"), 12));
+        assert!(
+            outbox.push(Bytes::from_static(b"0123456789"), 12) && outbox.push(Bytes::from_static(b"ab"), 12)
+        );
+        assert!(!outbox.whisper(Bytes::new(), 12), "messages wait");
+        outbox.sent(18);
+        assert!(outbox.whisper(Bytes::from_static(b"again"), 12));
     }
 }

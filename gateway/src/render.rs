@@ -3,15 +3,19 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use carillon_protocol::client::{EventFrame, MessageView, ReceiptView, ServerFrame, Status, SyncBatch, Wire};
+use carillon_protocol::client::{
+    EventFrame, MessageView, ReactionView, ReceiptView, ReceiptsView, ServerFrame, Status, SyncBatch, Wire,
+};
+use carillon_protocol::frame::{ArchivedMark, ArchivedPage, ArchivedReacted};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::limits::PAGE_BYTES_MAX;
-use carillon_protocol::record::{Body, Event};
+use carillon_protocol::record::{Body, Event, Message};
 use rkyv::util::AlignedVec;
 
 use crate::line::encode;
 
-/// An event as `viewer` sees it. `marks` are the other members' watermarks, as far as they are known.
+/// An event as `viewer` sees it. `marks` are the other members' watermarks, as far as they are known: without them, and
+/// in groups where members are only counted, a message of one's own stays `sent`.
 pub(crate) fn event_frame<'a>(
     conversation: ConversationId,
     seq: Seq,
@@ -20,38 +24,117 @@ pub(crate) fn event_frame<'a>(
     viewer: UserId,
     marks: &[ReceiptView],
 ) -> EventFrame<'a> {
-    let is_own = event.sender == viewer;
+    let (by, created_at) = (event.sender, event.id.created_at());
+    let message = |message: Message<'a>, deleted: bool| {
+        let is_own = event.sender == viewer;
+        let view = MessageView {
+            message: event.id,
+            conversation,
+            seq,
+            sender: event.sender,
+            content: Cow::Borrowed(message.content),
+            encoding: message.encoding,
+            message_type: message.message_type,
+            media_url: message.media_url.map(Cow::Borrowed),
+            reply_to: message.reply_to,
+            status: if is_own { status(seq, marks) } else { Status::Sent },
+            created_at,
+            deleted,
+            reactions: Vec::new(),
+            client_msg_id: (is_own && !event.client_msg_id.is_empty()).then(|| event.client_msg_id.clone()),
+        };
+        EventFrame::NewMessage { message: view, head_seq }
+    };
     match &event.body {
-        Body::Message(message) => EventFrame::NewMessage {
-            message: MessageView {
-                message: event.id,
-                conversation,
-                seq,
-                sender: event.sender,
-                content: Cow::Borrowed(message.content),
-                encoding: message.encoding,
-                message_type: message.message_type,
-                media_url: message.media_url.map(Cow::Borrowed),
-                reply_to: message.reply_to,
-                status: if is_own { status(seq, marks) } else { Status::Sent },
-                created_at: event.id.created_at(),
-                client_msg_id: (is_own && !event.client_msg_id.is_empty())
-                    .then(|| event.client_msg_id.clone()),
-            },
-            head_seq,
-        },
+        Body::Message(body) => message(*body, false),
+        Body::Tombstone { message_type, .. } => {
+            message(Message { message_type: *message_type, ..Message::default() }, true)
+        }
         Body::Created { conversation_type, group_name, history, members } => {
             EventFrame::ConversationCreated {
                 conversation,
                 seq,
                 user_ids: members.clone(),
-                by: event.sender,
+                by,
                 conversation_type: *conversation_type,
                 group_name: group_name.map(Cow::Borrowed),
                 history: *history,
-                created_at: event.id.created_at(),
+                created_at,
             }
         }
+        Body::Renamed { group_name } => {
+            let group_name = group_name.map(Cow::Borrowed);
+            EventFrame::ConversationUpdated { conversation, seq, by, group_name, role: None, created_at }
+        }
+        Body::RoleChanged { user, role } => {
+            let role = Some((*user, *role));
+            EventFrame::ConversationUpdated { conversation, seq, by, group_name: None, role, created_at }
+        }
+        Body::MembersAdded { users, .. } => {
+            EventFrame::MemberAdded { conversation, seq, user_ids: users.clone(), by, created_at }
+        }
+        Body::MemberRemoved { user, heir } => {
+            EventFrame::MemberRemoved { conversation, seq, user: *user, by, owner: *heir, created_at }
+        }
+        Body::Deleted { target_seq, message } => EventFrame::MessageDeleted {
+            conversation,
+            seq,
+            message: *message,
+            target_seq: *target_seq,
+            by,
+            created_at,
+        },
+        Body::ReactionAdded { target_seq, message, emoji }
+        | Body::ReactionRemoved { target_seq, message, emoji } => EventFrame::Reaction {
+            added: matches!(event.body, Body::ReactionAdded { .. }),
+            conversation,
+            seq,
+            message: *message,
+            target_seq: *target_seq,
+            user: by,
+            emoji: Cow::Borrowed(*emoji),
+            created_at,
+        },
+    }
+}
+
+/// Puts the reactions of a page under its messages. Both ascend by seq.
+pub(crate) fn react<'a>(events: &mut [EventFrame<'a>], reacted: &'a [ArchivedReacted]) {
+    let mut reacted = reacted.iter().peekable();
+    for event in events {
+        let EventFrame::NewMessage { message, .. } = event else { continue };
+        while reacted.next_if(|under| under.seq.to_native() < message.seq).is_some() {}
+        let Some(under) = reacted.next_if(|under| under.seq.to_native() == message.seq) else { continue };
+        let views = under.reactions.iter().map(|reaction| ReactionView {
+            emoji: Cow::Borrowed(reaction.emoji.as_str()),
+            count: reaction.count.to_native(),
+            mine: reaction.mine,
+        });
+        message.reactions = views.collect();
+    }
+}
+
+/// The watermarks of a page: of each other member, or counted.
+pub(crate) fn receipts(page: &ArchivedPage) -> ReceiptsView {
+    if let Some(counts) = page.counts.as_ref() {
+        return ReceiptsView::Counted {
+            delivered_count: counts.delivered_count.to_native(),
+            read_count: counts.read_count.to_native(),
+        };
+    }
+    let view = |mark: &ArchivedMark| ReceiptView {
+        user: UserId(mark.user.0.to_native()),
+        delivered_seq: mark.delivered_seq.to_native(),
+        read_seq: mark.read_seq.to_native(),
+    };
+    ReceiptsView::Each(page.marks.iter().map(view).collect())
+}
+
+/// Each member's watermarks, where they are known.
+pub(crate) fn marks(receipts: &ReceiptsView) -> &[ReceiptView] {
+    match receipts {
+        ReceiptsView::Each(marks) => marks,
+        ReceiptsView::Counted { .. } => &[],
     }
 }
 
@@ -94,7 +177,9 @@ pub(crate) fn batch<'a>(
                 SyncBatch { events: cut, from_seq, ..rest }
             }
             None => {
-                SyncBatch { id: None, events: cut, from_seq, to_seq, has_more, receipts: Vec::new(), ..batch }
+                // Said once.
+                let receipts = ReceiptsView::Each(Vec::new());
+                SyncBatch { id: None, events: cut, from_seq, to_seq, has_more, receipts, ..batch }
             }
         });
     }

@@ -10,40 +10,55 @@
 //!   says that it failed; silence is `unknown_outcome` (G5).
 //! - A write that went unanswered with its lane goes again, in order and under the same `client_msg_id`, on the next one
 //!   (F3, F13).
-//! - Who asks, and on which device, comes from the token only (G11).
+//! - Who asks, and on which device, comes from the token only (G11); a device that was revoked is refused ([`known`]).
+//! - All of a client's requests go up one lane in the order in which they came, and the router answers from what is
+//!   settled: whoever has the answer to a write reads it (G10).
 
 mod body;
+mod changes;
 mod conversations;
 mod cursor;
+mod devices;
+mod field;
 mod known;
+mod members;
 mod messages;
+mod openapi;
+mod page;
+mod path;
 mod plan;
-mod query;
-mod response;
+pub(crate) mod query;
+mod request;
+pub(crate) mod response;
 mod routes;
 mod users;
 mod waiting;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use carillon_link::Peer;
 use carillon_node::prng::Prng;
 use carillon_node::tokens::{Claims, KeyTable};
-use carillon_protocol::frame::{self, Command, Frame, Wanted};
+use carillon_protocol::frame::{self, Frame, Wanted};
 use carillon_protocol::ids::UserId;
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::{Time, WallMs};
-use rkyv::util::AlignedVec;
 
+pub use field::{Field, Kind};
+pub use request::{Body, Headers, Input, Output, ReadyUser, ReadyUsers, Request, Settings, Ticket};
 pub use response::Response;
-pub use routes::{ROUTES, Route, Scope};
+pub use routes::{REFUSALS, ROUTES, Route, Scope, Shape};
 
-use crate::limits::{Rate, Rates};
-use crate::{auth, settings};
+use crate::auth;
+use crate::limits::{Rate, Rates, wait_ms};
 use known::Known;
-use plan::{Ask, Call, Heard, Step, Tell};
+use path::Parameters;
+use plan::{Admission, Ask, Call, Heard, Step, Tell};
 use response::Envelope;
+use routes::Handler;
 use waiting::{Entry, Waiting};
 
 /// Requests that may wait for routers. At this many, further ones are refused with `overloaded`.
@@ -59,147 +74,6 @@ const RETRY_MS: u64 = 1_000;
 /// The router that everything belongs to. With more than one, a slot map stands here.
 const ROUTER: Peer = Peer(0);
 
-/// What of the gateway's settings matters here.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// `gateway.origins`: exact origins.
-    pub origins: Vec<String>,
-    /// Whether pages served from this machine may ask when no origin is listed.
-    pub is_development: bool,
-    /// `auth.auto_provision`.
-    pub auto_provision: bool,
-    /// `limits.send_per_s`: messages; 0: unlimited.
-    pub send_per_s: u64,
-    /// `limits.send_burst`: messages.
-    pub send_burst: u64,
-    /// `limits.inflight`: requests of one user that may wait; at this many, further ones are refused with `rate_limited`.
-    pub inflight: usize,
-    /// `limits.frame_bytes`: bytes of a body.
-    pub body_bytes: usize,
-}
-
-impl Settings {
-    /// Takes what matters here.
-    #[must_use]
-    pub fn of(settings: &settings::Settings, is_development: bool) -> Settings {
-        Settings {
-            origins: settings.gateway.origins.clone(),
-            is_development,
-            auto_provision: settings.auth.auto_provision,
-            send_per_s: settings.limits.send_per_s,
-            send_burst: settings.limits.send_burst,
-            inflight: settings.limits.inflight,
-            body_bytes: settings.limits.frame_bytes,
-        }
-    }
-}
-
-/// Which request a response belongs to: a number that its driver chose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
-
-/// A request, as far as HTTP has been read off it.
-#[derive(Clone, Debug, Default)]
-pub struct Request {
-    /// `GET`, `POST`, …
-    pub method: String,
-    /// As sent, without the query; still percent-encoded.
-    pub path: String,
-    /// What stands behind `?`; empty when there is nothing.
-    pub query: String,
-    /// The headers that are looked at.
-    pub headers: Headers,
-    /// The body.
-    pub body: Body,
-}
-
-/// Headers that are looked at. Bytes where a value may be any.
-#[derive(Clone, Debug, Default)]
-pub struct Headers {
-    /// `Authorization`.
-    pub authorization: Option<Vec<u8>>,
-    /// `Idempotency-Key`.
-    pub idempotency_key: Option<Vec<u8>>,
-    /// `X-Request-Id`.
-    pub request_id: Option<Vec<u8>>,
-    /// `Origin`.
-    pub origin: Option<Vec<u8>>,
-}
-
-/// A request's body.
-#[derive(Clone, Debug)]
-pub enum Body {
-    /// All of it; empty when there is none.
-    Whole(Vec<u8>),
-    /// More than [`Settings::body_bytes`]; dropped unread.
-    TooLarge,
-}
-
-impl Default for Body {
-    fn default() -> Body {
-        Body::Whole(Vec::new())
-    }
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Input<'a> {
-    /// A request arrived.
-    Request {
-        /// Its name from now on.
-        ticket: Ticket,
-        /// The request.
-        request: Request,
-    },
-    /// A lane to a router is there.
-    LaneUp {
-        /// Which router.
-        router: Peer,
-    },
-    /// A frame from a router, header included, aligned to eight bytes.
-    LaneFrame {
-        /// From.
-        router: Peer,
-        /// The lane's memory.
-        frame: &'a [u8],
-    },
-    /// A lane is lost.
-    LaneDown {
-        /// Which router.
-        router: Peer,
-    },
-    /// The time of [`Rest::poll_timeout`] has come, or nothing happened.
-    Tick,
-    /// Take nothing new; say when everything is answered.
-    Drain,
-}
-
-/// What to do.
-#[derive(Debug)]
-pub enum Output {
-    /// Answer a request.
-    Response {
-        /// Which.
-        ticket: Ticket,
-        /// How.
-        response: Response,
-    },
-    /// Put a frame on the lane to a router.
-    Link {
-        /// Which.
-        router: Peer,
-        /// Header included.
-        frame: AlignedVec,
-    },
-    /// Give up a lane: something came on it that cannot be read. `LaneDown` follows.
-    CloseLane {
-        /// Which.
-        router: Peer,
-    },
-    /// Everything is answered after a drain.
-    Drained,
-}
-
 /// The machine.
 pub struct Rest {
     settings: Settings,
@@ -212,8 +86,20 @@ pub struct Rest {
     is_drained: bool,
     waiting: Waiting,
     known: Known,
-    send_rates: Rates<UserId>,
+    device_rates: Rates<(UserId, String)>,
+    address_rates: Rates<IpAddr>,
+    rate_limited: RateLimited,
+    ready_users: Option<ReadyUsers>,
     outputs: VecDeque<Output>,
+}
+
+/// Requests refused by rate so far. Rates of users and conversations are the router's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RateLimited {
+    /// By the rate of their device.
+    pub device: u64,
+    /// By the rate of their address.
+    pub address: u64,
 }
 
 impl Rest {
@@ -221,7 +107,10 @@ impl Rest {
     #[must_use]
     pub fn new(settings: Settings, keys: Arc<KeyTable>, seed: u64) -> Rest {
         Rest {
-            send_rates: Rates::new(Rate::new(settings.send_per_s, settings.send_burst)),
+            device_rates: Rates::new(Rate::new(settings.device_per_s, settings.device_burst)),
+            address_rates: Rates::new(Rate::new(settings.address_per_s, settings.address_burst)),
+            rate_limited: RateLimited::default(),
+            ready_users: None,
             settings,
             keys,
             prng: Prng::new(seed),
@@ -234,6 +123,12 @@ impl Rest {
             known: Known::default(),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Serves the page to look at, with these users to choose from. For development mode only.
+    #[must_use]
+    pub fn with_page(self, ready_users: ReadyUsers) -> Rest {
+        Rest { ready_users: Some(ready_users), ..self }
     }
 
     /// Takes what happened; `wall` is for token expiry only (G16).
@@ -271,6 +166,12 @@ impl Rest {
         self.waiting.count()
     }
 
+    /// Requests refused by rate so far.
+    #[must_use]
+    pub fn rate_limited(&self) -> RateLimited {
+        self.rate_limited
+    }
+
     fn request(&mut self, ticket: Ticket, request: &Request) {
         let envelope = self.envelope(ticket, request);
         let allowed = self.origin(request);
@@ -280,8 +181,13 @@ impl Rest {
                 return self.respond(&envelope, Response::refusal(&refusal, &envelope.request_id));
             }
         };
-        let (route, parameter) = match routes::find(&request.method, &request.path) {
-            routes::Found::Route(route, parameter) => (route, parameter),
+        if let Some(ready_users) = self.ready_users.clone()
+            && let Some(wanted) = page::wanted(request)
+        {
+            return self.page(envelope, wanted, ready_users());
+        }
+        let (route, path) = match routes::find(&request.method, &request.path) {
+            routes::Found::Route(route, path) => (route, path),
             routes::Found::Methods(methods) if request.method == "OPTIONS" => {
                 return self.respond(&envelope, Response::preflight(&methods));
             }
@@ -293,7 +199,7 @@ impl Rest {
                 return self.respond(&envelope, Response::refusal(&refusal, &envelope.request_id));
             }
         };
-        if let Err(refusal) = self.admit(&envelope, route, parameter, request) {
+        if let Err(refusal) = self.lead(&envelope, route, path, request) {
             self.respond(&envelope, Response::refusal(&refusal, &envelope.request_id));
         }
     }
@@ -314,13 +220,22 @@ impl Rest {
         }
     }
 
-    fn admit(
+    fn lead(
         &mut self,
         envelope: &Envelope,
         route: &Route,
-        parameter: Option<&str>,
+        path: Parameters<'_>,
         request: &Request,
     ) -> Result<(), Refusal> {
+        self.admit_address(request)?;
+        let read = match route.handler {
+            Handler::Ask(read) => read,
+            Handler::Tell(tell) => {
+                self.respond(envelope, tell());
+                return Ok(());
+            }
+            Handler::Pumps => return Err(Refusal::new(Code::BadRequest, "this is not served here")),
+        };
         let claims = self.claims(request)?;
         if route.scope == Scope::Admin && !claims.is_admin() {
             return Err(Refusal::new(Code::Forbidden, "this needs a token with scope \"admin\""));
@@ -333,19 +248,21 @@ impl Rest {
             }
         };
         let user = UserId(claims.user_id);
-        let mut plan = route.read(&Call {
+        let known = self.known.revoked_at_ms(user, &claims.device_id);
+        if let Some(revoked_at_ms) = known {
+            not_revoked(claims.issued_s, revoked_at_ms)?;
+        }
+        let mut plan = read(&Call {
             user,
             device: &claims.device_id,
-            parameter,
+            path,
             query: &request.query,
             idempotency_key: request.headers.idempotency_key.as_deref(),
             body,
         })?;
         self.has_room(user)?;
-        if let Ask::Submit { client_msg_id, command } = &mut plan.ask {
-            if matches!(command, Command::Send { .. }) {
-                self.send_rates.admit(self.now, user).map_err(|wait| rate_limited(wait.as_millis()))?;
-            }
+        if let Ask::Submit { client_msg_id, .. } = &mut plan.ask {
+            self.admit_device(user, &claims.device_id)?;
             if client_msg_id.is_empty() {
                 *client_msg_id = mint_client_msg_id(&mut self.prng);
             }
@@ -355,15 +272,40 @@ impl Rest {
             envelope: envelope.clone(),
             user,
             deadline: self.now.after_ms(ANSWER_MS_MAX),
-            ask: Ask::Find(Wanted::User(user)),
-            tell: Tell::Admission { name: claims.name.unwrap_or_default(), plan: Box::new(plan) },
+            ask: Ask::Find(Wanted::Admission { device: claims.device_id.clone() }),
+            tell: Tell::Admission(Box::new(Admission {
+                name: claims.name.unwrap_or_default(),
+                device: claims.device_id,
+                issued_s: claims.issued_s,
+                plan,
+            })),
             is_sent: false,
             is_at_stake: false,
             is_repeated: false,
         };
-        let entry = if self.known.contains(user) { entry.admitted() } else { entry };
+        let entry = if known.is_some() { entry.admitted() } else { entry };
         self.ask(entry);
         Ok(())
+    }
+
+    /// A connection is counted at its first request, as an upgrade is; never from this machine.
+    fn admit_address(&mut self, request: &Request) -> Result<(), Refusal> {
+        let address = request.address.filter(|address| !request.is_follower && !address.is_loopback());
+        let Some(address) = address else { return Ok(()) };
+        self.address_rates.admit(self.now.0, address).map_err(|wait| {
+            self.rate_limited.address += 1;
+            rate_limited("too many connections from this address", wait)
+        })
+    }
+
+    fn admit_device(&mut self, user: UserId, device: &str) -> Result<(), Refusal> {
+        if !self.device_rates.is_on() {
+            return Ok(());
+        }
+        self.device_rates.admit(self.now.0, (user, device.to_owned())).map_err(|wait| {
+            self.rate_limited.device += 1;
+            rate_limited("too many commands of this device in too little time", wait)
+        })
     }
 
     fn claims(&self, request: &Request) -> Result<Claims, Refusal> {
@@ -385,8 +327,7 @@ impl Rest {
             );
         }
         if self.waiting.count() >= WAITING_MAX {
-            return Err(Refusal::new(Code::Overloaded, "too many requests wait here; try again")
-                .retry_after(RETRY_MS));
+            return Err(overloaded());
         }
         if self.waiting.count_of(user) >= self.settings.inflight {
             let message = "too many of your requests wait for their answers";
@@ -418,6 +359,8 @@ impl Rest {
     /// What waits goes again on the next lane, except what could then be done twice.
     fn lane_down(&mut self) {
         self.is_up = false;
+        // Revocations that are told meanwhile are not heard.
+        self.known.clear();
         for number in self.waiting.numbers_where(|entry| entry.is_sent && !entry.ask.may_repeat()) {
             if let Some(entry) = self.waiting.remove(number) {
                 self.refuse(&entry, &unknown_outcome());
@@ -426,32 +369,46 @@ impl Rest {
     }
 
     fn frame(&mut self, bytes: &[u8]) {
-        let heard = match frame::read(bytes) {
-            Ok(frame) => heard(frame),
-            Err(_) => None,
-        };
-        match heard {
-            Some((number, heard)) => self.hear(number, heard),
+        match frame::read(bytes) {
+            Ok(Frame::Revoked(revoked)) => {
+                let (user, at_ms) = (UserId(revoked.user.0.to_native()), revoked.at_ms.to_native());
+                self.known.insert(user, &revoked.device, at_ms);
+            }
+            Ok(frame) => match heard(frame) {
+                Some((number, heard)) => self.hear(number, heard),
+                None => self.outputs.push_back(Output::CloseLane { router: ROUTER }),
+            },
             // Another version, or not a router: nothing on this lane can be trusted.
-            None => self.outputs.push_back(Output::CloseLane { router: ROUTER }),
+            Err(_) => self.outputs.push_back(Output::CloseLane { router: ROUTER }),
         }
     }
 
     fn hear(&mut self, number: u64, heard: Heard) {
         // A late answer finds nobody: whoever asked has been told already.
         let Some(entry) = self.waiting.remove(number) else { return };
+        if let Tell::Ready { left, users } = entry.tell {
+            return self.provision_ready(entry.envelope, entry.deadline, left, users);
+        }
         let Entry { ask, tell, user, .. } = &entry;
-        match plan::step(ask, tell, heard, *user, self.settings.auto_provision) {
+        let step = plan::step(ask, tell, heard, *user, self.settings.auto_provision);
+        let step = step.and_then(|step| self.admission(&entry, step));
+        match step {
             Ok(Step::Respond(response)) => self.respond(&entry.envelope, response),
             Ok(Step::Ask(ask, tell)) => self.ask(Entry { ask, tell, is_sent: false, ..entry }),
             Ok(Step::Provision) => self.ask(entry.provisioned()),
-            Ok(Step::Known) => {
-                self.known.insert(entry.user);
-                self.ask(entry.admitted());
-            }
+            Ok(Step::Known { .. }) => self.ask(entry.admitted()),
             Err(refusal) if entry.leaves_open(refusal.code) => self.refuse(&entry, &unknown_outcome()),
             Err(refusal) => self.refuse(&entry, &refusal),
         }
+    }
+
+    /// Remembers who may come in, and holds the token to that.
+    fn admission(&mut self, entry: &Entry, step: Step) -> Result<Step, Refusal> {
+        if let (Step::Known { revoked_at_ms }, Tell::Admission(admission)) = (&step, &entry.tell) {
+            let revoked_at_ms = self.known.insert(entry.user, &admission.device, *revoked_at_ms);
+            not_revoked(admission.issued_s, revoked_at_ms)?;
+        }
+        Ok(step)
     }
 
     fn expire(&mut self) {
@@ -481,9 +438,19 @@ impl Rest {
     }
 }
 
-fn rate_limited(wait_ms: u128) -> Refusal {
-    let wait_ms = u64::try_from(wait_ms).unwrap_or(u64::MAX).max(1);
-    Refusal::new(Code::RateLimited, "too many messages in too little time").retry_after(wait_ms)
+fn rate_limited(message: &'static str, wait: Duration) -> Refusal {
+    Refusal::new(Code::RateLimited, message).retry_after(wait_ms(wait).max(1))
+}
+
+fn overloaded() -> Refusal {
+    Refusal::new(Code::Overloaded, "too many requests wait here; try again").retry_after(RETRY_MS)
+}
+
+fn not_revoked(issued_s: u64, revoked_at_ms: u64) -> Result<(), Refusal> {
+    if known::is_revoked(issued_s, revoked_at_ms) {
+        return Err(Refusal::new(Code::Unauthenticated, "this device was revoked: log in again"));
+    }
+    Ok(())
 }
 
 fn unknown_outcome() -> Refusal {
@@ -504,7 +471,9 @@ fn heard(frame: Frame<'_>) -> Option<(u64, Heard)> {
         Frame::Refused(refused) => (refused.request.to_native(), Heard::Refused(owned(refused)?)),
         Frame::NotOwner(not_owner) => (not_owner.request.to_native(), Heard::NotOwner),
         Frame::Page(page) => (page.request.to_native(), Heard::Page(owned(page)?)),
-        Frame::Found(found) => (found.request.to_native(), Heard::Found(owned(found)?)),
+        Frame::Found(found) => {
+            (found.request.to_native(), Heard::Found(owned::<frame::Found>(found)?.findings))
+        }
         _ => return None,
     })
 }

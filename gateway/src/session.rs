@@ -11,21 +11,27 @@
 
 mod catch_up;
 mod deliver;
+mod joining;
 mod place;
 mod plan;
+mod presence;
+mod rates;
 mod register;
 mod submit;
 mod sync;
+mod typing;
 mod work;
 
 use carillon_node::tokens::Claims;
 use carillon_protocol::client::{Command, Done, FrameId, Incoming, ServerFrame, field_name};
-use carillon_protocol::frame::{ArchivedNotOwner, ArchivedPage, ArchivedRefused, Unregister};
+use carillon_protocol::frame::{ArchivedNotOwner, ArchivedPage, ArchivedRefused, Change, Unregister};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::reason::{Close, Code, Refusal};
 use carillon_protocol::time::Time;
 
 pub(crate) use deliver::Delivery;
+pub(crate) use presence::State;
+pub(crate) use work::ReadTo;
 
 use crate::auth;
 use crate::common::Common;
@@ -33,6 +39,7 @@ use crate::limits::Faults;
 use crate::line::Line;
 use crate::tails::Life;
 use catch_up::CatchingUp;
+use presence::Live;
 use register::{Cause, Peeking, RETRY_MS, Registering};
 use work::{Marked, Work};
 
@@ -47,10 +54,20 @@ pub(crate) struct Session {
     device: Box<str>,
     /// When the token ends, on our clock; far away before `identify`.
     expires_at: Time,
+    /// When the token was issued, Unix seconds.
+    issued_at_s: u64,
+    /// When the client identified.
+    identified_at: Time,
+    /// Whether the client said that it goes.
+    said_bye: bool,
     /// When a frame last came.
     heard_at: Time,
     work: Option<Box<Work>>,
     faults: Option<Box<Faults>>,
+    /// Whom it watches, and where it types.
+    live: Option<Box<Live>>,
+    /// When its next frame would be due if they came evenly, in nanoseconds of our clock.
+    frames_due: u64,
 }
 
 #[derive(Debug)]
@@ -74,9 +91,14 @@ impl Session {
             user: UserId(0),
             device: Box::default(),
             expires_at: Time(u64::MAX),
+            issued_at_s: 0,
+            identified_at: now,
+            said_bye: false,
             heard_at: now,
             work: None,
             faults: None,
+            live: None,
+            frames_due: 0,
         }
     }
 
@@ -99,13 +121,17 @@ impl Session {
 
     /// Whether so much is under way that the client has to wait.
     pub(crate) fn is_full(&self, common: &Common) -> bool {
-        self.work.as_ref().is_some_and(|work| work.is_full(common.settings.limits.inflight))
+        let inflight = common.settings.limits.inflight;
+        self.work.as_ref().is_some_and(|work| work.is_full(inflight)) || self.watches_in_flight() >= inflight
     }
 
     /// A frame of the client.
     pub(crate) fn command(&mut self, incoming: Incoming<'_>, line: &mut Line, common: &mut Common) {
         let Incoming { id, command } = incoming;
         common.counters.heard(command.as_ref().ok());
+        if !self.admit_frame(id.as_ref(), line, common) {
+            return;
+        }
         match command {
             Err(wrong) => {
                 line.refuse(common, id, wrong.refusal);
@@ -114,7 +140,10 @@ impl Session {
                     line.close(Close::MalformedFrames);
                 }
             }
-            Ok(Command::Bye) => line.close(Close::Bye),
+            Ok(Command::Bye) => {
+                self.said_bye = true;
+                line.close(Close::Bye);
+            }
             Ok(command) if self.is_identified() => self.identified_command(id, command, line, common),
             Ok(Command::Identify { token, cursors }) => {
                 self.identify(id, token.as_deref(), cursors, line, common);
@@ -138,6 +167,18 @@ impl Session {
             Command::Read { conversation, seq } => {
                 self.mark(id, Marked { conversation, delivered_seq: 0, read_seq: seq }, line, common);
             }
+            Command::DeleteMessage { conversation, message, client_msg_id } => {
+                self.change(id, client_msg_id, conversation, Change::Delete { message }, line, common);
+            }
+            Command::React { conversation, message, emoji, client_msg_id, add } => {
+                let emoji = emoji.into_owned();
+                let change =
+                    if add { Change::React { message, emoji } } else { Change::Unreact { message, emoji } };
+                self.change(id, client_msg_id, conversation, change, line, common);
+            }
+            Command::Typing { conversation, start } => self.typing(id, conversation, start, line, common),
+            Command::PresenceSubscribe { users } => self.watch(id, users, true, line, common),
+            Command::PresenceUnsubscribe { users } => self.watch(id, users, false, line, common),
             Command::Sync { conversation, from_seq, limit } => {
                 self.sync(id, conversation, from_seq, limit, common)
             }
@@ -180,7 +221,8 @@ impl Session {
             },
         };
         self.user = UserId(claims.user_id);
-        self.expires_at = expires_at(&claims, common);
+        (self.expires_at, self.issued_at_s) = (expires_at(&claims, common), claims.issued_s);
+        self.identified_at = common.now;
         self.device = claims.device_id.into_boxed_str();
         self.heard_at = common.now;
         let cause = Cause::Fresh { since: common.now, name: claims.name.unwrap_or_default(), cursors };
@@ -191,7 +233,7 @@ impl Session {
     fn refresh_token(&mut self, id: Option<FrameId>, token: &str, line: &mut Line, common: &mut Common) {
         match auth::verify(&common.keys, token, common.wall) {
             Ok(claims) if claims.user_id == self.user.0 && *claims.device_id == *self.device => {
-                self.expires_at = expires_at(&claims, common);
+                (self.expires_at, self.issued_at_s) = (expires_at(&claims, common), claims.issued_s);
                 line.say(common, &ServerFrame::Ok(Done { id, ..Done::default() }));
             }
             Ok(_) => {
@@ -213,12 +255,21 @@ impl Session {
         self.unregister();
         self.unask();
         self.unask_sync();
+        self.live_lane_down();
     }
 
     /// A page came.
     pub(crate) fn page(&mut self, page: &ArchivedPage, line: &mut Line, common: &mut Common) {
         if !self.plan_page(page, line, common) {
             self.sync_page(page, line, common);
+        }
+    }
+
+    /// A device was revoked: tokens issued up to `at_ms` are refused.
+    pub(crate) fn revoked(&mut self, device: &str, at_ms: u64, line: &mut Line) {
+        if self.is_identified() && *self.device == *device && self.issued_at_s.saturating_mul(1_000) <= at_ms
+        {
+            line.close(Close::DeviceRevoked);
         }
     }
 
@@ -252,6 +303,8 @@ impl Session {
             line.refuse(common, None, refusal);
         } else {
             let _ = self.plan_refused(request, &refusal, common)
+                || self.watch_refused(request, &refusal, line, common)
+                || self.typing_refused(request, &refusal, line, common)
                 || self.sync_refused(request, &refusal, line, common)
                 || self.ask_refused(request, refusal, line, common);
         }
@@ -263,6 +316,9 @@ impl Session {
             return;
         }
         self.flush_receipts(line, common);
+        self.say_reads(line, common);
+        self.settle_presence(line, common);
+        self.settle_typing(line, common);
         self.start_sync(line, common);
         self.advance(line, common);
         self.work.take_if(|work| work.is_empty());
@@ -289,10 +345,8 @@ impl Session {
             _ => (None, None),
         };
         let slow = stuck.into_iter().chain(behind).min().map(|since| wait(since, limits.slow_grace_ms));
-        [Some(self.expires_at), slow, retry, self.gives_up_at(common), self.registers_until(common)]
-            .into_iter()
-            .flatten()
-            .fold(heartbeat, Time::min)
+        let others = [self.gives_up_at(common), self.registers_until(common), self.live_deadline()];
+        [Some(self.expires_at), slow, retry].into_iter().chain(others).flatten().fold(heartbeat, Time::min)
     }
 
     /// When a session that never got through is told so.
@@ -367,7 +421,8 @@ impl Session {
     pub(crate) fn end(&mut self, line: &Line, common: &mut Common) {
         let router = Common::router_of_user(self.user);
         if self.is_identified() && common.is_up(router) {
-            common.link(router, &Unregister { session: line.id.as_u64(), user: self.user });
+            common
+                .link(router, &Unregister { session: line.id.as_u64(), user: self.user, bye: self.said_bye });
         }
         self.stage = Stage::Gone;
         self.work = None;

@@ -40,6 +40,8 @@ pub struct Gateway {
     pub handshake_timeout_ms: u64,
     /// Milliseconds.
     pub unknown_after_ms: u64,
+    /// Sessions.
+    pub slice_sessions: usize,
     /// Milliseconds.
     pub drain_spread_ms: u64,
     /// Milliseconds.
@@ -56,10 +58,18 @@ pub struct Io {
 /// `limits.*`: see `gateway.toml` for each key.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Limits {
-    /// Messages; 0: unlimited.
+    /// Commands of a user; 0: unlimited. The router counts; clients are told.
     pub send_per_s: u64,
-    /// Messages.
+    /// Commands of a user.
     pub send_burst: u64,
+    /// Commands of a device; 0: unlimited.
+    pub device_per_s: u64,
+    /// Commands of a device.
+    pub device_burst: u64,
+    /// Frames; 0: unlimited.
+    pub connection_per_s: u64,
+    /// Frames.
+    pub connection_burst: u64,
     /// Commands.
     pub inflight: usize,
     /// Bytes.

@@ -11,6 +11,7 @@
 //! - A connection's work is settled once a turn, however much happened to it.
 
 mod connection;
+mod crowd;
 mod frames;
 mod table;
 mod upgrade;
@@ -34,6 +35,7 @@ use crate::settings::Settings;
 use crate::turn::{ConnectionId, Input, Output};
 use crate::wheel::Wheel;
 use connection::{Connection, Phase};
+use crowd::Crowd;
 use table::Table;
 use upgrade::Upgrade;
 
@@ -47,6 +49,7 @@ pub struct Shard {
     connections: Table,
     roster: Roster,
     wheel: Wheel,
+    crowd: Crowd,
     common: Common,
     /// Connections that something happened to in this turn.
     dirty: VecDeque<ConnectionId>,
@@ -81,6 +84,7 @@ impl Shard {
             connections: Table::default(),
             roster: Roster::default(),
             wheel: Wheel::default(),
+            crowd: Crowd::default(),
             common: Common::new(settings, keys, is_development, seed, epoch, shard_number),
             dirty: VecDeque::new(),
             scratch: AlignedVec::new(),
@@ -93,17 +97,27 @@ impl Shard {
         (self.common.now, self.common.wall) = (now, wall);
         match input {
             Input::Accepted { connection, address } => {
-                if let Some(stale) = self.connections.in_slot(connection.slot) {
-                    self.forget(stale);
-                }
-                self.common.counters.accepted += 1;
-                let mut accepted = Connection::new(connection, address, now);
+                let mut accepted = Connection::accepted(connection, address, now);
                 if self.common.is_draining {
                     accepted.line.is_close_said = true;
                     accepted.line.close(Close::Restart);
                 }
-                self.connections.insert(accepted);
-                self.touch(connection);
+                self.insert(accepted);
+            }
+            Input::Opened { connection, claims } => {
+                let mut opened = Connection::opened(connection, claims, &mut self.common);
+                if self.common.is_draining {
+                    opened.line.close(Close::Restart);
+                }
+                self.insert(opened);
+            }
+            Input::Frame { connection, text } => self.frame(connection, text),
+            Input::Heard { connection } => {
+                if let Some(Phase::Open(_, session)) =
+                    self.connections.get_mut(connection).map(|connection| &mut connection.phase)
+                {
+                    session.heard(now);
+                }
             }
             Input::Received { connection, bytes } => self.received(connection, bytes),
             Input::Sent { connection, bytes } => self.sent(connection, bytes),
@@ -124,12 +138,15 @@ impl Shard {
             }
             if let Some(connection) = self.dirty.pop_front() {
                 self.settle(connection);
+            } else if self.slice() {
+                // Whoever was given something is settled next.
             } else if matches!(self.drain, Drain::Until(_) | Drain::Closing(_))
                 && self.connections.count() == 0
             {
                 self.drain = Drain::Done;
                 return Some(Output::Drained);
             } else {
+                self.crowd.end_turn();
                 return None;
             }
         }
@@ -142,7 +159,8 @@ impl Shard {
             Drain::Until(at) | Drain::Closing(at) => Some(at),
             Drain::No | Drain::Done => None,
         };
-        self.wheel.next().into_iter().chain(drain).min()
+        let crowd = (!self.crowd.is_empty()).then_some(self.common.now);
+        self.wheel.next().into_iter().chain(drain).chain(crowd).min()
     }
 
     /// What waits to be sent on a connection, in order.
@@ -156,6 +174,24 @@ impl Shard {
         let mut counters = self.common.counters.clone();
         counters.connections = self.connections.count() as u64;
         counters
+    }
+
+    /// Whether a frame of an opened connection would be taken now, rather than have to wait.
+    #[must_use]
+    pub fn takes_frames(&self, connection: ConnectionId) -> bool {
+        self.connections
+            .get(connection)
+            .is_some_and(|known| known.line.closing.is_none() && !known.has_to_wait(&self.common))
+    }
+
+    fn insert(&mut self, connection: Connection) {
+        let id = connection.line.id;
+        if let Some(stale) = self.connections.in_slot(id.slot) {
+            self.forget(stale);
+        }
+        self.common.counters.accepted += 1;
+        self.connections.insert(connection);
+        self.touch(id);
     }
 
     fn touch(&mut self, id: ConnectionId) {
@@ -186,6 +222,21 @@ impl Shard {
             Phase::Open(..) => connection.held.extend_from_slice(bytes),
             Phase::Closing => return,
         }
+        self.touch(id);
+    }
+
+    /// One frame of an opened connection.
+    fn frame(&mut self, id: ConnectionId, text: &str) {
+        self.common.counters.bytes_in += text.len() as u64;
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Phase::Open(_, session) = &mut connection.phase else { return };
+        if connection.line.closing.is_some() {
+            return;
+        }
+        self.common.counters.frames_in += 1;
+        session.heard(self.common.now);
+        session.command(json::decode(text), &mut connection.line, &mut self.common);
+        enlist(connection, &mut self.roster, &mut self.common);
         self.touch(id);
     }
 
@@ -238,13 +289,7 @@ impl Shard {
                 }
             }
         }
-        if let Phase::Open(_, session) = &connection.phase
-            && let Some(user) = session.user()
-            && !std::mem::replace(&mut connection.is_listed, true)
-        {
-            common.counters.sessions += 1;
-            roster.add(user, id);
-        }
+        enlist(connection, roster, common);
     }
 
     fn sent(&mut self, id: ConnectionId, bytes: usize) {
@@ -351,6 +396,7 @@ impl Shard {
 
     fn lane_down(&mut self, router: Peer) {
         self.common.counters.lanes_down += 1;
+        self.disperse();
         let Some(known) = self.common.router(router) else { return };
         known.is_up = false;
         known.tails.end_life();
@@ -449,5 +495,16 @@ impl Shard {
                 self.touch(id);
             }
         }
+    }
+}
+
+/// From `identify` on the roster knows whose a connection is.
+fn enlist(connection: &mut Connection, roster: &mut Roster, common: &mut Common) {
+    if let Phase::Open(_, session) = &connection.phase
+        && let Some(user) = session.user()
+        && !std::mem::replace(&mut connection.is_listed, true)
+    {
+        common.counters.sessions += 1;
+        roster.add(user, connection.line.id);
     }
 }

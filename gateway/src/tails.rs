@@ -56,10 +56,11 @@ impl Tails {
     }
 
     /// Every live session of this life has the conversation up to `seq`, says `fanned_out_seq`. That may be less than
-    /// what they have, so a conversation that is not remembered is begun only when it `is_exact`: nothing above it is
-    /// committed. Begun while there is room.
+    /// what they have, so a conversation that is not remembered is begun only when it `is_exact`: nothing above it is for
+    /// the one who asked. Others may have more when that one left; so none is begun once something may be forgotten:
+    /// until then whoever has more is remembered here, or keeps what they were paged themselves.
     pub(crate) fn note(&mut self, conversation: ConversationId, seq: Seq, is_exact: bool) {
-        if self.current.get(conversation).is_some() || (is_exact && self.current.has_room()) {
+        if self.current.get(conversation).is_some() || (is_exact && self.current.may_begin()) {
             self.current.raise_in_place(conversation, seq);
         }
     }
@@ -82,6 +83,8 @@ impl Tails {
 struct Recent {
     young: IdMap<ConversationId, Seq>,
     old: IdMap<ConversationId, Seq>,
+    /// Whether something was not remembered for lack of room, or forgotten.
+    is_forgetful: bool,
 }
 
 impl Recent {
@@ -94,12 +97,14 @@ impl Recent {
         let seq = self.get(conversation).map_or(seq, |tail| tail.max(seq));
         if self.young.len() >= TAILS_MAX / 2 && !self.young.contains_key(&conversation) {
             self.old = std::mem::take(&mut self.young);
+            self.is_forgetful = true;
         }
         self.young.insert(conversation, seq);
     }
 
-    fn has_room(&self) -> bool {
-        self.young.len() < TAILS_MAX / 2
+    fn may_begin(&mut self) -> bool {
+        self.is_forgetful |= self.young.len() >= TAILS_MAX / 2;
+        !self.is_forgetful
     }
 
     /// Raises without making anything younger, if the conversation is there; else adds it.
@@ -117,6 +122,20 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// G6, G11: how far one was who left is not taken for how far others are, when what those had is forgotten.
+    #[test]
+    fn a_forgotten_tail_is_not_begun_by_one_who_left() {
+        let mut tails = Tails::default();
+        let life = tails.life();
+        tails.note(ConversationId(7), 20, true);
+        for conversation in 100..70_100 {
+            tails.delivered(ConversationId(conversation), 1);
+        }
+        assert_eq!(tails.tail(life, ConversationId(7)), None);
+        tails.note(ConversationId(7), 5, true);
+        assert_eq!(tails.tail(life, ConversationId(7)), None);
+    }
 
     /// G6, G13: bounded, and what is forgotten is unknown rather than wrong.
     #[test]

@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 
 use carillon_link::Peer;
+use carillon_node::tokens::Claims;
 use rkyv::util::AlignedVec;
 
 /// A connection of this shard. The driver makes it from its slot in a table and how often the slot was used, so that
@@ -49,6 +50,27 @@ pub enum Input<'a> {
         connection: ConnectionId,
         /// Who.
         address: IpAddr,
+    },
+    /// A connection begins behind a request that its driver answered itself: frames come as [`Input::Frame`], whole, and
+    /// what is pending are WebSocket frames of JSON all the same.
+    Opened {
+        /// Its name from now on.
+        connection: ConnectionId,
+        /// What came with the request, if a token did.
+        claims: Option<Claims>,
+    },
+    /// One JSON frame of a client whose connection was [`Input::Opened`]. To be given while
+    /// [`Shard::takes_frames`](crate::shard::Shard::takes_frames); one that is given all the same is taken.
+    Frame {
+        /// From.
+        connection: ConnectionId,
+        /// The frame, at most `limits.frame_bytes`.
+        text: &'a str,
+    },
+    /// The client of an opened connection is there, whatever it said.
+    Heard {
+        /// Which.
+        connection: ConnectionId,
     },
     /// Bytes arrived. They are the driver's: what is kept has to be copied.
     Received {

@@ -7,7 +7,7 @@
 //! - A function of its [`Mark`] and the number of bytes: a retry says the same, and the oracle can say it again.
 //! - ASCII without anything JSON escapes, so bytes of content are bytes on the wire.
 
-use carillon_protocol::client::MessageView;
+use carillon_protocol::client::{EventFrame, MessageView};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What a message is about.
@@ -86,6 +86,30 @@ pub fn event_digest(message: u64, sender: u64, content_digest: u64) -> u64 {
 #[must_use]
 pub fn view_digest(message: &MessageView<'_>) -> u64 {
     event_digest(message.message.0, message.sender.0, digest(&message.content))
+}
+
+/// By whom an event is that is no message, and a digest of its kind and of what it is about: every observer of its seq has
+/// to agree on that as well.
+#[must_use]
+pub fn other_digest(event: &EventFrame<'_>) -> (u64, u64) {
+    let (kind, by, about) = match event {
+        EventFrame::NewMessage { message, .. } => return (message.sender.0, view_digest(message)),
+        // Who is named depends on how many there are, and is no matter here.
+        EventFrame::ConversationCreated { by, .. } => (1, by.0, 0),
+        EventFrame::ConversationUpdated { by, group_name, role, .. } => {
+            let name = group_name.as_deref().map_or(0, digest);
+            (2, by.0, name ^ role.map_or(0, |(user, _)| user.0))
+        }
+        EventFrame::MemberAdded { by, user_ids, .. } => {
+            (3, by.0, user_ids.iter().fold(0, |about, user| about ^ event_digest(0, 0, user.0)))
+        }
+        EventFrame::MemberRemoved { by, user, .. } => (4, by.0, user.0),
+        EventFrame::MessageDeleted { by, message, .. } => (5, by.0, message.0),
+        EventFrame::Reaction { added, user, message, emoji, .. } => {
+            (6 + u64::from(*added), user.0, message.0 ^ digest(emoji))
+        }
+    };
+    (by, event_digest(kind, by, about))
 }
 
 #[cfg(test)]

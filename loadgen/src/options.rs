@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use carillon_protocol::client::Wire;
-use carillon_protocol::limits::{CONTENT_BYTES_MAX, MEMBER_IDS_MAX};
+use carillon_protocol::limits::CONTENT_BYTES_MAX;
 
 use crate::content::CONTENT_BYTES_MIN;
 use crate::schedule::{Arrivals, Rate, STEPS_MAX};
@@ -56,7 +56,7 @@ pub struct Options {
     /// What share of the messages goes where
     #[arg(long, value_name = "SHARES", value_parser = mix, default_value = "one_to_one=0.8,group=0.2")]
     pub mix: Mix,
-    /// Members of each group
+    /// Members of each group; above 1,000 the server needs --set conversations.max_members
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub group_size: u32,
     /// Bytes of content in a message
@@ -204,6 +204,9 @@ pub struct Machine {
 /// Descriptors that the generator needs beside its clients'.
 const DESCRIPTORS_SPARE: u64 = 64;
 
+/// The largest group: what `conversations.max_members` is tested with.
+const GROUP_SIZE_MAX: u32 = 10_000;
+
 /// The most threads: beyond, the generator only competes with itself.
 const THREADS_MAX: usize = 64;
 
@@ -251,8 +254,8 @@ pub fn check(options: &Options, tokens_count: Option<usize>, machine: &Machine) 
             let size = options.group_size;
             return Err(format!("a group of {size} is larger than {clients} clients: lower --group-size"));
         }
-        if options.group_size < 2 || options.group_size as usize > MEMBER_IDS_MAX {
-            return Err(format!("--group-size {} is not within 2 to {MEMBER_IDS_MAX}", options.group_size));
+        if options.group_size < 2 || options.group_size > GROUP_SIZE_MAX {
+            return Err(format!("--group-size {} is not within 2 to {GROUP_SIZE_MAX}", options.group_size));
         }
     }
     if !options.idle && !options.uses_groups() && !options.uses_pairs() {

@@ -225,7 +225,12 @@ impl Session {
             }
             ServerFrame::Reconnect { after_ms, .. } => return Next::ComeBack { after_ms: *after_ms },
             ServerFrame::Error { id, refusal, .. } => return self.error(turn, id.as_ref(), refusal),
-            ServerFrame::Ready { .. } | ServerFrame::Ok(_) | ServerFrame::HeartbeatAck { .. } => {}
+            ServerFrame::Ready { .. }
+            | ServerFrame::Ok(_)
+            | ServerFrame::HeartbeatAck { .. }
+            | ServerFrame::Typing { .. }
+            | ServerFrame::Presence(_)
+            | ServerFrame::ReadSync { .. } => {}
         }
         Next::Go
     }
@@ -256,7 +261,10 @@ impl Session {
             EventFrame::NewMessage { message, .. } => {
                 (message.sender.0, content::view_digest(message), content::read(&message.content))
             }
-            EventFrame::ConversationCreated { by, .. } => (by.0, 1, None),
+            other => {
+                let (by, digest) = content::other_digest(other);
+                (by, digest, None)
+            }
         };
         match turn.ledger.delivered(self.client, conversation, seq, sender, digest, mark) {
             Seen::Taken { conversation: number } => {

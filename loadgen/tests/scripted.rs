@@ -15,8 +15,8 @@ use std::time::Duration;
 use carillon_node::clock::Clock;
 use carillon_node::tokens::{KeyTable, dev_key};
 use carillon_protocol::client::{
-    Command, DeliveryAck, EventFrame, FrameId, Hello, Incoming, MessageView, ServerFrame, Status, SyncBatch,
-    Wire, binary, json,
+    Command, DeliveryAck, EventFrame, FrameId, Hello, Incoming, MessageView, ReceiptsView, ServerFrame,
+    Status, SyncBatch, Wire, binary, json,
 };
 use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
 use carillon_protocol::reason::{Code, Refusal};
@@ -259,6 +259,8 @@ impl Peer<'_> {
             reply_to: None,
             status: Status::Sent,
             created_at: WallMs(0),
+            deleted: false,
+            reactions: Vec::new(),
             client_msg_id: None,
         }
     }
@@ -315,7 +317,7 @@ impl Peer<'_> {
                         to_seq: *head_seq,
                         head_seq: *head_seq,
                         has_more: false,
-                        receipts: Vec::new(),
+                        receipts: ReceiptsView::Each(Vec::new()),
                     };
                     self.put(&ServerFrame::SyncBatch(batch))?;
                 }
@@ -346,6 +348,7 @@ impl Peer<'_> {
                 client_msg_id: Some(key.clone().into()),
                 duplicate,
                 user: None,
+                count: None,
             })
         };
         let room = state.rooms.get_mut(&id).unwrap();

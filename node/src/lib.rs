@@ -6,7 +6,8 @@
 //! - [`metrics`]: counters that cost one thread a plain addition, merged when somebody asks.
 //! - [`admin`]: `/livez`, `/readyz`, `/metrics` on a port of their own.
 //! - [`logging`], [`signals`], [`listen`], [`exit`]: how a process speaks, ends, and opens its doors.
-//! - [`clock`], [`random`]: time and chance from the outside world; [`prng`]: chance that can be repeated.
+//! - [`clock`], [`random`]: time and chance from the outside world; [`prng`]: chance that can be repeated; [`rates`]: how
+//!   much is too much.
 //!
 //! # Invariants
 //! - Knows no other crate of Carillon.
@@ -27,6 +28,7 @@ pub mod logging;
 pub mod metrics;
 pub mod prng;
 pub mod random;
+pub mod rates;
 pub mod signals;
 pub mod tokens;
 

@@ -11,14 +11,21 @@ use std::borrow::Cow;
 
 use crate::ids::{ConversationId, MessageId, Seq, UserId};
 use crate::reason::{Close, Refusal};
-use crate::record::{ConversationType, Encoding, History, MessageType};
+use crate::record::{Encoding, MessageType};
 use crate::time::WallMs;
 
 pub mod binary;
 mod check;
 pub mod json;
+#[cfg(feature = "schema")]
+pub mod schema;
+mod view;
 
 pub use check::{command as check_command, field_name, reason_name};
+pub use view::{
+    DeliveryAck, Done, EventFrame, MessageView, PresenceView, ReactionView, ReceiptView, ReceiptsView,
+    Status, SyncBatch,
+};
 
 /// The two encodings, chosen by WebSocket subprotocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -126,6 +133,45 @@ pub enum Command<'a> {
         /// Clamped to 1 ..= [`crate::limits::PAGE_EVENTS_MAX`]; the default is that maximum.
         limit: u32,
     },
+    /// The user types, or stopped.
+    Typing {
+        /// Where.
+        conversation: ConversationId,
+        /// Began; else stopped.
+        start: bool,
+    },
+    /// Tell when these users come and go.
+    PresenceSubscribe {
+        /// 1 to [`crate::limits::PRESENCE_IDS_MAX`].
+        users: Vec<UserId>,
+    },
+    /// No longer.
+    PresenceUnsubscribe {
+        /// 1 to [`crate::limits::PRESENCE_IDS_MAX`].
+        users: Vec<UserId>,
+    },
+    /// Delete a message for everyone.
+    DeleteMessage {
+        /// Where.
+        conversation: ConversationId,
+        /// Which.
+        message: MessageId,
+        /// 1–64 bytes.
+        client_msg_id: Option<Cow<'a, str>>,
+    },
+    /// `react`, or `unreact`.
+    React {
+        /// Where.
+        conversation: ConversationId,
+        /// To which message.
+        message: MessageId,
+        /// 1 to [`crate::limits::EMOJI_BYTES_MAX`] bytes without control characters.
+        emoji: Cow<'a, str>,
+        /// 1–64 bytes.
+        client_msg_id: Option<Cow<'a, str>>,
+        /// Put it there; else take it back.
+        add: bool,
+    },
     /// A new token for the live connection.
     RefreshToken {
         /// The JWT.
@@ -205,6 +251,26 @@ pub enum ServerFrame<'a> {
         /// `drain`.
         reason: &'static str,
     },
+    /// A member types, or stopped.
+    Typing {
+        /// Where.
+        conversation: ConversationId,
+        /// Who.
+        user: UserId,
+        /// Began; else stopped.
+        start: bool,
+    },
+    /// A watched user came or went.
+    Presence(PresenceView),
+    /// The user read on another device.
+    ReadSync {
+        /// Where.
+        conversation: ConversationId,
+        /// Up to here.
+        read_seq: Seq,
+        /// What is left.
+        unread_count: u64,
+    },
     /// Done.
     Ok(Done),
     /// Not done.
@@ -240,158 +306,4 @@ pub struct Hello {
     pub send_per_s: u64,
     /// And at once.
     pub send_burst: u64,
-}
-
-/// A durable event on its way to a client.
-#[derive(Clone, Debug, PartialEq)]
-pub enum EventFrame<'a> {
-    /// `new_message`.
-    NewMessage {
-        /// The message.
-        message: MessageView<'a>,
-        /// The head when this was sent.
-        head_seq: Seq,
-    },
-    /// `conversation_created`.
-    ConversationCreated {
-        /// Where.
-        conversation: ConversationId,
-        /// 1.
-        seq: Seq,
-        /// The first members, at most [`crate::limits::MEMBER_IDS_MAX`].
-        user_ids: Vec<UserId>,
-        /// By whom.
-        by: UserId,
-        /// Its type.
-        conversation_type: ConversationType,
-        /// Its name.
-        group_name: Option<Cow<'a, str>>,
-        /// What members added later may see.
-        history: History,
-        /// When.
-        created_at: WallMs,
-    },
-}
-
-impl EventFrame<'_> {
-    /// Where in which log.
-    #[must_use]
-    pub fn position(&self) -> (ConversationId, Seq) {
-        match self {
-            EventFrame::NewMessage { message, .. } => (message.conversation, message.seq),
-            EventFrame::ConversationCreated { conversation, seq, .. } => (*conversation, *seq),
-        }
-    }
-}
-
-/// `sent`, `delivered` or `read`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-#[repr(u8)]
-pub enum Status {
-    /// Durable.
-    #[default]
-    Sent = 0,
-    /// On a device of every recipient.
-    Delivered = 1,
-    /// Read by every recipient.
-    Read = 2,
-}
-
-crate::record::names!(Status, Sent = "sent", Delivered = "delivered", Read = "read");
-
-/// A message as a client sees it, in live pushes, `sync_batch` and REST.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MessageView<'a> {
-    /// Its id.
-    pub message: MessageId,
-    /// Where.
-    pub conversation: ConversationId,
-    /// Its place.
-    pub seq: Seq,
-    /// Whose.
-    pub sender: UserId,
-    /// Its text.
-    pub content: Cow<'a, str>,
-    /// How to read that.
-    pub encoding: Encoding,
-    /// Its type.
-    pub message_type: MessageType,
-    /// Its media.
-    pub media_url: Option<Cow<'a, str>>,
-    /// The message it answers.
-    pub reply_to: Option<MessageId>,
-    /// For the sender the minimum over the recipients; recipients always see `sent`.
-    pub status: Status,
-    /// The id's time.
-    pub created_at: WallMs,
-    /// To the sender's own devices only.
-    pub client_msg_id: Option<Cow<'a, str>>,
-}
-
-/// A message was sent, delivered or read.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeliveryAck<'a> {
-    /// Of the `send_message` that this answers.
-    pub id: Option<FrameId>,
-    /// Which message.
-    pub message: MessageId,
-    /// How far it got.
-    pub status: Status,
-    /// Where.
-    pub conversation: ConversationId,
-    /// Its place: everything of this sender's at or below it got as far.
-    pub seq: Seq,
-    /// When.
-    pub timestamp: WallMs,
-    /// As the client gave it.
-    pub client_msg_id: Option<Cow<'a, str>>,
-    /// The same `client_msg_id` was committed before.
-    pub duplicate: bool,
-    /// Who received or read it, in small groups.
-    pub user: Option<UserId>,
-}
-
-/// Events from a seq on.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SyncBatch<'a> {
-    /// Of the `sync` that this answers; absent on resume.
-    pub id: Option<FrameId>,
-    /// Where.
-    pub conversation: ConversationId,
-    /// In seq order.
-    pub events: Vec<EventFrame<'a>>,
-    /// First seq covered.
-    pub from_seq: Seq,
-    /// Last seq covered; `from_seq − 1` when empty.
-    pub to_seq: Seq,
-    /// Last seq there is.
-    pub head_seq: Seq,
-    /// Whether to ask again from `to_seq + 1`.
-    pub has_more: bool,
-    /// Watermarks of the members, in small groups.
-    pub receipts: Vec<ReceiptView>,
-}
-
-/// One member's watermarks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReceiptView {
-    /// Whose.
-    pub user: UserId,
-    /// Delivered up to here.
-    pub delivered_seq: Seq,
-    /// Read up to here.
-    pub read_seq: Seq,
-}
-
-/// `ok`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Done {
-    /// Of the frame that this answers.
-    pub id: Option<FrameId>,
-    /// Where, for commands on a conversation.
-    pub conversation: Option<ConversationId>,
-    /// The event, or the watermark.
-    pub seq: Option<Seq>,
-    /// Whether it was so before.
-    pub duplicate: bool,
 }

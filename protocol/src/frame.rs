@@ -10,11 +10,22 @@
 
 mod command;
 mod find;
+mod live;
+mod page;
 
-pub use command::{ArchivedCommand, Command};
+pub use command::{ArchivedChange, ArchivedCommand, Change, Command};
 pub use find::{
-    ArchivedConversationView, ArchivedFind, ArchivedFound, ArchivedUserView, ArchivedWanted,
-    ConversationView, Find, Found, UserView, Wanted,
+    ArchivedConversationView, ArchivedDeviceView, ArchivedFind, ArchivedFindings, ArchivedFound,
+    ArchivedMemberView, ArchivedPushTokenView, ArchivedUserView, ArchivedWanted, ConversationView,
+    DeviceView, Find, Findings, Found, MemberView, PushTokenView, UserView, Wanted,
+};
+pub use live::{
+    ArchivedPresence, ArchivedReadSync, ArchivedRevoked, ArchivedTyped, ArchivedTyping, ArchivedUserPresence,
+    ArchivedWatch, ArchivedWatched, Presence, ReadSync, Revoked, Typed, Typing, UserPresence, Watch, Watched,
+};
+pub use page::{
+    ArchivedCounts, ArchivedEntry, ArchivedMark, ArchivedPage, ArchivedReacted, ArchivedReactionCount,
+    ArchivedRead, Counts, Entry, Mark, Page, Reacted, ReactionCount, Read,
 };
 
 use rkyv::util::AlignedVec;
@@ -161,6 +172,20 @@ frames! {
     0x112 Find,
     /// Down: what was found.
     0x113 Found,
+    /// Up: tell this session when these users come and go, or no longer.
+    0x114 Watch,
+    /// Down: how they are now.
+    0x115 Watched,
+    /// Down: a user came or went.
+    0x116 Presence,
+    /// Up: a user types.
+    0x117 Typing,
+    /// Down: a user types; these hear it.
+    0x118 Typed,
+    /// Down: a user read on one device; the others hear it.
+    0x119 ReadSync,
+    /// Down: a device was revoked.
+    0x11a Revoked,
 }
 
 /// Both ways, first on a lane.
@@ -192,6 +217,11 @@ pub struct Register {
     pub auto_provision: bool,
     /// Whether this registers a session again after its lane was lost: it replaces nobody but its own old self.
     pub again: bool,
+    /// How long ago the client identified, in milliseconds: of two connections of a device the one that came first
+    /// yields, however late it gets through.
+    pub waited_ms: u64,
+    /// When the session's token was issued, Unix seconds: tokens from before a revocation are refused.
+    pub issued_at_s: u64,
 }
 
 /// One conversation of a registered user.
@@ -200,8 +230,11 @@ pub struct Register {
 pub struct Joined {
     /// The conversation.
     pub conversation: ConversationId,
-    /// What this device confirmed as delivered; the first visible seq − 1 for a device that is new there.
+    /// What this device confirmed as delivered; 0 for a device that is new there.
     pub cursor: Seq,
+    /// Whether the user had been a member before this membership: a device whose cursor lies before it may hold events
+    /// from then, and is told to drop them.
+    pub is_returning: bool,
 }
 
 /// Down: the session is registered.
@@ -234,6 +267,8 @@ pub struct Unregister {
     pub session: u64,
     /// Its user.
     pub user: UserId,
+    /// Whether the client said `bye`: then it is offline at once.
+    pub bye: bool,
 }
 
 /// Up: where do these conversations stand, without reading events?
@@ -258,6 +293,8 @@ pub struct Standing {
     pub conversation: ConversationId,
     /// The first seq that the member may see.
     pub first_seq: Seq,
+    /// The event by which they are a member now: nothing before it was ever pushed to them in this membership.
+    pub joined_seq: Seq,
     /// The last seq that the member may see.
     pub head_seq: Seq,
     /// `Deliver` frames up to this seq are on their lanes already; later ones may still follow this answer.
@@ -302,12 +339,15 @@ pub struct Accepted {
     pub request: u64,
     /// The conversation; the created one for `Create`; 0 for users.
     pub conversation: ConversationId,
-    /// The event's seq; the watermark for a receipt.
+    /// The event's seq; the watermark for a receipt; 0 when there is none.
     pub seq: Seq,
     /// The event's id; the user for `CreateUser`; 0 for a receipt.
     pub id: u64,
-    /// Whether an earlier attempt with this `client_msg_id` did it, or it was so already.
+    /// Whether an earlier attempt with this `client_msg_id` did it, or the user existed, or the watermark stood there.
     pub duplicate: bool,
+    /// Whether it was so already, without this or an earlier attempt: `seq` is the event that made it so, 0 when there is
+    /// none. Nothing was appended.
+    pub unchanged: bool,
 }
 
 /// Down: the request had definitely no effect, unless the code is `unknown_outcome` (G5).
@@ -386,77 +426,6 @@ pub struct Deliver {
     pub record: Vec<u8>,
 }
 
-/// Up: events of one conversation, for one member.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[rkyv(derive(Debug))]
-pub struct Read {
-    /// The session; 0 for REST.
-    pub session: u64,
-    /// Echoed.
-    pub request: u64,
-    /// Who reads.
-    pub user: UserId,
-    /// What.
-    pub conversation: ConversationId,
-    /// First seq wanted, inclusive.
-    pub from_seq: Seq,
-    /// Last seq wanted, inclusive; `u64::MAX` for "to the head".
-    pub to_seq: Seq,
-    /// At most [`crate::limits::PAGE_EVENTS_MAX`].
-    pub limit: u32,
-    /// Whether to begin at the end and go down.
-    pub newest_first: bool,
-    /// Whether only messages are wanted (history), not other events.
-    pub messages_only: bool,
-}
-
-/// An event in a page.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[rkyv(derive(Debug))]
-pub struct Entry {
-    /// Its seq.
-    pub seq: Seq,
-    /// The stored event.
-    pub record: Vec<u8>,
-}
-
-/// A member's watermarks.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
-#[rkyv(derive(Debug))]
-pub struct Mark {
-    /// Whose.
-    pub user: UserId,
-    /// Delivered up to here.
-    pub delivered_seq: Seq,
-    /// Read up to here.
-    pub read_seq: Seq,
-}
-
-/// Down: the answer to [`Read`], in one frame. Ends at [`crate::limits::PAGE_BYTES_MAX`] bytes or with one event.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[rkyv(derive(Debug))]
-pub struct Page {
-    /// From [`Read`].
-    pub session: u64,
-    /// From [`Read`].
-    pub request: u64,
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// The first seq that this member may see.
-    pub first_seq: Seq,
-    /// The last seq that this member may see, when the page was read.
-    pub head_seq: Seq,
-    /// As in [`Standing`].
-    pub fanned_out_seq: Seq,
-    /// In the order asked for.
-    pub entries: Vec<Entry>,
-    /// Whether more lie in the direction asked for.
-    pub has_more: bool,
-    /// Watermarks of the other members, in groups up to
-    /// [`SMALL_GROUP_MEMBERS_MAX`](crate::limits::SMALL_GROUP_MEMBERS_MAX); empty above.
-    pub marks: Vec<Mark>,
-}
-
 /// Up: a user's watermarks. Answered by [`Accepted`] once durable, or [`Refused`].
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[rkyv(derive(Debug))]
@@ -487,6 +456,8 @@ pub struct Concerned {
     pub seq: Seq,
     /// Its id.
     pub message: MessageId,
+    /// In a large group: how many members, without the sender, got so far. 0 where the reader is named.
+    pub count: u64,
 }
 
 /// Down: `reader`'s watermark moved; the senders on this shard hear it as `delivery_ack`.
@@ -495,13 +466,13 @@ pub struct Concerned {
 pub struct Watermark {
     /// The conversation.
     pub conversation: ConversationId,
-    /// Whose watermark.
+    /// Whose watermark; 0 where members are counted.
     pub reader: UserId,
     /// Whether it is the read watermark; else the delivered one.
     pub read: bool,
     /// When it was committed, Unix milliseconds.
     pub at_ms: u64,
-    /// Whether the conversation is small enough for the reader to be named.
+    /// Whether the conversation is small enough for the reader to be named; else the senders carry counts.
     pub named: bool,
     /// Senders on this shard.
     pub senders: Vec<Concerned>,

@@ -11,6 +11,20 @@ pub const MEDIA_URL_BYTES_MAX: usize = 2_048;
 pub const GROUP_NAME_BYTES_MAX: usize = 256;
 /// The most bytes of `username`.
 pub const USERNAME_BYTES_MAX: usize = 64;
+/// The most bytes of a reaction's `emoji`: the longest sequences of Unicode are below fifty.
+pub const EMOJI_BYTES_MAX: usize = 64;
+/// The most different emojis under one message. Beyond: `too_large`.
+pub const MESSAGE_EMOJIS_MAX: usize = 64;
+/// The most bytes of a device's push token.
+pub const PUSH_TOKEN_BYTES_MAX: usize = 4_096;
+/// The most users in one `presence_subscribe`.
+pub const PRESENCE_IDS_MAX: usize = 200;
+/// The most users that one connection watches. Beyond: `too_large`.
+pub const WATCHED_MAX: usize = 1_000;
+/// How long a typing state holds without being renewed, in milliseconds.
+pub const TYPING_MS: u64 = 6_000;
+/// At most one typing state of a user is passed on in this time and conversation, in milliseconds.
+pub const TYPING_INTERVAL_MS: u64 = 3_000;
 /// The most bytes of a frame's textual `id`.
 pub const FRAME_ID_BYTES_MAX: usize = 64;
 /// A numeric frame `id` lies within ± 2^53.

@@ -48,28 +48,121 @@ pub struct Row {
     pub close: Option<Close>,
     /// Whether the same request may succeed later, unchanged.
     pub retryable: bool,
+    /// What the one who wrote the client should have it do.
+    pub advice: &'static str,
 }
 
 /// The table: code → name → HTTP → close → retry?
 pub const ROWS: [Row; 14] = [
-    row(Code::BadRequest, "bad_request", 400, Some(Close::MalformedFrames), false),
-    row(Code::Unauthenticated, "unauthenticated", 401, Some(Close::AuthenticationFailed), false),
-    row(Code::TokenExpired, "token_expired", 401, Some(Close::AuthenticationFailed), false),
-    row(Code::Forbidden, "forbidden", 403, None, false),
-    row(Code::NotFound, "not_found", 404, None, false),
-    row(Code::IdempotencyConflict, "idempotency_conflict", 409, None, false),
-    row(Code::Gone, "gone", 410, None, false),
-    row(Code::TooLarge, "too_large", 413, None, false),
-    row(Code::UnsupportedMedia, "unsupported_media", 415, None, false),
-    row(Code::RateLimited, "rate_limited", 429, Some(Close::RateLimited), true),
-    row(Code::Overloaded, "overloaded", 503, None, true),
-    row(Code::Unavailable, "unavailable", 503, None, true),
-    row(Code::UnknownOutcome, "unknown_outcome", 504, None, true),
-    row(Code::Internal, "internal", 500, None, false),
+    row(
+        Code::BadRequest,
+        "bad_request",
+        400,
+        Some(Close::MalformedFrames),
+        false,
+        "Correct the request: `message` says how, `field` names the place.",
+    ),
+    row(
+        Code::Unauthenticated,
+        "unauthenticated",
+        401,
+        Some(Close::AuthenticationFailed),
+        false,
+        "Get a token from the identity provider and identify with it.",
+    ),
+    row(
+        Code::TokenExpired,
+        "token_expired",
+        401,
+        Some(Close::AuthenticationFailed),
+        false,
+        "Get a fresh token and try again with it.",
+    ),
+    row(
+        Code::Forbidden,
+        "forbidden",
+        403,
+        None,
+        false,
+        "Do not repeat it: it is not there, or not for this user, or not for this role.",
+    ),
+    row(
+        Code::NotFound,
+        "not_found",
+        404,
+        None,
+        false,
+        "Do not repeat it: that user, message or route does not exist.",
+    ),
+    row(
+        Code::IdempotencyConflict,
+        "idempotency_conflict",
+        409,
+        None,
+        false,
+        "This `client_msg_id` already stands for other content: give every message its own.",
+    ),
+    row(Code::Gone, "gone", 410, None, false, "It was there and is no more: drop what refers to it."),
+    row(
+        Code::TooLarge,
+        "too_large",
+        413,
+        None,
+        false,
+        "Send less: the bound is in `message` or in `hello.limits`.",
+    ),
+    row(
+        Code::UnsupportedMedia,
+        "unsupported_media",
+        415,
+        None,
+        false,
+        "Send `application/json`, or for media one of the types that are taken.",
+    ),
+    row(
+        Code::RateLimited,
+        "rate_limited",
+        429,
+        Some(Close::RateLimited),
+        true,
+        "Wait `retry_after_ms`, then send the same again.",
+    ),
+    row(
+        Code::Overloaded,
+        "overloaded",
+        503,
+        None,
+        true,
+        "Wait `retry_after_ms` or back off with jitter, then send the same again.",
+    ),
+    row(
+        Code::Unavailable,
+        "unavailable",
+        503,
+        None,
+        true,
+        "Wait `retry_after_ms` or back off with jitter, then send the same again.",
+    ),
+    row(
+        Code::UnknownOutcome,
+        "unknown_outcome",
+        504,
+        None,
+        true,
+        "Send the same again with the same `client_msg_id`: it takes effect once.",
+    ),
+    row(Code::Internal, "internal", 500, None, false, "Report `request_id` to whoever runs the server."),
 ];
 
-const fn row(code: Code, name: &'static str, http_status: u16, close: Option<Close>, retryable: bool) -> Row {
-    Row { code, name, http_status, close, retryable }
+const fn row(
+    code: Code,
+    name: &'static str,
+    http_status: u16,
+    close: Option<Close>,
+    retryable: bool,
+    advice: &'static str,
+) -> Row {
+    Row { code, name, http_status, close, retryable, advice }
 }
 
 // A row stands at its code's number less one, so that looking up is indexing.
@@ -188,6 +281,37 @@ pub enum Close {
 }
 
 impl Close {
+    /// Every one, ascending.
+    pub const ALL: [Close; 20] = [
+        Close::Bye,
+        Close::GoingAway,
+        Close::ProtocolError,
+        Close::UnsupportedData,
+        Close::InvalidUtf8,
+        Close::TooBig,
+        Close::Internal,
+        Close::Restart,
+        Close::TryLater,
+        Close::IdentifyTimeout,
+        Close::RateLimited,
+        Close::SlowConsumer,
+        Close::HeartbeatMissed,
+        Close::TokenExpired,
+        Close::AuthenticationFailed,
+        Close::DeviceRevoked,
+        Close::MalformedFrames,
+        Close::TooManyConnections,
+        Close::OriginRefused,
+        Close::Replaced,
+    ];
+
+    /// Whether the client may connect again by itself: after 4500 to 4999 somebody has to do something first, and after
+    /// `bye` nobody wants to.
+    #[must_use]
+    pub const fn reconnect(self) -> bool {
+        self.code() < 4500 && !matches!(self, Close::Bye)
+    }
+
     /// The number on the wire (RFC 6455 section 7.4).
     #[must_use]
     pub const fn code(self) -> u16 {

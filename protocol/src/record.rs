@@ -11,7 +11,10 @@ mod event;
 mod rows;
 
 pub use event::{Body, Event, Message};
-pub use rows::{ConversationRow, HeadRow, IdempotencyRow, MemberRow, UserRow};
+pub use rows::{
+    ConversationRow, DeviceRow, HeadRow, IdempotencyRow, MemberRow, ReactionsRow, TallyRow,
+    UserConversationRow, UserRow,
+};
 
 use ring::digest;
 use xxhash_rust::xxh3::xxh3_128;
@@ -81,6 +84,20 @@ pub enum Role {
     Owner = 2,
 }
 
+/// Where notifications of a device go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Platform {
+    /// Apple's.
+    Apns = 0,
+    /// Google's.
+    Fcm = 1,
+    /// A browser's (RFC 8030).
+    WebPush = 2,
+    /// An HTTP endpoint of the operator's.
+    Webhook = 3,
+}
+
 macro_rules! names {
     ($type:ident, $($variant:ident = $name:literal),+) => {
         impl $type {
@@ -101,6 +118,21 @@ macro_rules! names {
             pub const fn from_number(number: u8) -> Option<Self> {
                 $(if number == $type::$variant as u8 { return Some($type::$variant); })+
                 None
+            }
+        }
+
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $type {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "enum": [$($name),+] })
             }
         }
 
@@ -134,6 +166,7 @@ names!(MessageType, Text = "text", Image = "image", Video = "video", File = "fil
 names!(Encoding, Utf8 = "utf8", Opaque = "opaque");
 names!(ConversationType, OneToOne = "one_to_one", Group = "group");
 names!(History, FromJoin = "from_join", All = "all");
+names!(Platform, Apns = "apns", Fcm = "fcm", WebPush = "webpush", Webhook = "webhook");
 names!(Role, Member = "member", Admin = "admin", Owner = "owner");
 
 /// The hash under which (sender, `client_msg_id`) is remembered. Cryptographic and cut to 128 bits, so that nobody can

@@ -34,3 +34,18 @@ impl Time {
 )]
 #[serde(transparent)]
 pub struct WallMs(pub u64);
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for WallMs {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "integer",
+            "minimum": 0,
+            "description": "Milliseconds since the Unix epoch, UTC, by the server's clock.",
+        })
+    }
+}

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use carillon_protocol::client::{
-    Command, DeliveryAck, Done, EventFrame, FrameId, Hello, Incoming, MessageView, ReceiptView, SendMessage,
-    ServerFrame, Status, SyncBatch, binary, json,
+    Command, DeliveryAck, Done, EventFrame, FrameId, Hello, Incoming, MessageView, PresenceView,
+    ReactionView, ReceiptView, ReceiptsView, SendMessage, ServerFrame, Status, SyncBatch, binary, json,
 };
 use carillon_protocol::ids::{ConversationId, ID_MAX, MessageId, SEQ_MAX, UserId};
 use carillon_protocol::reason::{ROWS, Refusal};
-use carillon_protocol::record::{ConversationType, Encoding, History, MessageType};
+use carillon_protocol::record::{ConversationType, Encoding, History, MessageType, Role};
 use carillon_protocol::time::WallMs;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -89,6 +89,40 @@ fn send_message() -> impl Strategy<Value = SendMessage<'static>> {
         )
 }
 
+fn emoji() -> impl Strategy<Value = Cow<'static, str>> {
+    let char = prop_oneof![prop::char::range(' ', '~'), prop::char::range('\u{1f300}', '\u{1f6ff}')];
+    prop::collection::vec(char, 1..=16).prop_map(|chars| Cow::Owned(chars.into_iter().collect()))
+}
+
+/// As a decoder gives them: each once.
+fn users() -> impl Strategy<Value = Vec<UserId>> {
+    let ids = prop::collection::btree_set(id(), 1..20).prop_map(|ids| ids.into_iter().map(UserId).collect());
+    Strategy::prop_shuffle(ids)
+}
+
+fn change() -> impl Strategy<Value = Command<'static>> {
+    let place = || (id(), id()).prop_map(|(conversation, id)| (ConversationId(conversation), MessageId(id)));
+    let client_msg_id = || prop::option::of(some_text(16));
+    prop_oneof![
+        (id(), any::<bool>())
+            .prop_map(|(id, start)| Command::Typing { conversation: ConversationId(id), start }),
+        users().prop_map(|users| Command::PresenceSubscribe { users }),
+        users().prop_map(|users| Command::PresenceUnsubscribe { users }),
+        (place(), client_msg_id()).prop_map(|((conversation, message), client_msg_id)| {
+            Command::DeleteMessage { conversation, message, client_msg_id }
+        }),
+        (place(), emoji(), client_msg_id(), any::<bool>()).prop_map(
+            |((conversation, message), emoji, client_msg_id, add)| Command::React {
+                conversation,
+                message,
+                emoji,
+                client_msg_id,
+                add,
+            }
+        ),
+    ]
+}
+
 fn command() -> impl Strategy<Value = Command<'static>> {
     let cursors =
         prop::collection::btree_map(id(), 0..=SEQ_MAX, 0..20).prop_map(|map: BTreeMap<u64, u64>| {
@@ -103,6 +137,7 @@ fn command() -> impl Strategy<Value = Command<'static>> {
         1 => marked().prop_map(|(conversation, seq)| Command::Read { conversation, seq }),
         1 => (marked(), 1..=200_u32)
             .prop_map(|((conversation, from_seq), limit)| Command::Sync { conversation, from_seq, limit }),
+        3 => change(),
         1 => text(80).prop_map(|token| Command::RefreshToken { token }),
         1 => Just(Command::Heartbeat),
         1 => Just(Command::Bye),
@@ -113,7 +148,13 @@ fn message_view() -> impl Strategy<Value = MessageView<'static>> {
     let status = prop::sample::select(vec![Status::Sent, Status::Delivered, Status::Read]);
     let ids = (id(), id(), seq(), id(), prop::option::of(id()));
     let texts = (prop::option::of(some_text(30)), prop::option::of(some_text(16)));
-    (ids, text(60), any::<bool>(), message_type(), texts, status, any::<u64>()).prop_map(
+    let reaction = (emoji(), any::<u64>(), any::<bool>()).prop_map(|(emoji, count, mine)| ReactionView {
+        emoji,
+        count,
+        mine,
+    });
+    let left = (any::<bool>(), prop::collection::vec(reaction, 0..4));
+    (ids, text(60), any::<bool>(), message_type(), texts, status, any::<u64>(), left).prop_map(
         |(
             (message, conversation, seq, sender, reply_to),
             content,
@@ -122,6 +163,7 @@ fn message_view() -> impl Strategy<Value = MessageView<'static>> {
             texts,
             status,
             at,
+            (deleted, reactions),
         )| {
             MessageView {
                 message: MessageId(message),
@@ -135,10 +177,17 @@ fn message_view() -> impl Strategy<Value = MessageView<'static>> {
                 reply_to: reply_to.map(MessageId),
                 status,
                 created_at: WallMs(at),
+                deleted,
+                reactions,
                 client_msg_id: texts.1,
             }
         },
     )
+}
+
+fn place() -> impl Strategy<Value = (ConversationId, u64, UserId, WallMs)> {
+    (id(), seq(), id(), any::<u64>())
+        .prop_map(|(conversation, seq, by, at)| (ConversationId(conversation), seq, UserId(by), WallMs(at)))
 }
 
 fn event() -> impl Strategy<Value = EventFrame<'static>> {
@@ -160,7 +209,66 @@ fn event() -> impl Strategy<Value = EventFrame<'static>> {
             history: if flag { History::All } else { History::FromJoin },
             created_at: WallMs(at),
         });
+    let role = (id(), prop::sample::select(vec![Role::Member, Role::Admin, Role::Owner]))
+        .prop_map(|(user, role)| (UserId(user), role));
+    let updated = (place(), prop::option::of(text(20)), prop::option::of(role)).prop_map(
+        |((conversation, seq, by, created_at), group_name, role)| EventFrame::ConversationUpdated {
+            conversation,
+            seq,
+            by,
+            group_name,
+            role,
+            created_at,
+        },
+    );
+    let added = (place(), prop::collection::vec(id().prop_map(UserId), 0..20)).prop_map(
+        |((conversation, seq, by, created_at), user_ids)| EventFrame::MemberAdded {
+            conversation,
+            seq,
+            user_ids,
+            by,
+            created_at,
+        },
+    );
+    let removed = (place(), id(), prop::option::of(id())).prop_map(
+        |((conversation, seq, by, created_at), user, owner)| EventFrame::MemberRemoved {
+            conversation,
+            seq,
+            user: UserId(user),
+            by,
+            owner: owner.map(UserId),
+            created_at,
+        },
+    );
+    let deleted =
+        (place(), id(), seq()).prop_map(|((conversation, seq, by, created_at), message, target_seq)| {
+            EventFrame::MessageDeleted {
+                conversation,
+                seq,
+                message: MessageId(message),
+                target_seq,
+                by,
+                created_at,
+            }
+        });
+    let reaction = (place(), id(), seq(), emoji(), any::<bool>()).prop_map(
+        |((conversation, seq, user, created_at), message, target_seq, emoji, added)| EventFrame::Reaction {
+            added,
+            conversation,
+            seq,
+            message: MessageId(message),
+            target_seq,
+            user,
+            emoji,
+            created_at,
+        },
+    );
     prop_oneof![
+        1 => updated,
+        1 => added,
+        1 => removed,
+        1 => deleted,
+        1 => reaction,
         3 => (message_view(), seq()).prop_map(|(message, head_seq)| EventFrame::NewMessage { message, head_seq }),
         1 => created,
     ]
@@ -168,18 +276,27 @@ fn event() -> impl Strategy<Value = EventFrame<'static>> {
 
 fn delivery_ack() -> impl Strategy<Value = DeliveryAck<'static>> {
     let status = prop::sample::select(vec![Status::Sent, Status::Delivered, Status::Read]);
-    let rest = (prop::option::of(some_text(16)), any::<bool>(), prop::option::of(id()));
+    let rest = (
+        prop::option::of(some_text(16)),
+        any::<bool>(),
+        prop::option::of(id()),
+        prop::option::of(any::<u64>()),
+    );
     (frame_id(), id(), status, id(), seq(), any::<u64>(), rest).prop_map(
-        |(frame_id, message, status, conversation, seq, at, (client_msg_id, duplicate, user))| DeliveryAck {
-            id: frame_id,
-            message: MessageId(message),
-            status,
-            conversation: ConversationId(conversation),
-            seq,
-            timestamp: WallMs(at),
-            client_msg_id,
-            duplicate,
-            user: user.map(UserId),
+        |(frame_id, message, status, conversation, seq, at, (client_msg_id, duplicate, user, count))| {
+            DeliveryAck {
+                id: frame_id,
+                message: MessageId(message),
+                status,
+                conversation: ConversationId(conversation),
+                seq,
+                timestamp: WallMs(at),
+                client_msg_id,
+                duplicate,
+                user: user.map(UserId),
+                // Nobody counts those to whom it was sent.
+                count: count.filter(|_| status != Status::Sent),
+            }
         },
     )
 }
@@ -191,7 +308,11 @@ fn sync_batch() -> impl Strategy<Value = SyncBatch<'static>> {
         read_seq,
     });
     let events = prop::collection::vec(event(), 0..6);
-    let receipts = prop::collection::vec(receipt, 0..5);
+    let receipts = prop_oneof![
+        prop::collection::vec(receipt, 0..5).prop_map(ReceiptsView::Each),
+        (any::<u64>(), any::<u64>())
+            .prop_map(|(delivered_count, read_count)| ReceiptsView::Counted { delivered_count, read_count }),
+    ];
     (frame_id(), id(), events, seq(), any::<u64>(), any::<u64>(), any::<bool>(), receipts).prop_map(
         |(id, conversation, events, from_seq, to_seq, head_seq, has_more, receipts)| SyncBatch {
             id,
@@ -229,7 +350,14 @@ fn server_frame() -> impl Strategy<Value = ServerFrame<'static>> {
         send_per_s: numbers[5],
         send_burst: numbers[6],
     });
-    let done = (frame_id(), prop::option::of(id()), prop::option::of(seq()), any::<bool>());
+    let presence =
+        || {
+            (id(), any::<bool>(), prop::option::of(any::<u64>())).prop_map(|(user, online, at)| {
+                PresenceView { user: UserId(user), online, last_seen_at: at.map(WallMs) }
+            })
+        };
+    let views = prop::option::of(prop::collection::vec(presence(), 0..5));
+    let done = (frame_id(), prop::option::of(id()), prop::option::of(seq()), any::<bool>(), views);
     let heads = prop::collection::vec((id(), seq()), 0..9);
     prop_oneof![
         hello.prop_map(ServerFrame::Hello),
@@ -258,8 +386,23 @@ fn server_frame() -> impl Strategy<Value = ServerFrame<'static>> {
             }
         ),
         any::<u64>().prop_map(|after_ms| ServerFrame::Reconnect { after_ms, reason: "drain" }),
-        done.prop_map(|(id, conversation, seq, duplicate)| {
-            ServerFrame::Ok(Done { id, conversation: conversation.map(ConversationId), seq, duplicate })
+        (id(), id(), any::<bool>()).prop_map(|(conversation, user, start)| ServerFrame::Typing {
+            conversation: ConversationId(conversation),
+            user: UserId(user),
+            start,
+        }),
+        presence().prop_map(ServerFrame::Presence),
+        (id(), seq(), any::<u64>()).prop_map(|(conversation, read_seq, unread_count)| {
+            ServerFrame::ReadSync { conversation: ConversationId(conversation), read_seq, unread_count }
+        }),
+        done.prop_map(|(id, conversation, seq, duplicate, presence)| {
+            ServerFrame::Ok(Done {
+                id,
+                conversation: conversation.map(ConversationId),
+                seq,
+                duplicate,
+                presence,
+            })
         }),
         error(),
         frame_id().prop_map(|id| ServerFrame::HeartbeatAck { id }),
@@ -376,7 +519,7 @@ fn random_bytes_never_panic() {
     run(400, (any::<u8>(), prop::collection::vec(any::<u8>(), 0..25)), |(kind, words)| {
         let archive: Vec<u8> = words.iter().flat_map(|word| [*word, 0, 0, 0]).collect();
         let length = u32::try_from(archive.len()).unwrap().to_le_bytes();
-        let mut bytes = vec![1, 0, kind & 0x4f, 0];
+        let mut bytes = vec![1, 0, kind % 0x58, 0];
         bytes.extend_from_slice(&length);
         bytes.extend_from_slice(&archive);
         read_everything(&bytes)
@@ -394,6 +537,8 @@ fn random_bytes_never_panic() {
         "\"id\"",
         "\"send_message\"",
         "\"sync\"",
+        "\"presence_subscribe\"",
+        "\"user_ids\"",
         "null",
         "1",
         "-",
@@ -466,7 +611,7 @@ fn types_from_a_newer_server_are_told_apart() {
     let unknown = json::decode_server(r#"{"type":"fireworks","x":1}"#);
     assert_eq!(unknown, Err(Unreadable::UnknownType("fireworks".into())));
     assert!(matches!(json::decode_server(r#"{"type":"ready"}"#), Err(Unreadable::Invalid(_))));
-    let text = r#"{"type":"sync_batch","conversation_id":"1","events":[{"type":"message_deleted","seq":1}],
+    let text = r#"{"type":"sync_batch","conversation_id":"1","events":[{"type":"fireworks","seq":1}],
         "from_seq":1,"to_seq":1,"head_seq":1,"has_more":false,"receipts":[]}"#;
     let Ok(ServerFrame::SyncBatch(batch)) = json::decode_server(text) else { panic!("{text}") };
     assert!(batch.events.is_empty());

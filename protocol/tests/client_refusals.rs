@@ -6,9 +6,10 @@ use std::borrow::Cow;
 
 use carillon_protocol::client::{Command, FrameId, Incoming, SendMessage, binary, json};
 use carillon_protocol::framing;
-use carillon_protocol::ids::{ConversationId, ID_MAX, MessageId, SEQ_MAX};
+use carillon_protocol::ids::{ConversationId, ID_MAX, MessageId, SEQ_MAX, UserId};
 use carillon_protocol::limits::{
-    CONTENT_BYTES_MAX, CURSORS_MAX, FRAME_BYTES_DEFAULT, MEDIA_URL_BYTES_MAX, TOKEN_BYTES_MAX,
+    CONTENT_BYTES_MAX, CURSORS_MAX, EMOJI_BYTES_MAX, FRAME_BYTES_DEFAULT, MEDIA_URL_BYTES_MAX,
+    PRESENCE_IDS_MAX, TOKEN_BYTES_MAX,
 };
 use carillon_protocol::reason::Code;
 use carillon_protocol::record::{Encoding, MessageType};
@@ -37,6 +38,12 @@ fn json_frames_are_refused_by_field() {
     use Code::BadRequest as Bad;
     let send = |rest: &str| format!(r#"{{"type":"send_message","conversation_id":"1","content":"x"{rest}}}"#);
     let sync = |rest: &str| format!(r#"{{"type":"sync","conversation_id":"1"{rest}}}"#);
+    let users = |ids: &str| format!(r#"{{"type":"presence_subscribe","user_ids":{ids}}}"#);
+    let react = |rest: &str| format!(r#"{{"type":"react","conversation_id":"1","message_id":"2",{rest}}}"#);
+    let crowd = |count: usize| {
+        let ids: Vec<String> = (1..=count).map(|id| format!("\"{id}\"")).collect();
+        format!("[{}]", ids.join(","))
+    };
     let cursors = |map: &str| format!(r#"{{"type":"identify","cursors":{map}}}"#);
     let deep = |depth: usize| {
         format!(r#"{{"type":"heartbeat","x":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1))
@@ -47,6 +54,9 @@ fn json_frames_are_refused_by_field() {
     };
     assert!(json::decode(&deep(32)).command.is_ok());
     assert!(json::decode(&many(CURSORS_MAX)).command.is_ok());
+    assert!(json::decode(&users(&crowd(PRESENCE_IDS_MAX))).command.is_ok());
+    let longest = format!(r#""emoji":"{}""#, "\u{1f44d}".repeat(EMOJI_BYTES_MAX / 4));
+    assert!(json::decode(&react(&longest)).command.is_ok());
 
     let table: Vec<(String, Option<&str>)> = vec![
         // Not a frame at all.
@@ -116,6 +126,50 @@ fn json_frames_are_refused_by_field() {
         (sync(r#","from_seq":0"#), Some("from_seq")),
         (sync(r#","from_seq":1,"limit":"10""#), Some("limit")),
         (sync(r#","from_seq":1,"limit":true"#), Some("limit")),
+        // typing.
+        (r#"{"type":"typing","state":"start"}"#.into(), Some("conversation_id")),
+        (r#"{"type":"typing","conversation_id":"1"}"#.into(), Some("state")),
+        (r#"{"type":"typing","conversation_id":"1","state":null}"#.into(), Some("state")),
+        (r#"{"type":"typing","conversation_id":"1","state":"started"}"#.into(), Some("state")),
+        (r#"{"type":"typing","conversation_id":"1","state":"Start"}"#.into(), Some("state")),
+        (r#"{"type":"typing","conversation_id":"1","state":true}"#.into(), Some("state")),
+        (r#"{"type":"typing","conversation_id":1,"state":"stop"}"#.into(), Some("conversation_id")),
+        // Presence.
+        (r#"{"type":"presence_subscribe"}"#.into(), Some("user_ids")),
+        (users("null"), Some("user_ids")),
+        (users("[]"), Some("user_ids")),
+        (users("\"1\""), Some("user_ids")),
+        (users("[1]"), Some("user_ids")),
+        (users("[\"1\",2]"), Some("user_ids")),
+        (users("[\"0\"]"), Some("user_ids")),
+        (users("[\"01\"]"), Some("user_ids")),
+        (users("[\"9223372036854775808\"]"), Some("user_ids")),
+        (users("[null]"), Some("user_ids")),
+        (users("[[\"1\"]]"), Some("user_ids")),
+        (users("{\"1\":1}"), Some("user_ids")),
+        (users(&crowd(PRESENCE_IDS_MAX + 1)), Some("user_ids")),
+        // Not repeated by being the same: the bound is on what was sent.
+        (users(&format!("[{}\"1\"]", "\"1\",".repeat(PRESENCE_IDS_MAX))), Some("user_ids")),
+        (r#"{"type":"presence_unsubscribe","user_ids":[]}"#.into(), Some("user_ids")),
+        // Deletions and reactions.
+        (r#"{"type":"delete_message","message_id":"2"}"#.into(), Some("conversation_id")),
+        (r#"{"type":"delete_message","conversation_id":"1"}"#.into(), Some("message_id")),
+        (r#"{"type":"delete_message","conversation_id":"1","message_id":2}"#.into(), Some("message_id")),
+        (r#"{"type":"delete_message","conversation_id":"1","message_id":"-2"}"#.into(), Some("message_id")),
+        (react(r#""emoji":"x","client_msg_id":"""#), Some("client_msg_id")),
+        (react(r#""emoji":"x","client_msg_id":5"#), Some("client_msg_id")),
+        (react(r#""emoji":null"#), Some("emoji")),
+        (react(r#""emoji":"""#), Some("emoji")),
+        (react(r#""emoji":128077"#), Some("emoji")),
+        (react(r#""emoji":["x"]"#), Some("emoji")),
+        (react(r#""emoji":"\ud83d""#), Some("emoji")),
+        (react(r#""emoji":"\u0000""#), Some("emoji")),
+        (react(r#""emoji":"a\nb""#), Some("emoji")),
+        (react(r#""emoji":"\u0085""#), Some("emoji")),
+        (react(&format!(r#""emoji":"{}""#, "x".repeat(EMOJI_BYTES_MAX + 1))), Some("emoji")),
+        (react(&format!(r#""emoji":"x{}""#, "\u{1f44d}".repeat(16))), Some("emoji")),
+        (r#"{"type":"unreact","conversation_id":"1","emoji":"x"}"#.into(), Some("message_id")),
+        (r#"{"type":"unreact","conversation_id":"1","message_id":"2"}"#.into(), Some("emoji")),
         // identify and refresh_token.
         (r#"{"type":"identify","token":5}"#.into(), Some("token")),
         (r#"{"type":"refresh_token"}"#.into(), Some("token")),
@@ -138,22 +192,18 @@ fn json_frames_are_refused_by_field() {
 #[test]
 fn types_that_are_not_served_are_refused_without_a_mark() {
     for name in [
-        "typing",
-        "presence_subscribe",
-        "presence_unsubscribe",
-        "delete_message",
-        "react",
-        "unreact",
         "dance",
         "",
+        // What only servers say.
+        "presence",
+        "message_deleted",
+        "Typing",
     ] {
         let text = format!(r#"{{"type":"{name}","id":"7","content":5}}"#);
         let incoming = json::decode(&text);
         check(&incoming, name, Code::BadRequest, Some("type"), FINE);
         assert_eq!(incoming.id, Some(FrameId::Text("7".into())), "the id is echoed");
     }
-    let not_built = json::decode(r#"{"type":"typing"}"#).command.unwrap_err().refusal;
-    assert!(not_built.message.contains("not supported by this server"), "{}", not_built.message);
     let mut out = AlignedVec::new();
     for kind in [0_u16, 0x0f, 0x40, 0x100, 0xffff] {
         framing::append(&mut out, kind, &1_u64);
@@ -163,6 +213,35 @@ fn types_that_are_not_served_are_refused_without_a_mark() {
     for incoming in &seen {
         check(incoming, "kind", Code::BadRequest, Some("type"), FINE);
     }
+}
+
+/// Each id once, in the order of their first mention, from either encoding.
+#[test]
+fn repeated_users_are_merged() {
+    let users = [5, 3, 5, 9, 3].map(UserId).to_vec();
+    let expected = Ok(Command::PresenceSubscribe { users: [5, 3, 9].map(UserId).to_vec() });
+    let text = r#"{"type":"presence_subscribe","user_ids":["5","3","5","9","3"]}"#;
+    assert_eq!(json::decode(text).command, expected);
+    let mut message = AlignedVec::new();
+    binary::encode_command(None, &Command::PresenceSubscribe { users }, &mut message);
+    assert_eq!(binary::decode(&message).next().unwrap().command, expected);
+}
+
+/// The two states have numbers in binary frames; another number names its field.
+#[test]
+fn a_typing_state_of_another_number_is_refused() {
+    let mut command = AlignedVec::new();
+    let typing = Command::Typing { conversation: ConversationId(u64::MAX >> 1), start: true };
+    binary::encode_command(None, &typing, &mut command);
+    let mut refused = Vec::new();
+    for place in command.iter().enumerate().filter(|(_, byte)| **byte == 1).map(|(place, _)| place) {
+        let mut changed = aligned(&command);
+        changed[place] = 2;
+        if let Some(Incoming { command: Err(wrong), .. }) = binary::decode(&changed).next() {
+            refused.extend(wrong.refusal.field);
+        }
+    }
+    assert!(refused.contains(&"state"), "{refused:?}");
 }
 
 #[test]
@@ -238,6 +317,21 @@ fn both_encodings_refuse_a_bad_command_alike() {
         limit: 5,
     };
     let identify = |cursors| Command::Identify { token: None, cursors };
+    let subscribe =
+        |ids: Vec<u64>| Command::PresenceSubscribe { users: ids.into_iter().map(UserId).collect() };
+    let delete = |conversation, message, client_msg_id| Command::DeleteMessage {
+        conversation: ConversationId(conversation),
+        message: MessageId(message),
+        client_msg_id,
+    };
+    let react = |conversation, message, emoji: &str, add| Command::React {
+        conversation: ConversationId(conversation),
+        message: MessageId(message),
+        emoji: emoji.to_owned().into(),
+        client_msg_id: None,
+        add,
+    };
+    let too_long = "x".repeat(EMOJI_BYTES_MAX + 1);
     let cursor = |conversation, seq| (ConversationId(conversation), seq);
     let opaque = |content: &'static str| {
         send(&|message| {
@@ -262,6 +356,22 @@ fn both_encodings_refuse_a_bad_command_alike() {
         (send(&|message| message.client_msg_id = long(0)), Bad, "client_msg_id", MALFORMED),
         (send(&|message| message.client_msg_id = long(65)), Bad, "client_msg_id", MALFORMED),
         (send(&|message| message.reply_to = Some(MessageId(0))), Bad, "reply_to", MALFORMED),
+        (Command::Typing { conversation: ConversationId(0), start: true }, Bad, "conversation_id", MALFORMED),
+        (subscribe(vec![]), Bad, "user_ids", MALFORMED),
+        (subscribe(vec![1, 0]), Bad, "user_ids", MALFORMED),
+        (subscribe(vec![ID_MAX + 1]), Bad, "user_ids", MALFORMED),
+        (subscribe((1..=PRESENCE_IDS_MAX as u64 + 1).collect()), Bad, "user_ids", MALFORMED),
+        (Command::PresenceUnsubscribe { users: Vec::new() }, Bad, "user_ids", MALFORMED),
+        (delete(0, 1, None), Bad, "conversation_id", MALFORMED),
+        (delete(1, 0, None), Bad, "message_id", MALFORMED),
+        (delete(1, ID_MAX + 1, None), Bad, "message_id", MALFORMED),
+        (delete(1, 1, long(0)), Bad, "client_msg_id", MALFORMED),
+        (delete(1, 1, long(65)), Bad, "client_msg_id", MALFORMED),
+        (react(0, 1, "x", true), Bad, "conversation_id", MALFORMED),
+        (react(1, 0, "x", false), Bad, "message_id", MALFORMED),
+        (react(1, 1, "", true), Bad, "emoji", MALFORMED),
+        (react(1, 1, "a\tb", true), Bad, "emoji", MALFORMED),
+        (react(1, 1, &too_long, false), Bad, "emoji", MALFORMED),
         (sync(0, 1), Bad, "conversation_id", MALFORMED),
         (sync(1, 0), Bad, "from_seq", MALFORMED),
         (sync(1, u64::MAX), Bad, "from_seq", MALFORMED),

@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, VecDeque};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::placement::{Slot, lane_of_slot, slot_of_conversation, slot_of_user};
 use carillon_protocol::reason::{Code, Refusal};
-use carillon_protocol::time::Time;
+use carillon_protocol::time::{Time, WallMs};
 use carillon_store::txn::TXN_BYTES_MAX;
-use carillon_store::verb::{Op, Outcome, ReceiptOp};
+use carillon_store::verb::{Change, Op, Outcome, ReceiptOp};
 
 use crate::meters::Metric;
 use crate::outbox::{LaneId, Outbox, Output};
@@ -29,7 +29,7 @@ pub const QUEUE_OPS_MAX: usize = 16 * BATCH_OPS_MAX;
 pub const QUEUE_BYTES_MAX: usize = 16 * BATCH_BYTES_MAX;
 /// When to come back after `overloaded`: a few commits later.
 pub const OVERLOADED_RETRY_MS: u64 = 100;
-/// How long operations that nobody is eager for (receipts, fan-out marks) wait to be joined by others.
+/// How long operations that nobody is eager for (receipts, last seen, fan-out marks) wait to be joined by others.
 pub const LAZY_WAIT_MS: u64 = 50;
 /// The most receipts that share one operation. Beyond: the next one begins another operation.
 pub const MERGED_MAX: usize = 64;
@@ -77,6 +77,10 @@ pub enum Waiter {
     },
     /// A registration whose user was not known.
     Registration(Origin),
+    /// Nobody: what is written for later, such as when a user was last seen.
+    Nobody,
+    /// A look-up of devices, one of which the store did not know.
+    Devices(Origin, UserId),
     /// A conversation that was handed on up to this seq.
     FanOut(ConversationId, Seq),
 }
@@ -103,19 +107,63 @@ pub struct Done {
     pub waiter: Waiter,
     /// Where it belongs.
     pub slot: Slot,
-    /// The conversation whose log it may have changed.
-    pub appends_to: Option<ConversationId>,
+    /// What it may have changed.
+    pub touches: Touches,
     /// When it was offered.
     pub since: Time,
     /// The outcome.
     pub result: Result<Outcome, Failure>,
 }
 
+/// What an operation changes, as far as anybody keeps it in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touches {
+    /// Nothing of that.
+    Nothing,
+    /// The log of a conversation.
+    Log(ConversationId),
+    /// The watermarks of a member.
+    Marks(ConversationId),
+    /// Until when a member muted a conversation.
+    Mute(ConversationId, UserId, Option<WallMs>),
+    /// What others see of a user.
+    Profile(UserId),
+}
+
+impl Touches {
+    /// The conversation to whose log something may be appended.
+    #[must_use]
+    pub fn appends_to(self) -> Option<ConversationId> {
+        match self {
+            Touches::Log(conversation) => Some(conversation),
+            _ => None,
+        }
+    }
+
+    /// The conversation of which something may change.
+    #[must_use]
+    pub fn conversation(self) -> Option<ConversationId> {
+        match self {
+            Touches::Log(it) | Touches::Marks(it) | Touches::Mute(it, ..) => Some(it),
+            Touches::Nothing | Touches::Profile(_) => None,
+        }
+    }
+}
+
 struct Kept {
     waiter: Waiter,
     slot: Slot,
-    appends_to: Option<ConversationId>,
+    touches: Touches,
     since: Time,
+}
+
+/// Operations in flight that change a conversation.
+#[derive(Clone, Copy, Default)]
+struct InFlight {
+    /// Its log.
+    appending: u64,
+    /// Anything of it.
+    touching: u64,
 }
 
 struct Queued {
@@ -144,8 +192,7 @@ struct CommitLane {
 /// All commit lanes.
 pub struct Batches {
     lanes: Vec<CommitLane>,
-    /// Operations in flight that may append, by conversation.
-    appending: BTreeMap<ConversationId, u64>,
+    in_flight: BTreeMap<ConversationId, InFlight>,
 }
 
 impl Batches {
@@ -153,7 +200,7 @@ impl Batches {
     #[must_use]
     pub fn new(lanes_count: u16) -> Batches {
         let lanes = (0..lanes_count.max(1)).map(|_| CommitLane::default()).collect();
-        Batches { lanes, appending: BTreeMap::new() }
+        Batches { lanes, in_flight: BTreeMap::new() }
     }
 
     /// Takes an operation into the forming batch of its lane.
@@ -161,17 +208,17 @@ impl Batches {
     /// # Errors
     /// The lane's queue is full: the operation had no effect.
     pub fn offer(&mut self, now: Time, op: Op, waiter: Waiter) -> Result<(), Refusal> {
-        let (slot, appends_to) = place(&op);
+        let (slot, touches) = place(&op);
         let lane = self.lane(slot);
         let bytes = op_bytes(&op);
         if lane.queue.len() >= QUEUE_OPS_MAX || lane.queue_bytes + bytes > QUEUE_BYTES_MAX {
             return Err(Refusal::new(Code::Overloaded, "more work is waiting than is taken on; try again")
                 .retry_after(OVERLOADED_RETRY_MS));
         }
-        let lazy = matches!(op, Op::Receipt(_) | Op::FannedOut { .. });
+        let lazy = matches!(op, Op::Receipt(_) | Op::Seen { .. } | Op::FannedOut { .. });
         lane.eager_count += usize::from(!lazy);
         lane.queue_bytes += bytes;
-        lane.queue.push_back(Queued { op, bytes, lazy, kept: Kept { waiter, slot, appends_to, since: now } });
+        lane.queue.push_back(Queued { op, bytes, lazy, kept: Kept { waiter, slot, touches, since: now } });
         Ok(())
     }
 
@@ -210,8 +257,12 @@ impl Batches {
                 continue;
             }
             let (ops, kept) = lane.take_batch();
-            for conversation in kept.iter().filter_map(|kept| kept.appends_to) {
-                *self.appending.entry(conversation).or_default() += 1;
+            for touches in kept.iter().map(|kept| kept.touches) {
+                if let Some(conversation) = touches.conversation() {
+                    let in_flight = self.in_flight.entry(conversation).or_default();
+                    in_flight.touching += 1;
+                    in_flight.appending += u64::from(touches.appends_to().is_some());
+                }
             }
             outbox.meter.observe(Metric::BatchOps, ops.len() as u64);
             lane.in_flight = Some(kept);
@@ -230,16 +281,18 @@ impl Batches {
         let done = |(kept, result): (Kept, _)| Done {
             waiter: kept.waiter,
             slot: kept.slot,
-            appends_to: kept.appends_to,
+            touches: kept.touches,
             since: kept.since,
             result,
         };
         let done: Vec<Done> = kept.into_iter().zip(results).map(done).collect();
-        for conversation in done.iter().filter_map(|done| done.appends_to) {
-            if let Some(count) = self.appending.get_mut(&conversation) {
-                *count -= 1;
-                if *count == 0 {
-                    self.appending.remove(&conversation);
+        for touches in done.iter().map(|done| done.touches) {
+            let Some(conversation) = touches.conversation() else { continue };
+            if let Some(in_flight) = self.in_flight.get_mut(&conversation) {
+                in_flight.touching -= 1;
+                in_flight.appending -= u64::from(touches.appends_to().is_some());
+                if in_flight.touching == 0 {
+                    self.in_flight.remove(&conversation);
                 }
             }
         }
@@ -249,7 +302,13 @@ impl Batches {
     /// How many operations in flight may append to this conversation: a snapshot may show them already.
     #[must_use]
     pub fn appending_count(&self, conversation: ConversationId) -> u64 {
-        self.appending.get(&conversation).copied().unwrap_or(0)
+        self.in_flight.get(&conversation).map_or(0, |in_flight| in_flight.appending)
+    }
+
+    /// Whether nothing in flight may change anything of this conversation.
+    #[must_use]
+    pub fn is_untouched(&self, conversation: ConversationId) -> bool {
+        !self.in_flight.contains_key(&conversation)
     }
 
     /// Operations that wait, on all lanes.
@@ -331,14 +390,26 @@ impl CommitLane {
     }
 }
 
-/// The slot that an operation belongs to, and the conversation whose log it may change.
-fn place(op: &Op) -> (Slot, Option<ConversationId>) {
+/// The slot that an operation belongs to, and what it may change.
+fn place(op: &Op) -> (Slot, Touches) {
     match op {
-        Op::Send(send) => (slot_of_conversation(send.conversation), Some(send.conversation)),
-        Op::Create(create) => (slot_of_conversation(create.conversation), Some(create.conversation)),
-        Op::Provision { user, .. } | Op::CreateUser { user, .. } => (slot_of_user(*user), None),
-        Op::Receipt(receipt) => (slot_of_conversation(receipt.conversation), None),
-        Op::FannedOut { conversation, .. } => (slot_of_conversation(*conversation), None),
+        Op::Send(send) => (slot_of_conversation(send.conversation), Touches::Log(send.conversation)),
+        Op::Create(create) => (slot_of_conversation(create.conversation), Touches::Log(create.conversation)),
+        Op::Change(change) => (slot_of_conversation(change.conversation), Touches::Log(change.conversation)),
+        Op::Receipt(receipt) => {
+            (slot_of_conversation(receipt.conversation), Touches::Marks(receipt.conversation))
+        }
+        Op::FannedOut { conversation, .. } => (slot_of_conversation(*conversation), Touches::Nothing),
+        Op::Mute { user, conversation, until } => {
+            (slot_of_user(*user), Touches::Mute(*conversation, *user, *until))
+        }
+        Op::Provision { user, .. }
+        | Op::CreateUser { user, .. }
+        | Op::Profile { user, .. }
+        | Op::Seen { user, offline: true, .. } => (slot_of_user(*user), Touches::Profile(*user)),
+        Op::Seen { user, .. } | Op::Revoke { user, .. } | Op::PushToken { user, .. } => {
+            (slot_of_user(*user), Touches::Nothing)
+        }
     }
 }
 
@@ -355,10 +426,30 @@ fn op_bytes(op: &Op) -> usize {
         Op::Create(create) => {
             create.members.len() * MEMBER_BYTES + create.group_name.as_ref().map_or(0, String::len)
         }
+        Op::Change(change) => change.client_msg_id.len() + change_bytes(&change.change),
         Op::Provision { name, .. } => name.len(),
-        Op::CreateUser { username, .. } => username.len(),
+        Op::CreateUser { username, .. } | Op::Profile { username, .. } => username.len(),
         Op::Receipt(receipt) => receipt.device.len(),
-        Op::FannedOut { .. } => 0,
+        Op::PushToken { device, token, .. } => {
+            device.len() + token.as_ref().map_or(0, |(_, token)| token.len())
+        }
+        Op::Seen { device, .. } | Op::Revoke { device, .. } => device.len(),
+        Op::Mute { .. } | Op::FannedOut { .. } => 0,
     };
     ROWS_BYTES + own
+}
+
+fn change_bytes(change: &Change) -> usize {
+    /// A member row, an index row, and the user's place in the event.
+    const MEMBER_BYTES: usize = 160;
+    /// The keys of the reactions that go with a deleted message: a hundred or so.
+    const DELETION_BYTES: usize = 16 << 10;
+    match change {
+        Change::AddMembers { users } => users.len() * MEMBER_BYTES,
+        // Two rows: who goes, and perhaps an heir.
+        Change::RemoveMember { .. } | Change::SetRole { .. } => 2 * MEMBER_BYTES,
+        Change::Rename { group_name } => 2 * group_name.len(),
+        Change::Delete { .. } => DELETION_BYTES,
+        Change::React { emoji, .. } | Change::Unreact { emoji, .. } => 4 * emoji.len(),
+    }
 }

@@ -12,25 +12,28 @@
 //! - A marker is cleared only after everything below it was handed on, so a restart hands on the rest (F5, G7).
 //! - A turn hands on a bounded amount, in turn over all conversations: an ack never waits for a crowd, nor one
 //!   conversation for another (F13, F21).
+//! - Each hears from the event by which they joined to the event by which they left (G11).
 
 mod log;
 mod members;
+mod visit;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use carillon_protocol::frame::Deliver;
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
-use carillon_protocol::limits::{CONTENT_BYTES_MAX, LINK_FRAME_BYTES_MAX, MEDIA_URL_BYTES_MAX};
+use carillon_protocol::limits::{
+    CONTENT_BYTES_MAX, LINK_FRAME_BYTES_MAX, MEDIA_URL_BYTES_MAX, SMALL_GROUP_MEMBERS_MAX,
+};
 use carillon_protocol::time::Time;
-use carillon_store::verb::{Appended, Entry, Op, Query};
+use carillon_store::verb::{Appended, Entry, Hearer, Op, Query};
 
 use crate::batch::{Batches, Origin, Waiter};
-use crate::meters::{Metric, nanos};
 use crate::outbox::{Asked, Outbox};
 use crate::registry::Registry;
-use log::{Log, Recent};
-use members::MembersCache;
+use crate::settings::FanoutSettings;
+use log::{Crowd, Log, Recent};
+use members::{Hears, MembersCache};
 
 /// How long a conversation rests before its marker is cleared.
 pub const REST_MS: u64 = 1_000;
@@ -38,8 +41,12 @@ pub const REST_MS: u64 = 1_000;
 pub const MARK_EVENTS: u64 = 1_024;
 /// Events read from the store at a time: with events at their largest and all questions open, some 160 MB.
 pub const EVENTS_READ_MAX: u32 = 32;
-/// Events of one conversation handed on before the next one has its turn.
+/// Events of one conversation of few handed on before the next one has its turn; of a larger one, one.
 pub const VISIT_EVENTS_MAX: usize = 16;
+/// In one of so many turns each crowd is visited even when smaller conversations take all of it.
+pub const FAIR_TURNS: u64 = 8;
+/// Users on `Deliver` frames who cost as much as one user looked at.
+pub const TOLD_COST: usize = 16;
 /// What a `Deliver` frame costs of a turn's budget, in users looked at.
 pub const FRAME_COST: usize = 8;
 /// Bytes of records in all tails. Beyond: the record is read from the store again when its turn comes.
@@ -63,7 +70,8 @@ const _: () = assert!(
 /// See the module.
 pub struct Fanout {
     logs: BTreeMap<ConversationId, Log>,
-    due: VecDeque<ConversationId>,
+    /// By [`Crowd`].
+    due: [VecDeque<ConversationId>; 3],
     /// Due, but too many questions are open: back in the queue when there is room for more.
     starved: VecDeque<ConversationId>,
     timers: BTreeSet<(Time, ConversationId)>,
@@ -75,18 +83,18 @@ pub struct Fanout {
     is_asking_markers: bool,
     /// When to read the markers, rising.
     rechecks: VecDeque<Time>,
-    /// What a turn may spend, in users looked at.
-    turn_users_max: usize,
+    settings: FanoutSettings,
+    turns_count: u64,
     is_draining: bool,
 }
 
 impl Fanout {
     /// Nothing due yet; the first turn asks for the markers.
     #[must_use]
-    pub fn new(turn_users_max: usize) -> Fanout {
+    pub fn new(settings: FanoutSettings) -> Fanout {
         Fanout {
             logs: BTreeMap::new(),
-            due: VecDeque::new(),
+            due: Default::default(),
             starved: VecDeque::new(),
             timers: BTreeSet::new(),
             members: MembersCache::default(),
@@ -95,7 +103,8 @@ impl Fanout {
             is_started: false,
             is_asking_markers: false,
             rechecks: VecDeque::from([Time(0)]),
-            turn_users_max: turn_users_max.max(1),
+            settings: FanoutSettings { turn_users_max: settings.turn_users_max.max(1), ..settings },
+            turns_count: 0,
             is_draining: false,
         }
     }
@@ -108,17 +117,12 @@ impl Fanout {
         let log = self.logs.entry(conversation).or_insert_with(|| Log::new(next));
         log.head = log.head.max(seq);
         log.first_seen.get_or_insert(seq);
-        log.version_seen = log.version_seen.max(members_version);
-        log.members_version = log.members_version.map(|version| version.max(members_version)).or_else(|| {
-            // A log that was never read has nothing of unknown version below this event.
-            (log.next == Some(seq) && !log.exploring && !log.is_suspect).then_some(members_version)
-        });
         if self.tail_events < TAIL_EVENTS_MAX {
             let fits = self.tail_bytes + record.len() <= TAIL_BYTES_MAX;
             let record = if fits { record } else { Bytes::new() };
             self.tail_bytes += record.len();
             self.tail_events += 1;
-            log.tail.push_back(Recent { seq, record, origin, since: now });
+            log.tail.push_back(Recent { seq, record, members_version, origin, since: now });
         }
         self.queue(conversation);
     }
@@ -128,7 +132,6 @@ impl Fanout {
     pub fn suspect(&mut self, now: Time, conversation: ConversationId) {
         let log = self.logs.entry(conversation).or_insert_with(|| Log::new(None));
         log.is_suspect = true;
-        log.members_version = None;
         for millis in RECHECKS_MS {
             let at = now.after_ms(millis);
             // One reading serves all suspects of a while.
@@ -193,21 +196,16 @@ impl Fanout {
         self.queue(conversation);
     }
 
-    /// The store told who hears a conversation. `None`: ask again.
-    pub fn members(
-        &mut self,
-        now: Time,
-        conversation: ConversationId,
-        answer: Option<(u64, Vec<(UserId, Seq)>)>,
-    ) {
+    /// The store told who hears a conversation: asked when the next event was committed, so that one is included, and
+    /// all below. `None`: ask again.
+    pub fn members(&mut self, now: Time, conversation: ConversationId, answer: Option<(u64, Vec<Hearer>)>) {
         let Some(log) = self.logs.get_mut(&conversation) else { return };
         log.is_asking = false;
         let Some((version, members)) = answer else {
             self.arm(conversation, now.after_ms(RETRY_MS));
             return;
         };
-        // The snapshot may be older than what was committed while it was read: then this list is asked for again.
-        log.members_version = Some(version.max(log.version_seen));
+        log.is_followed = true;
         self.members.insert(conversation, version, members);
         self.queue(conversation);
     }
@@ -251,12 +249,28 @@ impl Fanout {
             return;
         }
         let fed_count = self.starved.len().min(outbox.fanout_room());
-        self.due.extend(self.starved.drain(..fed_count));
-        let mut users_left = self.turn_users_max;
-        while users_left > 0 {
-            let Some(conversation) = self.due.pop_front() else { break };
-            let users = self.visit(now, conversation, registry, batches, outbox);
+        let fed: Vec<ConversationId> = self.starved.drain(..fed_count).collect();
+        for conversation in fed {
+            self.push_due(conversation);
+        }
+        let mut users_left = self.settings.turn_users_max;
+        let mut visit = |fanout: &mut Fanout, conversation| {
+            let users = fanout.visit(now, conversation, registry, batches, outbox);
             users_left = users_left.saturating_sub(users.max(1));
+            users_left > 0
+        };
+        self.turns_count += 1;
+        if self.turns_count.is_multiple_of(FAIR_TURNS) {
+            for crowd in [Crowd::Mass, Crowd::Many] {
+                if let Some(conversation) = self.due[crowd as usize].pop_front() {
+                    visit(self, conversation);
+                }
+            }
+        }
+        while let Some(conversation) = self.due.iter_mut().find_map(VecDeque::pop_front) {
+            if !visit(self, conversation) {
+                break;
+            }
         }
     }
 
@@ -271,17 +285,45 @@ impl Fanout {
         }
     }
 
-    /// Whether a `Deliver` of this conversation went to this user, were they listed: false only for those who are
-    /// known to be no member.
+    /// The last event of which this user has heard, or whose `Deliver` is on their lanes, given that a snapshot showed
+    /// them as a member up to `head`. `None`: that cannot be told, or they left and joined again since.
     #[must_use]
-    pub fn may_hear(&self, conversation: ConversationId, user: UserId) -> bool {
-        self.members.contains(conversation, user).unwrap_or(true)
+    pub fn heard_seq(&self, conversation: ConversationId, user: UserId, head: Seq) -> Option<Seq> {
+        let next = self.logs.get(&conversation).and_then(|log| log.next).unwrap_or(0);
+        let sent_seq = next.saturating_sub(1);
+        if sent_seq <= head {
+            return Some(head);
+        }
+        match self.members.hears(conversation, user) {
+            Hears::Unknown => None,
+            Hears::Nothing => Some(head),
+            Hears::Between(from, _) if from > head => None,
+            Hears::Between(_, to) | Hears::UpTo(to) => Some(sent_seq.min(to).max(head)),
+        }
+    }
+
+    /// Who hears a conversation, as far as it was handed on, ascending, if that is in memory: members to [`Seq::MAX`].
+    #[must_use]
+    pub fn hearers_of(&self, conversation: ConversationId) -> Option<&[Hearer]> {
+        self.members.hearers(conversation)
+    }
+
+    /// Whether this conversation is known to have more members than receipts are named for.
+    #[must_use]
+    pub fn is_large(&self, conversation: ConversationId) -> bool {
+        self.hearers_of(conversation).is_some_and(|hearers| hearers.len() > SMALL_GROUP_MEMBERS_MAX)
+    }
+
+    /// Whether more is due than the last turn took.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.is_started && self.due.iter().any(|queue| !queue.is_empty())
     }
 
     /// When [`Fanout::advance`] has something to do; `now` when it has already.
     #[must_use]
     pub fn poll_timeout(&self, now: Time) -> Option<Time> {
-        let due = (self.is_started && !self.due.is_empty()).then_some(now);
+        let due = self.is_busy().then_some(now);
         let timer = self.timers.first().map(|(at, _)| *at);
         let recheck = self.rechecks.front().copied().filter(|_| !self.is_asking_markers);
         [due, timer, recheck].into_iter().flatten().min()
@@ -296,10 +338,16 @@ impl Fanout {
         }
     }
 
+    /// Whether an operation on this conversation may yet turn out to be committed.
+    #[must_use]
+    pub fn is_suspect(&self, conversation: ConversationId) -> bool {
+        self.logs.get(&conversation).is_some_and(|log| log.is_suspect)
+    }
+
     /// Whether everything known is handed on and marked. What is suspect stays for the next start's markers.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.due.is_empty()
+        self.due.iter().all(VecDeque::is_empty)
             && self.starved.is_empty()
             && self.logs.values().all(|log| log.is_settled() || log.is_suspect)
     }
@@ -307,83 +355,13 @@ impl Fanout {
     /// Conversations that wait for their turn.
     #[must_use]
     pub fn due_count(&self) -> usize {
-        self.due.len() + self.starved.len()
+        self.due.iter().map(VecDeque::len).sum::<usize>() + self.starved.len()
     }
 
     /// Conversations with state.
     #[must_use]
     pub fn logs_count(&self) -> usize {
         self.logs.len()
-    }
-
-    /// One conversation's turn; returns what it cost, in users looked at.
-    fn visit(
-        &mut self,
-        now: Time,
-        conversation: ConversationId,
-        registry: &mut Registry,
-        batches: &mut Batches,
-        outbox: &mut Outbox,
-    ) -> usize {
-        let Some(log) = self.logs.get_mut(&conversation) else { return 0 };
-        log.is_queued = false;
-        let mut users_count = 0;
-        for _ in 0..VISIT_EVENTS_MAX {
-            let Some(next) = log.next.filter(|_| !log.is_asking) else { return users_count };
-            if next > log.head && !log.exploring {
-                self.rest(now, conversation, batches, outbox);
-                return users_count;
-            }
-            let (bytes, events) = log.forget_before(next);
-            self.tail_bytes -= bytes;
-            self.tail_events -= events;
-            let Some(record) = log.record_at(next) else {
-                let query = Query::Events { conversation, from_seq: next, limit: EVENTS_READ_MAX };
-                self.ask(conversation, Asked::Events(conversation), query, outbox);
-                return users_count;
-            };
-            let listening = log
-                .members_version
-                .and_then(|version| self.members.listening(conversation, version, next, registry, outbox));
-            let Some(listening) = listening else {
-                self.ask(conversation, Asked::Members(conversation), Query::Members { conversation }, outbox);
-                return users_count;
-            };
-            users_count += listening.users_looked_at + FRAME_COST * listening.groups.len();
-            let recent = log.tail.front().filter(|recent| recent.seq == next);
-            if let Some(recent) = recent {
-                outbox.meter.observe(Metric::DeliverTime, nanos(now.since(recent.since)));
-            }
-            let origin = recent.and_then(|recent| recent.origin);
-            let head = log.head.max(next);
-            let mut deliver = Deliver {
-                conversation,
-                seq: next,
-                head_seq: head,
-                origin_session: 0,
-                origin_request: 0,
-                users: Vec::new(),
-                record: if listening.groups.is_empty() { Vec::new() } else { record.to_vec() },
-            };
-            for (lane, users) in listening.groups {
-                let own = origin.filter(|origin| origin.lane == *lane && origin.session != 0);
-                deliver.origin_session = own.map_or(0, |origin| origin.session);
-                deliver.origin_request = own.map_or(0, |origin| origin.request);
-                for users in users.chunks(DELIVER_USERS_MAX) {
-                    deliver.users = users.to_vec();
-                    outbox.send(*lane, &deliver);
-                    outbox.meter.add(Metric::Delivers, 1);
-                }
-            }
-            log.next = Some(next + 1);
-            log.handed_on_at = now;
-            log.handed_on_before = outbox.next_ticket();
-        }
-        self.queue(conversation);
-        if self.logs.get(&conversation).is_some_and(Log::is_marked_long_ago) {
-            self.mark(now, conversation, batches, outbox);
-        }
-        users_count
     }
 
     /// Everything known of a conversation is handed on.
@@ -499,8 +477,13 @@ impl Fanout {
             && !log.is_asking
         {
             log.is_queued = true;
-            self.due.push_back(conversation);
+            self.push_due(conversation);
         }
+    }
+
+    fn push_due(&mut self, conversation: ConversationId) {
+        let crowd = self.logs.get(&conversation).map(|log| log.crowd).unwrap_or_default();
+        self.due[crowd as usize].push_back(conversation);
     }
 
     fn arm(&mut self, conversation: ConversationId, at: Time) {

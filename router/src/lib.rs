@@ -6,6 +6,9 @@
 //! - [`fanout`]: what is committed is handed on in the order of its conversation.
 //! - [`registry`]: users, their devices and the lanes on which these hear.
 //! - [`receipts`]: moved watermarks are told to the senders they passed.
+//! - [`presence`], [`typing`]: what is true now and not stored.
+//! - [`rates`]: how much a user may command, and a conversation take.
+//! - [`cache`]: what is asked for again and again, in memory.
 //! - [`outbox`]: what leaves a turn, and which questions to the store are open.
 //! - [`submit`], [`answer`]: link frames to operations and queries; answers to link frames.
 //!
@@ -19,14 +22,18 @@
 
 pub mod answer;
 pub mod batch;
+pub mod cache;
 pub mod fanout;
 pub mod io;
 pub mod meters;
 pub mod outbox;
+pub mod presence;
+pub mod rates;
 pub mod receipts;
 pub mod registry;
 pub mod settings;
 pub mod shard;
 pub mod submit;
+pub mod typing;
 
 pub use settings::{DEFAULTS, Settings};

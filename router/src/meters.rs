@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use carillon_node::metrics::{COUNT, Def, LATENCY_NS};
 
+use crate::cache::KINDS;
+
 /// A duration as what histograms of [`LATENCY_NS`] observe.
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
@@ -17,6 +19,8 @@ pub enum Told {
     Appended,
     /// An earlier attempt had appended it.
     Duplicate,
+    /// It was so already.
+    Unchanged,
     /// A receipt is durable.
     Receipt,
     /// Refused, reads among them.
@@ -28,7 +32,21 @@ pub enum Told {
 }
 
 /// The labels of [`Told`], in its order.
-pub const TOLD: [&str; 6] = ["appended", "duplicate", "receipt", "refused", "unknown", "not_owner"];
+pub const TOLD: [&str; 7] =
+    ["appended", "duplicate", "unchanged", "receipt", "refused", "unknown", "not_owner"];
+
+/// Whose rate a command was above, as indexes into the label of [`Metric::RateLimited`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum LimitedBy {
+    /// The user's.
+    User,
+    /// The conversation's.
+    Conversation,
+}
+
+/// The labels of [`LimitedBy`], in its order. The gateway counts its own under the same name.
+pub const LIMITED_BY: [&str; 2] = ["user", "conversation"];
 
 carillon_node::metric_table! {
     /// What the router's thread counts.
@@ -40,8 +58,25 @@ carillon_node::metric_table! {
         DeliverTime = Def::histogram(
             "router_deliver_seconds", "From a definite commit to the event's frames for gateways", &LATENCY_NS),
         Delivers = Def::counter("router_delivers", "Events handed on, once for each lane with listeners"),
+        Recipients = Def::histogram("fanout_recipients", "Users that were told of each event", &COUNT),
+        CacheHits = Def::counter("cache_hits", "Questions answered from memory, by what they were about").by("cache", &KINDS),
+        CacheMisses = Def::counter("cache_misses", "The same, which the store had to answer").by("cache", &KINDS),
+        CacheConversations = Def::gauge("cache_conversations", "Conversations held in memory"),
+        CacheBytes = Def::gauge("cache_bytes", "Bytes that they take, roughly"),
         WatermarksDropped = Def::counter(
             "router_watermarks_dropped", "Watermarks not told live, because too many were waiting or unread"),
+        WatermarksCounted = Def::counter("router_watermarks_counted", "Frames with counts for senders in large groups"),
+        HeldReceipts = Def::gauge("router_held_receipts", "Receipts of large groups that wait to be written"),
+        RateLimited = Def::counter("rate_limited", "Commands and upgrades refused by rate, by whose rate it was")
+            .by("by", &LIMITED_BY),
+        PresenceWrites = Def::counter("presence_writes", "Last-seen times written to the store"),
+        PresenceTransitions = Def::counter("presence_transitions", "Users whose coming or going was told"),
+        PresenceFrames = Def::counter("presence_frames", "Frames that told of them, one for each lane with watchers"),
+        PresenceReturns = Def::counter("presence_returns", "Devices that were back before they counted as gone"),
+        PresenceWatches = Def::gauge("presence_watches", "Users watched, counted once for each session"),
+        PresenceLeaving = Def::gauge("presence_leaving", "Devices whose absence is not certain yet"),
+        TypingFrames = Def::counter("typing_frames", "Typing states passed on, once for each lane with listeners"),
+        TypingDropped = Def::counter("typing_dropped", "Typing states dropped for more important work"),
         LanesRefused = Def::counter("router_lanes_refused", "Link lanes closed because of what came on them"),
         LanesOverflowed = Def::counter("router_lanes_overflowed", "Link lanes closed because their backlog was full"),
         Lanes = Def::gauge("router_lanes", "Link lanes that are up"),

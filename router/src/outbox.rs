@@ -66,10 +66,13 @@ pub enum Output {
 pub const CLIENT_QUERIES_MAX: usize = 8_192;
 /// The most open questions of fan-out. Beyond: the conversation stays due.
 pub const FANOUT_QUERIES_MAX: usize = 256;
-/// The most open questions about senders. Beyond: the receipt waits.
+/// The most open questions about senders, counts and who hears typing. Beyond: the receipt waits.
 pub const RECEIPT_QUERIES_MAX: usize = 256;
+/// The most conversations that are being read to be held in memory. Beyond: they are not held this time.
+pub const OPEN_QUERIES_MAX: usize = 32;
 /// The most open questions altogether; one is about markers.
-pub const QUERIES_MAX: usize = CLIENT_QUERIES_MAX + FANOUT_QUERIES_MAX + RECEIPT_QUERIES_MAX + 1;
+pub const QUERIES_MAX: usize =
+    CLIENT_QUERIES_MAX + FANOUT_QUERIES_MAX + RECEIPT_QUERIES_MAX + OPEN_QUERIES_MAX + 1;
 
 /// Why a question was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,28 +85,53 @@ pub enum Asked {
     Page(Origin),
     /// REST looks something up.
     Find(Origin),
+    /// REST looks a conversation of a user's up; the number of the slot that it may be held in.
+    Summary(Origin, UserId, ConversationId, u64),
+    /// REST looks a user up, for another one; as of the user's epoch.
+    Profile(Origin, UserId, u64),
+    /// A user's devices; `true`: those that are connected were made known to the store before.
+    Devices(Origin, UserId, bool),
+    /// A session wants to hear when users come and go.
+    Presence(Origin),
     /// Fan-out needs events.
     Events(ConversationId),
     /// Fan-out needs members.
     Members(ConversationId),
+    /// The members of a conversation in which somebody types.
+    Typing(ConversationId),
+    /// How many members of a large group got as far as its senders.
+    Counts(ConversationId),
     /// A receipt of this reader looks for senders.
     Senders(ConversationId, UserId),
     /// Which conversations are not known to be handed on?
     Markers,
+    /// What there is to hold of a conversation.
+    Open(ConversationId),
 }
 
 /// Where fan-out stands among the kinds of askers.
 const FANOUT_CLASS: usize = 1;
+/// Where what is read to be held in memory stands among them.
+const OPEN_CLASS: usize = 4;
 
 impl Asked {
-    const CLASSES_MAX: [usize; 4] = [CLIENT_QUERIES_MAX, FANOUT_QUERIES_MAX, RECEIPT_QUERIES_MAX, 1];
+    const CLASSES_MAX: [usize; 5] =
+        [CLIENT_QUERIES_MAX, FANOUT_QUERIES_MAX, RECEIPT_QUERIES_MAX, 1, OPEN_QUERIES_MAX];
 
     fn class(&self) -> usize {
         match self {
-            Asked::Session(_) | Asked::Peek(..) | Asked::Page(_) | Asked::Find(_) => 0,
+            Asked::Session(_)
+            | Asked::Peek(..)
+            | Asked::Page(_)
+            | Asked::Find(_)
+            | Asked::Summary(..)
+            | Asked::Profile(..)
+            | Asked::Devices(..)
+            | Asked::Presence(_) => 0,
             Asked::Events(_) | Asked::Members(_) => FANOUT_CLASS,
-            Asked::Senders(..) => 2,
+            Asked::Senders(..) | Asked::Counts(_) | Asked::Typing(_) => 2,
             Asked::Markers => 3,
+            Asked::Open(_) => OPEN_CLASS,
         }
     }
 }
@@ -122,7 +150,7 @@ pub struct Outbox {
     outputs: VecDeque<Output>,
     lanes: BTreeMap<LaneId, Option<GatewayShard>>,
     asked: BTreeMap<Ticket, Asked>,
-    asked_counts: [usize; 4],
+    asked_counts: [usize; 5],
     next_ticket: u64,
     failed: bool,
     /// What is counted.
@@ -137,7 +165,7 @@ impl Outbox {
             outputs: VecDeque::new(),
             lanes: BTreeMap::new(),
             asked: BTreeMap::new(),
-            asked_counts: [0; 4],
+            asked_counts: [0; 5],
             next_ticket: 0,
             failed: false,
             meter,
@@ -209,6 +237,11 @@ impl Outbox {
         Ok(())
     }
 
+    /// Whether one more conversation may be read to be held in memory.
+    pub(crate) fn has_room_to_open(&self) -> bool {
+        self.asked_counts[OPEN_CLASS] < OPEN_QUERIES_MAX
+    }
+
     /// How many more questions fan-out may ask.
     pub(crate) fn fanout_room(&self) -> usize {
         FANOUT_QUERIES_MAX.saturating_sub(self.asked_counts[FANOUT_CLASS])
@@ -269,6 +302,14 @@ impl Outbox {
             self.lanes.iter().find(|(other, at)| **other != lane && **at == Some(peer)).map(|(id, _)| *id);
         self.lanes.insert(lane, Some(peer));
         orphan
+    }
+
+    /// Sends a frame on every lane whose far end said who it is.
+    pub(crate) fn broadcast<F: LinkFrame>(&mut self, frame: &F) {
+        let open: Vec<LaneId> = self.lanes.iter().filter(|(_, at)| at.is_some()).map(|(id, _)| *id).collect();
+        for lane in open {
+            self.send(lane, frame);
+        }
     }
 
     /// Whether a lane is up.

@@ -1,4 +1,6 @@
-//! Moved watermarks are told to the senders whose messages they passed.
+//! Receipts: moved watermarks are told to the senders whose messages they passed, and to the reader's own other
+//! sessions. Up to 200 members each reader is named; above that members are counted ([`large`]), and receipts wait a
+//! moment before they are written ([`held`]).
 //!
 //! # Invariants
 //! - A watermark is told only after it is durable (G12).
@@ -6,16 +8,24 @@
 //!   open at a time, and the delivered range goes first.
 //! - Bounded: beyond [`WAITING_MAX`] readers a watermark is not told live; its senders find it in the next page.
 
+pub mod held;
+pub mod large;
+
 use std::collections::{BTreeMap, VecDeque};
 
-use carillon_protocol::frame::{Concerned, Watermark};
+use carillon_protocol::frame::{Concerned, ReadSync, Watermark};
 use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
-use carillon_protocol::time::WallMs;
-use carillon_store::verb::{Query, Receipted};
+use carillon_protocol::time::{Time, WallMs};
+use carillon_store::verb::{Counts, Query, ReceiptOp, Receipted};
 
+use crate::batch::{Batches, Origin, Part};
 use crate::meters::Metric;
 use crate::outbox::{Asked, LaneId, Outbox, RECEIPT_QUERIES_MAX};
 use crate::registry::Registry;
+use crate::settings::ReceiptsSettings;
+use carillon_protocol::reason::Refusal;
+use held::Held;
+use large::Large;
 
 /// Readers, counted per conversation, whose watermarks wait to be told.
 pub const WAITING_MAX: usize = 16_384;
@@ -30,7 +40,6 @@ struct Reader {
     asking: Option<Asking>,
     /// It stands in the queue of those that could not ask yet.
     is_waiting: bool,
-    named: bool,
     at: WallMs,
 }
 
@@ -46,19 +55,66 @@ enum Asking {
 type Key = (ConversationId, UserId);
 
 /// See the module.
-#[derive(Default)]
 pub struct Receipts {
     readers: BTreeMap<Key, Reader>,
     /// Readers that wait because too many questions are open.
     waiting: VecDeque<Key>,
+    large: Large,
+    held: Held,
 }
 
 impl Receipts {
-    /// A receipt is durable since `at`.
-    pub fn committed(&mut self, receipted: Receipted, at: WallMs, outbox: &mut Outbox) {
-        let Receipted { user, conversation, delivered, read, small } = receipted;
+    /// Nothing moved yet.
+    #[must_use]
+    pub fn new(settings: ReceiptsSettings) -> Receipts {
+        Receipts {
+            readers: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            large: Large::new(settings),
+            held: Held::default(),
+        }
+    }
+
+    /// Takes a receipt: into the next batch, or, in a large group and when nobody waits for it, a moment later.
+    /// `is_large`: whether the conversation is known from elsewhere to have many members.
+    ///
+    /// # Errors
+    /// Too much is waiting: it had no effect.
+    pub fn offer(
+        &mut self,
+        now: Time,
+        receipt: ReceiptOp,
+        origin: Origin,
+        is_large: bool,
+        batches: &mut Batches,
+    ) -> Result<(), Refusal> {
+        let can_wait = origin.request == 0 && (is_large || self.large.knows(receipt.conversation));
+        if can_wait && self.held.hold(now, &receipt, origin) {
+            return Ok(());
+        }
+        batches.offer_receipt(now, receipt, origin)
+    }
+
+    /// A receipt is durable since `at`. `parts`: who asked for it.
+    pub fn committed(
+        &mut self,
+        now: Time,
+        receipted: Receipted,
+        parts: &[Part],
+        at: WallMs,
+        registry: &Registry,
+        outbox: &mut Outbox,
+    ) {
+        let Receipted { user, conversation, delivered, read, small, .. } = receipted;
         let moved = |(before, after): Passed| (after > before).then_some((before, after));
+        if moved(read).is_some() {
+            sync_reader(&receipted, parts, registry, outbox);
+        }
         if moved(delivered).is_none() && moved(read).is_none() {
+            return;
+        }
+        if !small {
+            self.large.moved(now, conversation, (moved(delivered), moved(read)), at, outbox);
             return;
         }
         let key = (conversation, user);
@@ -69,20 +125,58 @@ impl Receipts {
         let reader = self.readers.entry(key).or_default();
         reader.delivered = join(reader.delivered, moved(delivered));
         reader.read = join(reader.read, moved(read));
-        (reader.named, reader.at) = (small, at);
+        reader.at = at;
         self.ask(key, outbox);
+    }
+
+    /// The end of a turn, or a timeout has come: what was held long enough is offered, and counts are asked for.
+    pub fn advance(&mut self, now: Time, batches: &mut Batches, outbox: &mut Outbox) {
+        self.held.release(now, batches);
+        self.large.advance(now, outbox);
+    }
+
+    /// When [`Receipts::advance`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.held.poll_timeout().into_iter().chain(self.large.poll_timeout()).min()
+    }
+
+    /// The process ends: nothing is held any longer.
+    pub fn drain(&mut self) {
+        self.held.drain();
+    }
+
+    /// Whether nothing is held that is still to be written.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.held.count() == 0
+    }
+
+    /// The store counted how many members got as far as [`Large`] asked for. `None`: it could not.
+    pub fn counted(
+        &mut self,
+        now: Time,
+        conversation: ConversationId,
+        counts: Option<&[Counts]>,
+        registry: &Registry,
+        outbox: &mut Outbox,
+    ) {
+        self.large.counted(now, conversation, counts, registry, outbox);
     }
 
     /// The store told whose messages lie in a reader's range. `None`: it could not, and those senders find the
     /// watermark in their next page.
     pub fn senders(
         &mut self,
+        now: Time,
         key: Key,
         senders: Option<Vec<(UserId, Seq, MessageId)>>,
         registry: &Registry,
         outbox: &mut Outbox,
     ) {
-        if let Some(reader) = self.readers.get_mut(&key)
+        if key.1 == large::EVERYBODY {
+            self.large.senders(now, key.0, senders, registry, outbox);
+        } else if let Some(reader) = self.readers.get_mut(&key)
             && let Some(asking) = reader.asking.take()
         {
             match senders {
@@ -106,6 +200,12 @@ impl Receipts {
     #[must_use]
     pub fn waiting_count(&self) -> usize {
         self.readers.len()
+    }
+
+    /// Receipts that wait to be written.
+    #[must_use]
+    pub fn held_count(&self) -> usize {
+        self.held.count()
     }
 
     /// Asks for the senders of a reader's next range; `false`: too many questions are open, the reader waits.
@@ -149,6 +249,32 @@ fn join(one: Option<Passed>, other: Option<Passed>) -> Option<Passed> {
     }
 }
 
+/// The reader's other sessions hear how far they read. The session that said so does not.
+fn sync_reader(receipted: &Receipted, parts: &[Part], registry: &Registry, outbox: &mut Outbox) {
+    let Receipted { user, conversation, read: (_, read_seq), unread_count, .. } = *receipted;
+    let said_so = |lane: LaneId, session: u64| {
+        session != 0
+            && parts.iter().any(|part| {
+                part.read_seq == read_seq && (part.origin.lane, part.origin.session) == (lane, session)
+            })
+    };
+    let lanes: Vec<LaneId> = registry.lanes_of(user, outbox).collect();
+    for lane in lanes {
+        let own = registry.sessions_of(user).filter(|(on, _)| *on == lane);
+        let (mut hears, mut except_session) = (false, 0);
+        for (lane, session) in own {
+            if said_so(lane, session) {
+                except_session = session;
+            } else {
+                hears = true;
+            }
+        }
+        if hears {
+            outbox.send(lane, &ReadSync { user, conversation, read_seq, unread_count, except_session });
+        }
+    }
+}
+
 fn tell(
     (conversation, reader_id): Key,
     reader: &Reader,
@@ -160,7 +286,8 @@ fn tell(
     let mut lanes: BTreeMap<LaneId, Vec<Concerned>> = BTreeMap::new();
     for (user, seq, message) in senders {
         for lane in registry.lanes_of(*user, outbox) {
-            lanes.entry(lane).or_default().push(Concerned { user: *user, seq: *seq, message: *message });
+            let concerned = Concerned { user: *user, seq: *seq, message: *message, count: 0 };
+            lanes.entry(lane).or_default().push(concerned);
         }
     }
     let kinds: &[bool] = match asking {
@@ -174,7 +301,7 @@ fn tell(
             reader: reader_id,
             read: false,
             at_ms: reader.at.0,
-            named: reader.named,
+            named: true,
             senders,
         };
         for read in kinds {

@@ -3,20 +3,23 @@
 //! # Invariants
 //! - A session is listed before its conversations are read, so that what is committed after that reading reaches it as
 //!   a `Deliver`, and what was committed before is in the reading (F6).
-//! - One live session a device. The newest wins; a session that registers again after a lost lane is not newer than
-//!   one that registered meanwhile.
+//! - One live session a device. Of two the one that identified earlier yields, however late it gets through.
 //! - Sessions of a lost lane are listed no longer, though their memory is given back a little later, in bounded turns.
+//! - Who came and who went is told once each, by [`Registry::take_changes`]: a session comes when its registration is
+//!   answered, and only who came can go.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use carillon_protocol::frame::{Joined, Registered, Replaced};
-use carillon_protocol::ids::{ConversationId, DEVICE_ID_DEFAULT, Seq, UserId, is_device_id};
+use carillon_protocol::ids::{ConversationId, DEVICE_ID_DEFAULT, UserId, is_device_id};
 use carillon_protocol::limits::LINK_LIST_MAX;
 use carillon_protocol::reason::{Code, Refusal};
-use carillon_store::verb::Query;
+use carillon_protocol::time::{Time, WallMs};
+use carillon_store::verb::{Joined as Listed, Query};
 
 use crate::batch::Origin;
 use crate::outbox::{Asked, LaneId, Outbox};
+use crate::presence::Change;
 
 /// The most devices of one user. Beyond: the registration is refused, and the gateway closes with 4505.
 pub const DEVICES_MAX: usize = 32;
@@ -25,6 +28,8 @@ pub const LATE_MAX: usize = 1_024;
 /// Users whose dead sessions are removed in one turn.
 pub const SWEEP_USERS_MAX: usize = 4_096;
 
+const NANOS_PER_MS: i64 = 1_000_000;
+
 /// A registered session.
 #[derive(Clone, Debug)]
 struct Session {
@@ -32,6 +37,10 @@ struct Session {
     session: u64,
     /// `None`: the default device, which most tokens name.
     device: Option<Box<str>>,
+    /// When its client identified, by this router's clock; perhaps before that began.
+    identified_ns: i64,
+    /// Its registration was answered.
+    has_come: bool,
 }
 
 /// A user's sessions: almost always one, which then owns no memory of its own.
@@ -50,8 +59,9 @@ struct Pending {
     user: UserId,
     name: String,
     auto_provision: bool,
-    /// Conversations of which an event was handed on meanwhile, and the seq before it.
-    late: BTreeMap<ConversationId, Seq>,
+    issued_at_s: u64,
+    /// Conversations that the user joined meanwhile, and whether they had been a member before.
+    late: BTreeMap<ConversationId, bool>,
     late_overflowed: bool,
 }
 
@@ -68,6 +78,21 @@ pub struct Registration {
     pub auto_provision: bool,
     /// As on the frame.
     pub again: bool,
+    /// As on the frame.
+    pub waited_ms: u64,
+    /// As on the frame.
+    pub issued_at_s: u64,
+}
+
+/// What the store knows of a registering user and device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRead {
+    /// Whether there is such a user.
+    pub known: bool,
+    /// Tokens of the device issued up to then are refused.
+    pub revoked_at: Option<WallMs>,
+    /// What the session is to be told of.
+    pub conversations: Vec<Listed>,
 }
 
 /// What a registration needs next.
@@ -90,24 +115,28 @@ pub struct Registry {
     version: u64,
     /// Where the removal of dead sessions goes on.
     sweep_from: Option<UserId>,
+    /// Not told yet: what one turn brought, at most a session for each frame or swept user.
+    changes: Vec<Change>,
 }
 
 impl Registry {
     /// Lists a session and asks for its conversations.
-    pub fn register(&mut self, origin: Origin, wanted: Registration, outbox: &mut Outbox) {
+    pub fn register(&mut self, now: Time, origin: Origin, wanted: Registration, outbox: &mut Outbox) {
         if !wanted.user.is_valid() || !is_device_id(&wanted.device) {
-            outbox.refuse(origin, &Refusal::field("device", "user and device have to be valid ids"));
+            outbox.refuse(origin, &Refusal::field("device_id", "user and device have to be valid ids"));
             return;
         }
         let device =
             Some(wanted.device.as_str()).filter(|device| *device != DEVICE_ID_DEFAULT).map(Box::from);
-        if !self.insert(origin, &wanted, device, outbox) {
+        let waited_ns = i64::try_from(wanted.waited_ms).unwrap_or(i64::MAX).saturating_mul(NANOS_PER_MS);
+        let identified_ns = i64::try_from(now.0).unwrap_or(i64::MAX).saturating_sub(waited_ns);
+        if !self.insert(origin, &wanted, device, identified_ns, outbox) {
             return;
         }
         self.forget_pending(origin);
         let query = Query::Session { user: wanted.user, device: wanted.device };
         if let Err(refusal) = outbox.ask(Asked::Session(origin), query) {
-            self.unlist(origin, wanted.user);
+            self.unlist(origin, wanted.user, false);
             outbox.refuse(origin, &refusal);
             return;
         }
@@ -116,6 +145,7 @@ impl Registry {
             user: wanted.user,
             name: wanted.name,
             auto_provision: wanted.auto_provision,
+            issued_at_s: wanted.issued_at_s,
             late: BTreeMap::new(),
             late_overflowed: false,
         };
@@ -124,18 +154,22 @@ impl Registry {
     }
 
     /// The store answered a registration's question.
-    pub fn session_read(
-        &mut self,
-        origin: Origin,
-        known: bool,
-        conversations: Vec<(ConversationId, Seq)>,
-        outbox: &mut Outbox,
-    ) -> Next {
+    pub fn session_read(&mut self, origin: Origin, read: SessionRead, outbox: &mut Outbox) -> Next {
+        let SessionRead { known, revoked_at, conversations } = read;
         let key = (origin.lane, origin.session);
         let Some(pending) = self.pending.get_mut(&key).filter(|pending| pending.request == origin.request)
         else {
             return Next::Nothing;
         };
+        let issued_at_ms = pending.issued_at_s.saturating_mul(1_000);
+        if revoked_at.is_some_and(|at| issued_at_ms <= at.0) {
+            let refusal = Refusal {
+                field: Some("device_id"),
+                ..Refusal::new(Code::Unauthenticated, "this device was revoked; log in again")
+            };
+            self.refuse(origin, &refusal, outbox);
+            return Next::Nothing;
+        }
         if !known && pending.auto_provision {
             return Next::Provision(pending.user, std::mem::take(&mut pending.name));
         }
@@ -146,8 +180,8 @@ impl Registry {
         }
         if std::mem::take(&mut pending.late_overflowed) {
             pending.late.clear();
-            let device = self.device_of(origin).unwrap_or_else(|| DEVICE_ID_DEFAULT.to_owned());
-            let user = self.pending.get(&key).map_or(UserId(0), |pending| pending.user);
+            let user = pending.user;
+            let device = self.device_of(origin, user).unwrap_or(DEVICE_ID_DEFAULT).to_owned();
             if let Err(refusal) = outbox.ask(Asked::Session(origin), Query::Session { user, device }) {
                 self.refuse(origin, &refusal, outbox);
             }
@@ -168,16 +202,16 @@ impl Registry {
             return;
         }
         if let Some(user) = self.forget_pending(origin) {
-            self.unlist(origin, user);
+            self.unlist(origin, user, false);
             outbox.refuse(origin, refusal);
         }
     }
 
-    /// A session is gone.
-    pub fn unregister(&mut self, lane: LaneId, session: u64, user: UserId) {
+    /// A session is gone, with or without a `bye`.
+    pub fn unregister(&mut self, lane: LaneId, session: u64, user: UserId, bye: bool) {
         let origin = Origin { lane, session, request: 0 };
         self.forget_pending(origin);
-        self.unlist(origin, user);
+        self.unlist(origin, user, bye);
     }
 
     /// A lane is gone, and its sessions with it.
@@ -199,8 +233,36 @@ impl Registry {
         self.sweep_from =
             some.last().filter(|_| some.len() == SWEEP_USERS_MAX).map(|last| UserId(last.0 + 1));
         for user in some {
-            self.retain(user, |session| outbox.is_up(session.lane));
+            self.retain(user, false, |session| outbox.is_up(session.lane));
         }
+    }
+
+    /// Who came and went since this was asked last, in that order: to be asked once a turn.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Whether a session is registered.
+    #[must_use]
+    pub fn is_listed(&self, user: UserId, lane: LaneId, session: u64) -> bool {
+        self.here(user).any(|listed| (listed.lane, listed.session) == (lane, session))
+    }
+
+    /// Whether any device of a user is connected.
+    #[must_use]
+    pub fn is_online(&self, user: UserId) -> bool {
+        self.here(user).next().is_some()
+    }
+
+    /// Whether this device of a user is connected; `None`: the default one.
+    #[must_use]
+    pub fn has_device(&self, user: UserId, device: Option<&str>) -> bool {
+        self.here(user).any(|listed| listed.device.as_deref() == device)
+    }
+
+    /// The devices on which a user is connected.
+    pub fn devices_of(&self, user: UserId) -> impl Iterator<Item = &str> {
+        self.here(user).map(|listed| listed.device.as_deref().unwrap_or(DEVICE_ID_DEFAULT))
     }
 
     /// Whether [`Registry::sweep`] has more to do.
@@ -220,15 +282,25 @@ impl Registry {
             .map(|(_, lane)| lane)
     }
 
-    /// Notes that an event is handed on to this user while they register: the conversation may be one that the
-    /// registration's reading does not show.
-    pub fn note_late(&mut self, user: UserId, conversation: ConversationId, seq: Seq) {
+    /// A user's sessions whose registration was answered, with the lanes on which they hear.
+    pub fn sessions_of(&self, user: UserId) -> impl Iterator<Item = (LaneId, u64)> {
+        self.here(user).map(|listed| (listed.lane, listed.session))
+    }
+
+    /// A user's sessions whose registration was answered.
+    fn here(&self, user: UserId) -> impl Iterator<Item = &Session> {
+        let sessions = self.users.get(&user).map_or(&[][..], Sessions::as_slice);
+        sessions.iter().filter(|session| session.has_come)
+    }
+
+    /// Notes that a user joined a conversation while they register: the registration's reading may not show it.
+    pub fn note_late(&mut self, user: UserId, conversation: ConversationId, is_returning: bool) {
         for key in self.pending_users.get(&user).into_iter().flatten() {
             let Some(pending) = self.pending.get_mut(key) else { continue };
             if pending.late.len() >= LATE_MAX {
                 pending.late_overflowed = true;
             } else {
-                pending.late.entry(conversation).or_insert(seq.saturating_sub(1));
+                pending.late.insert(conversation, is_returning);
             }
         }
     }
@@ -257,26 +329,28 @@ impl Registry {
         origin: Origin,
         wanted: &Registration,
         device: Option<Box<str>>,
+        identified_ns: i64,
         outbox: &mut Outbox,
     ) -> bool {
-        self.retain(wanted.user, |session| outbox.is_up(session.lane));
+        self.retain(wanted.user, false, |session| outbox.is_up(session.lane));
         let listed = self.users.get(&wanted.user).map_or(&[][..], Sessions::as_slice);
         let same_device = listed.iter().find(|session| session.device == device).cloned();
         let is_itself =
             same_device.as_ref().is_some_and(|old| (old.lane, old.session) == (origin.lane, origin.session));
         match same_device {
             Some(_) if is_itself => {}
-            Some(_) if wanted.again => {
+            // At the same moment: one that was here before its lane was lost is not newer.
+            Some(old) if (identified_ns, !wanted.again) < (old.identified_ns, true) => {
                 outbox.send(origin.lane, &Replaced { session: origin.session });
                 return false;
             }
             Some(old) => {
-                self.unregister(old.lane, old.session, wanted.user);
+                self.unregister(old.lane, old.session, wanted.user, false);
                 outbox.send(old.lane, &Replaced { session: old.session });
             }
             None if listed.len() >= DEVICES_MAX => {
                 let refusal = Refusal {
-                    field: Some("device"),
+                    field: Some("device_id"),
                     ..Refusal::new(Code::RateLimited, "too many devices are connected")
                 };
                 outbox.refuse(origin, &refusal);
@@ -285,7 +359,8 @@ impl Registry {
             None => {}
         }
         if !is_itself {
-            let session = Session { lane: origin.lane, session: origin.session, device };
+            let Origin { lane, session, .. } = origin;
+            let session = Session { lane, session, device, identified_ns, has_come: false };
             match self.users.get_mut(&wanted.user) {
                 None => {
                     self.users.insert(wanted.user, Sessions::One(session));
@@ -297,27 +372,47 @@ impl Registry {
         true
     }
 
-    fn answer(&mut self, origin: Origin, conversations: Vec<(ConversationId, Seq)>, outbox: &mut Outbox) {
+    fn answer(&mut self, origin: Origin, conversations: Vec<Listed>, outbox: &mut Outbox) {
         let key = (origin.lane, origin.session);
         if !self.is_pending(origin) {
             return;
         }
-        let late =
+        let mut late =
             self.pending.get_mut(&key).map(|pending| std::mem::take(&mut pending.late)).unwrap_or_default();
-        self.forget_pending(origin);
-        let mut joined: Vec<Joined> =
-            conversations.into_iter().map(|(conversation, cursor)| Joined { conversation, cursor }).collect();
-        if !late.is_empty() {
-            let read: BTreeSet<ConversationId> = joined.iter().map(|joined| joined.conversation).collect();
-            let late = late.into_iter().filter(|(conversation, _)| !read.contains(conversation));
-            joined.extend(late.map(|(conversation, cursor)| Joined { conversation, cursor }));
+        let user = self.forget_pending(origin);
+        let mut joined: Vec<Joined> = Vec::with_capacity(conversations.len() + late.len());
+        for Listed { conversation, cursor, is_returning } in conversations {
+            let is_returning = late.remove(&conversation).unwrap_or(false) || is_returning;
+            joined.push(Joined { conversation, cursor, is_returning });
         }
+        // Nothing of a conversation that the reading does not show was confirmed by a device that never was in it; one
+        // that was is told to drop what it holds.
+        let late = late.into_iter();
+        joined.extend(late.map(|(conversation, is_returning)| Joined {
+            conversation,
+            cursor: 0,
+            is_returning,
+        }));
         let Origin { lane, session, request } = origin;
         let chunks_count = joined.len().div_ceil(LINK_LIST_MAX).max(1);
         for number in 1..=chunks_count {
             let rest = joined.split_off(joined.len().min(LINK_LIST_MAX));
             let conversations = std::mem::replace(&mut joined, rest);
             outbox.send(lane, &Registered { session, request, conversations, more: number < chunks_count });
+        }
+        if let Some(user) = user {
+            self.came(origin, user);
+        }
+    }
+
+    /// The session is registered; again after a lost answer it is no other than before.
+    fn came(&mut self, origin: Origin, user: UserId) {
+        let Some(sessions) = self.users.get_mut(&user) else { return };
+        let sessions = sessions.as_mut_slice().iter_mut();
+        let own = sessions.filter(|s| (s.lane, s.session) == (origin.lane, origin.session));
+        for session in own.filter(|session| !session.has_come) {
+            session.has_come = true;
+            self.changes.push(Change::Came { user, device: session.device.clone() });
         }
     }
 
@@ -327,11 +422,10 @@ impl Registry {
         pending.is_some_and(|pending| pending.request == origin.request)
     }
 
-    fn device_of(&self, origin: Origin) -> Option<String> {
-        let pending = self.pending.get(&(origin.lane, origin.session))?;
-        let listed = self.users.get(&pending.user)?.as_slice();
+    fn device_of(&self, origin: Origin, user: UserId) -> Option<&str> {
+        let listed = self.users.get(&user)?.as_slice();
         let own = listed.iter().find(|s| (s.lane, s.session) == (origin.lane, origin.session))?;
-        Some(own.device.as_deref().unwrap_or(DEVICE_ID_DEFAULT).to_owned())
+        Some(own.device.as_deref().unwrap_or(DEVICE_ID_DEFAULT))
     }
 
     fn forget_pending(&mut self, origin: Origin) -> Option<UserId> {
@@ -345,18 +439,25 @@ impl Registry {
         Some(pending.user)
     }
 
-    fn unlist(&mut self, origin: Origin, user: UserId) {
-        self.retain(user, |session| (session.lane, session.session) != (origin.lane, origin.session));
+    fn unlist(&mut self, origin: Origin, user: UserId, bye: bool) {
+        self.retain(user, bye, |session| (session.lane, session.session) != (origin.lane, origin.session));
     }
 
-    fn retain(&mut self, user: UserId, keep: impl Fn(&Session) -> bool) {
+    fn retain(&mut self, user: UserId, bye: bool, keep: impl Fn(&Session) -> bool) {
         let Some(sessions) = self.users.get_mut(&user) else { return };
         if sessions.as_slice().iter().all(&keep) {
             return;
         }
         self.version += 1;
-        let mut kept: Vec<Session> =
-            sessions.as_slice().iter().filter(|session| keep(session)).cloned().collect();
+        let mut kept = Vec::new();
+        for session in sessions.as_slice() {
+            if keep(session) {
+                kept.push(session.clone());
+            } else if session.has_come {
+                let Session { lane, session, device, .. } = session.clone();
+                self.changes.push(Change::Went { user, device, lane, session, bye });
+            }
+        }
         match (kept.pop(), kept.is_empty()) {
             (None, _) => {
                 self.users.remove(&user);
@@ -374,6 +475,13 @@ impl Sessions {
     fn as_slice(&self) -> &[Session] {
         match self {
             Sessions::One(session) => std::slice::from_ref(session),
+            Sessions::Many(sessions) => sessions,
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Session] {
+        match self {
+            Sessions::One(session) => std::slice::from_mut(session),
             Sessions::Many(sessions) => sessions,
         }
     }

@@ -17,6 +17,14 @@ pub struct Settings {
     pub fanout: FanoutSettings,
     /// `conversations.*`
     pub conversations: ConversationsSettings,
+    /// `limits.*`
+    pub limits: LimitsSettings,
+    /// `presence.*`
+    pub presence: PresenceSettings,
+    /// `typing.*`
+    pub typing: TypingSettings,
+    /// `receipts.*`
+    pub receipts: ReceiptsSettings,
 }
 
 /// `router.*`
@@ -44,11 +52,15 @@ pub struct StoreSettings {
 }
 
 /// `fanout.*`
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct FanoutSettings {
     /// What a turn may look at.
     pub turn_users_max: usize,
+    /// Members up to which an event is handed on in the turn of its commit.
+    pub direct_max: usize,
+    /// Members above which it waits behind the events of smaller conversations.
+    pub queue_min: usize,
 }
 
 /// `conversations.*`
@@ -57,6 +69,71 @@ pub struct FanoutSettings {
 pub struct ConversationsSettings {
     /// The most members of a group.
     pub max_members: u64,
+}
+
+/// `limits.*`, as far as the router holds it: what has to hold across gateways. The section is shared with the gateway,
+/// whose keys are let pass.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+pub struct LimitsSettings {
+    /// Commands of one user a second; 0: no limit. The gateway's defaults name it, and tell clients.
+    #[serde(default)]
+    pub send_per_s: u64,
+    /// Commands of one user at once.
+    #[serde(default)]
+    pub send_burst: u64,
+    /// Changes of one conversation a second; 0: no limit.
+    pub conversation_per_s: u64,
+    /// Changes of one conversation at once.
+    pub conversation_burst: u64,
+}
+
+/// `presence.*`
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct PresenceSettings {
+    /// Milliseconds from the loss of the last connection.
+    pub offline_after_ms: u64,
+    /// Users.
+    pub transitions_per_turn: usize,
+    /// Of whom one may hear.
+    pub scope: PresenceScope,
+}
+
+/// Of whom one may hear.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum PresenceScope {
+    /// Users with whom one shares a conversation.
+    Shared,
+    /// Users with whom one has a conversation of two.
+    #[serde(rename = "open_1to1")]
+    OpenOneToOne,
+}
+
+/// `typing.*`
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct TypingSettings {
+    /// Members.
+    pub members_max: usize,
+}
+
+/// `receipts.*`
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct ReceiptsSettings {
+    /// In groups of more than [`SMALL_GROUP_MEMBERS_MAX`](carillon_protocol::limits::SMALL_GROUP_MEMBERS_MAX).
+    pub large: LargeReceipts,
+}
+
+/// What senders in large groups hear.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum LargeReceipts {
+    /// How many members got so far.
+    Counted,
+    /// Nothing.
+    Off,
 }
 
 #[cfg(test)]

@@ -6,26 +6,30 @@
 //! and every ack of a turn is ahead of its fan-out.
 
 mod outcomes;
+mod reads;
 
 use carillon_node::metrics::Meter;
 use carillon_node::prng::Prng;
-use carillon_protocol::frame::{
-    self, Find, Frame, Open, Peek, Peeked, Read, Receipt, Register, Standing, Submit,
-};
-use carillon_protocol::ids::UserId;
-use carillon_protocol::limits::{LINK_LIST_MAX, PAGE_EVENTS_MAX};
+use carillon_protocol::frame::{self, Frame, Open, Receipt, Register, Submit, Unregister};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_store::error::ReadError;
-use carillon_store::verb::{Answer, Incarnation, Op, Outcome, PageQuery, Query};
+use carillon_store::verb::{Answer, Incarnation, Outcome};
 
 use crate::batch::{Batches, Failure, Origin, Waiter};
+use crate::cache::{Cache, Profiles};
 use crate::fanout::Fanout;
 use crate::meters::Metric;
-use crate::outbox::{Asked, GatewayShard, LaneId, Outbox, Output, Ticket};
+use crate::outbox::{GatewayShard, LaneId, Outbox, Output, Ticket};
+use crate::presence::Presence;
+use crate::rates::Limits;
 use crate::receipts::Receipts;
-use crate::registry::{Next, Registration, Registry};
-use crate::{answer, submit};
+use crate::registry::{Registration, Registry};
+use crate::settings::{
+    FanoutSettings, LimitsSettings, PresenceSettings, ReceiptsSettings, Settings, TypingSettings,
+};
+use crate::submit;
+use crate::typing::Typing;
 
 /// When to come back after `unavailable`.
 pub const UNAVAILABLE_RETRY_MS: u64 = 1_000;
@@ -68,6 +72,8 @@ pub enum Input<'a> {
     },
     /// The store failed outside of a commit or query.
     StoreFailed(String),
+    /// What a wall clock shows: the first of a turn's inputs. For display only (G16).
+    Wall(WallMs),
     /// The turn ends, or a timeout has come.
     Tick,
     /// Take nothing new; say [`Output::Drained`] when all is done.
@@ -79,8 +85,31 @@ pub enum Input<'a> {
 pub struct ShardSettings {
     /// Commit lanes of the engine.
     pub commit_lanes_count: u16,
-    /// What fan-out may spend a turn, in users looked at.
-    pub turn_users_max: usize,
+    /// `fanout.*`
+    pub fanout: FanoutSettings,
+    /// `receipts.*`
+    pub receipts: ReceiptsSettings,
+    /// `limits.*`
+    pub limits: LimitsSettings,
+    /// `presence.*`
+    pub presence: PresenceSettings,
+    /// `typing.*`
+    pub typing: TypingSettings,
+}
+
+impl ShardSettings {
+    /// What the configuration says.
+    #[must_use]
+    pub fn of(settings: &Settings, commit_lanes_count: u16) -> ShardSettings {
+        ShardSettings {
+            commit_lanes_count,
+            fanout: settings.fanout,
+            receipts: settings.receipts,
+            limits: settings.limits,
+            presence: settings.presence,
+            typing: settings.typing,
+        }
+    }
 }
 
 /// The state of one router.
@@ -90,9 +119,15 @@ pub struct Shard {
     fanout: Fanout,
     registry: Registry,
     receipts: Receipts,
+    cache: Cache,
+    profiles: Profiles,
+    presence: Presence,
+    typing: Typing,
+    limits: Limits,
     outbox: Outbox,
     prng: Prng,
     now: Time,
+    wall: WallMs,
     is_draining: bool,
     is_drained: bool,
 }
@@ -104,12 +139,18 @@ impl Shard {
         Shard {
             incarnation,
             batches: Batches::new(settings.commit_lanes_count),
-            fanout: Fanout::new(settings.turn_users_max),
+            fanout: Fanout::new(settings.fanout),
             registry: Registry::default(),
-            receipts: Receipts::default(),
+            receipts: Receipts::new(settings.receipts),
+            cache: Cache::default(),
+            profiles: Profiles::default(),
+            presence: Presence::new(settings.presence),
+            typing: Typing::new(settings.typing),
+            limits: Limits::new(settings.limits),
             outbox: Outbox::new(meter),
             prng: Prng::new(seed),
             now: Time(0),
+            wall: WallMs(0),
             is_draining: false,
             is_drained: false,
         }
@@ -131,9 +172,12 @@ impl Shard {
             Input::Committed { commit_lane, at, results } => self.committed(commit_lane, at, results),
             Input::Answered { ticket, answer } => self.answered(ticket, answer),
             Input::StoreFailed(sentence) => self.outbox.fail(sentence),
+            Input::Wall(wall) => self.wall = wall,
             Input::Tick => self.tick(),
             Input::Drain => {
                 self.is_draining = true;
+                self.receipts.drain();
+                self.presence.drain(now);
                 self.fanout.drain(now);
             }
         }
@@ -148,7 +192,13 @@ impl Shard {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
         let sweep = self.registry.is_sweeping().then_some(self.now);
-        [self.batches.poll_timeout(), self.fanout.poll_timeout(self.now), sweep].into_iter().flatten().min()
+        let fanout = self.fanout.poll_timeout(self.now);
+        let live = [self.presence.poll_timeout(self.now), self.typing.poll_timeout(self.now)];
+        [self.batches.poll_timeout(), fanout, self.receipts.poll_timeout(), sweep]
+            .into_iter()
+            .chain(live)
+            .flatten()
+            .min()
     }
 
     /// The meter that everything here is counted with.
@@ -165,7 +215,12 @@ impl Shard {
             (Metric::Queued, self.batches.queued_count()),
             (Metric::Due, self.fanout.due_count()),
             (Metric::Asked, self.outbox.asked_count()),
+            (Metric::CacheConversations, self.cache.held_count()),
+            (Metric::CacheBytes, self.cache.held_bytes()),
             (Metric::Watermarks, self.receipts.waiting_count()),
+            (Metric::HeldReceipts, self.receipts.held_count()),
+            (Metric::PresenceWatches, self.presence.watches_count()),
+            (Metric::PresenceLeaving, self.presence.leaving_count()),
         ];
         for (metric, count) in gauges {
             self.outbox.meter.set(metric, i64::try_from(count).unwrap_or(i64::MAX));
@@ -173,18 +228,38 @@ impl Shard {
     }
 
     fn tick(&mut self) {
+        self.receipts.advance(self.now, &mut self.batches, &mut self.outbox);
         self.batches.depart(self.now, &mut self.outbox);
         self.fanout.advance(self.now, &mut self.registry, &mut self.batches, &mut self.outbox);
         self.registry.sweep(&self.outbox);
-        if self.is_draining && !self.is_drained && self.batches.is_idle() && self.fanout.is_idle() {
+        self.live();
+        let is_idle = self.receipts.is_idle()
+            && self.presence.is_idle()
+            && self.batches.is_idle()
+            && self.fanout.is_idle();
+        if self.is_draining && !self.is_drained && is_idle {
             self.is_drained = true;
             self.outbox.push(Output::Drained);
         }
     }
 
+    /// What is true now and may be lost comes behind everything else of a turn.
+    fn live(&mut self) {
+        let Shard { presence, typing, fanout, registry, batches, outbox, .. } = self;
+        presence.advance(self.now, self.wall, registry, batches, outbox);
+        typing.advance(
+            self.now,
+            fanout.is_busy(),
+            |conversation| fanout.hearers_of(conversation),
+            registry,
+            outbox,
+        );
+    }
+
     fn lane_down(&mut self, lane: LaneId) {
         if self.outbox.lane_down(lane) {
             self.registry.lane_down(lane);
+            self.presence.lane_down(lane);
         }
     }
 
@@ -209,15 +284,20 @@ impl Shard {
             Frame::Open(open) if !is_open => owned::<Open>(open).map(|open| self.open(lane, open)),
             _ if !is_open => None,
             Frame::Register(register) => owned(register).map(|register| self.register(lane, register)),
-            Frame::Unregister(gone) => {
-                let (session, user) = (gone.session.to_native(), UserId(gone.user.0.to_native()));
-                self.registry.unregister(lane, session, user);
-                Some(())
-            }
+            Frame::Unregister(gone) => owned(gone).map(|gone| {
+                let Unregister { session, user, bye } = gone;
+                self.registry.unregister(lane, session, user, bye);
+            }),
             Frame::Peek(peek) => owned(peek).map(|peek| self.peek(lane, peek)),
             Frame::Submit(submit) => owned(submit).map(|submit| self.submit(lane, submit)),
             Frame::Read(read) => owned(read).map(|read| self.read(lane, &read)),
             Frame::Receipt(receipt) => owned(receipt).map(|receipt| self.receipt(lane, receipt)),
+            Frame::Watch(watch) => owned(watch).map(|watch| {
+                self.presence.watch(lane, watch, &self.registry, &mut self.outbox);
+            }),
+            Frame::Typing(typing) => owned(typing).map(|typing| {
+                self.typing.typed(self.now, lane, typing, &mut self.outbox);
+            }),
             Frame::Find(find) => owned(find).map(|find| self.find(lane, find)),
             // Frames that go down, or between routers: nothing that a gateway says.
             _ => None,
@@ -236,48 +316,15 @@ impl Shard {
 
     fn register(&mut self, lane: LaneId, register: Register) {
         let origin = Origin { lane, session: register.session, request: register.request };
-        let Register { user, device, name, auto_provision, again, .. } = register;
-        let wanted = Registration { user, device, name, auto_provision, again };
-        self.registry.register(origin, wanted, &mut self.outbox);
-    }
-
-    fn peek(&mut self, lane: LaneId, peek: Peek) {
-        let origin = Origin { lane, session: peek.session, request: peek.request };
-        let Peek { user, conversations, .. } = peek;
-        if conversations.len() > LINK_LIST_MAX {
-            return self.refuse_lane(lane);
-        }
-        self.ask(origin, Asked::Peek(origin, user), Query::Peek { user, conversations });
-    }
-
-    fn read(&mut self, lane: LaneId, read: &Read) {
-        let origin = Origin { lane, session: read.session, request: read.request };
-        let query = Query::Page(PageQuery {
-            user: read.user,
-            conversation: read.conversation,
-            from_seq: read.from_seq,
-            to_seq: read.to_seq,
-            limit: read.limit.clamp(1, PAGE_EVENTS_MAX),
-            newest_first: read.newest_first,
-            messages_only: read.messages_only,
-        });
-        self.ask(origin, Asked::Page(origin), query);
-    }
-
-    fn find(&mut self, lane: LaneId, find: Find) {
-        let origin = Origin { lane, session: 0, request: find.request };
-        self.ask(origin, Asked::Find(origin), submit::query(find));
-    }
-
-    fn ask(&mut self, origin: Origin, asked: Asked, query: Query) {
-        if let Err(refusal) = self.outbox.ask(asked, query) {
-            self.outbox.refuse(origin, &refusal);
-        }
+        let Register { user, device, name, auto_provision, again, waited_ms, issued_at_s, .. } = register;
+        let wanted = Registration { user, device, name, auto_provision, again, waited_ms, issued_at_s };
+        self.registry.register(self.now, origin, wanted, &mut self.outbox);
     }
 
     fn submit(&mut self, lane: LaneId, submit: Submit) {
         let origin = Origin { lane, session: submit.session, request: submit.request };
         let offered = self.not_draining().and_then(|()| {
+            self.limits.admit(self.now, &submit, &self.outbox)?;
             let op = submit::op(submit, &mut self.prng)?;
             self.batches.offer(self.now, op, Waiter::Submit(origin))
         });
@@ -290,7 +337,8 @@ impl Shard {
         let origin = Origin { lane, session: receipt.session, request: receipt.request };
         let offered = self.not_draining().and_then(|()| {
             let op = submit::receipt(receipt)?;
-            self.batches.offer_receipt(self.now, op, origin)
+            let is_large = self.fanout.is_large(op.conversation);
+            self.receipts.offer(self.now, op, origin, is_large, &mut self.batches)
         });
         if let Err(refusal) = offered {
             self.outbox.refuse(origin, &refusal);
@@ -304,110 +352,6 @@ impl Shard {
         }
         Ok(())
     }
-
-    fn answered(&mut self, ticket: Ticket, answer: Result<Answer, ReadError>) {
-        let Some(asked) = self.outbox.answered(ticket) else { return };
-        let answer = match answer {
-            Ok(answer) => Some(answer),
-            Err(ReadError::Again(_)) => None,
-            Err(ReadError::Fatal(sentence)) => return self.outbox.fail(sentence),
-        };
-        match asked {
-            Asked::Events(conversation) => {
-                let entries = answer.map(|answer| match answer {
-                    Answer::Events(entries) => entries,
-                    other => mismatch(&other),
-                });
-                self.fanout.events(self.now, conversation, entries, &mut self.outbox);
-            }
-            Asked::Members(conversation) => {
-                let members = answer.map(|answer| match answer {
-                    Answer::Members { version, members } => (version, members),
-                    other => mismatch(&other),
-                });
-                self.fanout.members(self.now, conversation, members);
-            }
-            Asked::Senders(conversation, reader) => {
-                let senders = answer.map(|answer| match answer {
-                    Answer::Senders(senders) => senders,
-                    other => mismatch(&other),
-                });
-                self.receipts.senders((conversation, reader), senders, &self.registry, &mut self.outbox);
-            }
-            Asked::Markers => {
-                let markers = answer.map(|answer| match answer {
-                    Answer::Markers(markers) => markers,
-                    other => mismatch(&other),
-                });
-                self.fanout.markers(self.now, markers);
-            }
-            Asked::Session(origin) => match answer {
-                Some(Answer::Session { known, conversations }) => self.session(origin, known, conversations),
-                Some(Answer::Refused(refusal)) => self.registry.refuse(origin, &refusal, &mut self.outbox),
-                None => self.registry.refuse(origin, &read_again(), &mut self.outbox),
-                Some(other) => mismatch(&other),
-            },
-            Asked::Peek(origin, _) | Asked::Page(origin) | Asked::Find(origin) => match answer {
-                Some(Answer::Refused(refusal)) => self.outbox.refuse(origin, &refusal),
-                Some(answer) => self.tell(&asked, origin, answer),
-                None => self.outbox.refuse(origin, &read_again()),
-            },
-        }
-    }
-
-    fn session(
-        &mut self,
-        origin: Origin,
-        known: bool,
-        conversations: Vec<(carillon_protocol::ids::ConversationId, u64)>,
-    ) {
-        match self.registry.session_read(origin, known, conversations, &mut self.outbox) {
-            Next::Nothing => {}
-            Next::Provision(user, name) => {
-                let offered =
-                    self.batches.offer(self.now, Op::Provision { user, name }, Waiter::Registration(origin));
-                if let Err(refusal) = offered {
-                    self.registry.refuse(origin, &refusal, &mut self.outbox);
-                }
-            }
-        }
-    }
-
-    /// Sends an answer to the session or REST request that asked, with what is on the lanes by now.
-    fn tell(&mut self, asked: &Asked, origin: Origin, answer: Answer) {
-        let Origin { lane, session, request } = origin;
-        match (asked, answer) {
-            (Asked::Peek(_, user), Answer::Standings(standings)) => {
-                let standings =
-                    standings.into_iter().map(|standing| self.standing(*user, standing)).collect();
-                self.outbox.send(lane, &Peeked { session, request, standings });
-            }
-            (Asked::Page(_), Answer::Page(page)) => {
-                let conversation = page.standing.conversation;
-                let appending = self.batches.appending_count(conversation);
-                let sent_seq = self.fanout.sent_seq(conversation, page.standing.head_seq, appending);
-                self.outbox.send(lane, &answer::page(origin, page, sent_seq));
-            }
-            (Asked::Find(_), Answer::Conversations { summaries, more }) => {
-                self.outbox.send(lane, &answer::conversations(request, summaries, more));
-            }
-            (Asked::Find(_), Answer::User(profile)) => {
-                self.outbox.send(lane, &answer::user(request, profile))
-            }
-            (_, other) => mismatch(&other),
-        }
-    }
-
-    /// A standing as of now. The gateway drops every `Deliver` that comes before `Peeked`, so the head has to cover
-    /// all that are on the lane, also those that the snapshot did not see.
-    fn standing(&self, user: UserId, standing: carillon_store::verb::Standing) -> Standing {
-        let carillon_store::verb::Standing { conversation, first_seq, head_seq } = standing;
-        let appending = self.batches.appending_count(conversation);
-        let fanned_out_seq = self.fanout.sent_seq(conversation, head_seq, appending);
-        let hears = self.fanout.may_hear(conversation, user);
-        let head_seq = if hears { head_seq.max(fanned_out_seq) } else { head_seq };
-        Standing { conversation, first_seq, head_seq, fanned_out_seq }
-    }
 }
 
 /// The frame as owned values: its strings move on into operations.
@@ -417,13 +361,4 @@ where
     T::Archived: rkyv::Deserialize<T, rkyv::api::high::HighDeserializer<rkyv::rancor::Error>>,
 {
     rkyv::deserialize::<T, rkyv::rancor::Error>(archived).ok()
-}
-
-fn read_again() -> Refusal {
-    Refusal::new(Code::Unavailable, "the store is busy; try again").retry_after(UNAVAILABLE_RETRY_MS)
-}
-
-/// An answer of another kind than its question: ours to mend, and nothing to go on with.
-fn mismatch(answer: &Answer) -> ! {
-    panic!("the store gave an answer of another kind: {:?}", std::mem::discriminant(answer))
 }

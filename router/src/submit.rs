@@ -2,15 +2,16 @@
 //! ever passes one more border.
 
 use carillon_node::prng::Prng;
-use carillon_protocol::frame::{Command, Find, Receipt, Submit, Wanted};
+use carillon_protocol::frame::{self, Command, Find, Read, Receipt, Submit, Wanted};
 use carillon_protocol::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, ID_MAX, UserId, is_device_id};
 use carillon_protocol::limits::{
-    CONTENT_BYTES_MAX, GROUP_NAME_BYTES_MAX, MEDIA_URL_BYTES_MAX, MEMBER_IDS_MAX, PAGE_EVENTS_MAX,
-    USERNAME_BYTES_MAX,
+    CONTENT_BYTES_MAX, EMOJI_BYTES_MAX, GROUP_NAME_BYTES_MAX, MEDIA_URL_BYTES_MAX, MEMBER_IDS_MAX,
+    PAGE_EVENTS_MAX, PUSH_TOKEN_BYTES_MAX, USERNAME_BYTES_MAX,
 };
 use carillon_protocol::reason::{Code, Refusal};
-use carillon_protocol::record::{ConversationType, Encoding, History, MessageType};
-use carillon_store::verb::{CreateOp, Op, Query, ReceiptOp, SendOp};
+use carillon_protocol::record::{ConversationType, Encoding, History, MessageType, Platform, Role};
+use carillon_protocol::time::WallMs;
+use carillon_store::verb::{Change, ChangeOp, CreateOp, Op, PageQuery, Query, ReceiptOp, SendOp};
 
 /// The operation that a submit asks for. New ids are drawn here.
 ///
@@ -22,7 +23,7 @@ pub fn op(submit: Submit, prng: &mut Prng) -> Result<Op, Refusal> {
     match command {
         Command::Send { conversation, message_type, encoding, content, media_url, reply_to } => {
             valid(conversation.is_valid(), "conversation_id")?;
-            valid((1..=CLIENT_MSG_ID_BYTES_MAX).contains(&client_msg_id.len()), "client_msg_id")?;
+            named(&client_msg_id)?;
             bounded(content.len(), CONTENT_BYTES_MAX, "content")?;
             bounded(media_url.as_ref().map_or(0, String::len), MEDIA_URL_BYTES_MAX, "media_url")?;
             Ok(Op::Send(SendOp {
@@ -55,9 +56,35 @@ pub fn op(submit: Submit, prng: &mut Prng) -> Result<Op, Refusal> {
                 members,
             }))
         }
+        Command::Change { conversation, change } => {
+            valid(conversation.is_valid(), "conversation_id")?;
+            named(&client_msg_id)?;
+            let change = self::change(change)?;
+            Ok(Op::Change(ChangeOp { conversation, by: user, client_msg_id, change }))
+        }
+        Command::Mute { conversation, until_ms } => {
+            valid(conversation.is_valid(), "conversation_id")?;
+            let until = (until_ms > 0).then_some(WallMs(until_ms));
+            Ok(Op::Mute { user, conversation, until })
+        }
+        Command::Profile { username } => {
+            filled(&username, USERNAME_BYTES_MAX, "username")?;
+            Ok(Op::Profile { user, username })
+        }
+        Command::PushToken { device, token } => {
+            valid(is_device_id(&device), "device_id")?;
+            if let Some((platform, token)) = &token {
+                known(Platform::from_number(*platform), "platform")?;
+                filled(token, PUSH_TOKEN_BYTES_MAX, "token")?;
+            }
+            Ok(Op::PushToken { user, device, token })
+        }
+        Command::Revoke { device } => {
+            valid(is_device_id(&device), "device_id")?;
+            Ok(Op::Revoke { user, device })
+        }
         Command::CreateUser { user, username } => {
-            bounded(username.len(), USERNAME_BYTES_MAX, "username")?;
-            valid(!username.is_empty(), "username")?;
+            filled(&username, USERNAME_BYTES_MAX, "username")?;
             valid(user.is_none_or(UserId::is_valid), "user_id")?;
             Ok(Op::CreateUser { user: user.unwrap_or_else(|| UserId(draw_id(prng))), username })
         }
@@ -68,6 +95,48 @@ pub fn op(submit: Submit, prng: &mut Prng) -> Result<Op, Refusal> {
     }
 }
 
+/// How a log is to change.
+fn change(change: frame::Change) -> Result<Change, Refusal> {
+    Ok(match change {
+        frame::Change::AddMembers { mut users } => {
+            bounded(users.len(), MEMBER_IDS_MAX, "user_ids")?;
+            valid(!users.is_empty() && users.iter().all(|user| user.is_valid()), "user_ids")?;
+            users.sort_unstable();
+            users.dedup();
+            Change::AddMembers { users }
+        }
+        frame::Change::RemoveMember { user } => {
+            valid(user.is_valid(), "user_id")?;
+            Change::RemoveMember { user }
+        }
+        frame::Change::Rename { group_name } => {
+            filled(&group_name, GROUP_NAME_BYTES_MAX, "group_name")?;
+            Change::Rename { group_name }
+        }
+        frame::Change::SetRole { user, role } => {
+            valid(user.is_valid(), "user_id")?;
+            let role = known(Role::from_number(role), "role")?;
+            // There is one owner, who made the conversation or was left with it.
+            valid(role != Role::Owner, "role")?;
+            Change::SetRole { user, role }
+        }
+        frame::Change::Delete { message } => {
+            valid(message.is_valid(), "message_id")?;
+            Change::Delete { message }
+        }
+        frame::Change::React { message, emoji } => {
+            valid(message.is_valid(), "message_id")?;
+            filled(&emoji, EMOJI_BYTES_MAX, "emoji")?;
+            Change::React { message, emoji }
+        }
+        frame::Change::Unreact { message, emoji } => {
+            valid(message.is_valid(), "message_id")?;
+            filled(&emoji, EMOJI_BYTES_MAX, "emoji")?;
+            Change::Unreact { message, emoji }
+        }
+    })
+}
+
 /// The operation of a receipt.
 ///
 /// # Errors
@@ -75,30 +144,67 @@ pub fn op(submit: Submit, prng: &mut Prng) -> Result<Op, Refusal> {
 pub fn receipt(receipt: Receipt) -> Result<ReceiptOp, Refusal> {
     let Receipt { user, device, conversation, delivered_seq, read_seq, .. } = receipt;
     valid(user.is_valid(), "user_id")?;
-    valid(is_device_id(&device), "device")?;
+    valid(is_device_id(&device), "device_id")?;
     valid(conversation.is_valid(), "conversation_id")?;
     valid(delivered_seq > 0 || read_seq > 0, "seq")?;
     Ok(ReceiptOp { user, device, conversation, delivered_seq, read_seq })
 }
 
-/// The query of a look-up.
+/// The query of a page.
 #[must_use]
-pub fn query(find: Find) -> Query {
+pub fn page(read: &Read) -> PageQuery {
+    PageQuery {
+        user: read.user,
+        conversation: read.conversation,
+        from_seq: read.from_seq,
+        to_seq: read.to_seq,
+        limit: read.limit.clamp(1, PAGE_EVENTS_MAX),
+        newest_first: read.newest_first,
+        messages_only: read.messages_only,
+    }
+}
+
+/// The query of a look-up.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn query(find: Find) -> Result<Query, Refusal> {
     let user = find.user;
-    match find.what {
+    valid(user.is_valid(), "user_id")?;
+    Ok(match find.what {
         Wanted::Conversations { below, limit } => {
             Query::Conversations { user, below, limit: limit.clamp(1, PAGE_EVENTS_MAX) }
         }
         Wanted::Conversation(conversation) => Query::Conversation { user, conversation },
         Wanted::User(wanted) => Query::User { asker: user, user: wanted },
         Wanted::Username(username) => Query::Username { asker: user, username },
-    }
+        Wanted::Members { conversation, after, limit } => {
+            Query::MemberPage { user, conversation, after, limit: limit.clamp(1, PAGE_EVENTS_MAX) }
+        }
+        Wanted::Receipts { conversation, seq } => Query::Receipts { user, conversation, seq },
+        Wanted::Devices => Query::Devices { user },
+        Wanted::Admission { device } => {
+            valid(is_device_id(&device), "device_id")?;
+            Query::Admission { user, device }
+        }
+    })
 }
 
 /// A canonical id. All slots are this router's, so the first one drawn will do; that it is free is certain enough at
 /// 63 bits, and the store refuses one that is not.
 fn draw_id(prng: &mut Prng) -> u64 {
     prng.between(1, ID_MAX)
+}
+
+/// An idempotency key.
+fn named(client_msg_id: &str) -> Result<(), Refusal> {
+    valid((1..=CLIENT_MSG_ID_BYTES_MAX).contains(&client_msg_id.len()), "client_msg_id")
+}
+
+/// A text that says something, within its bound.
+fn filled(text: &str, bytes_max: usize, field: &'static str) -> Result<(), Refusal> {
+    bounded(text.len(), bytes_max, field)?;
+    valid(!text.is_empty(), field)
 }
 
 fn valid(is_valid: bool, field: &'static str) -> Result<(), Refusal> {

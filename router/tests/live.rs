@@ -24,7 +24,9 @@ const LANE_BYTES: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(engine: &Arc<dyn Engine>) -> (Handle, mpsc::Receiver<Fatal>) {
-    let settings: Settings = toml::from_str(DEFAULTS).unwrap();
+    let mut settings: Settings = toml::from_str(DEFAULTS).unwrap();
+    // More than one conversation may have a second is what some of these send.
+    settings.limits.conversation_per_s = 0;
     let (failed, failures) = mpsc::channel();
     let failed = std::sync::Mutex::new(failed);
     let on_failure = Arc::new(move |fatal| drop(failed.lock().unwrap().send(fatal)));
@@ -126,6 +128,8 @@ impl Gateway {
             name,
             auto_provision: true,
             again: false,
+            waited_ms: 0,
+            issued_at_s: 0,
         };
         self.say(&register);
         self.hear_until(|heard| (*heard == Heard::Registered(user.0)).then_some(()));

@@ -3,6 +3,7 @@
 //!
 //! A failed check panics and says which one it is; those that draw say their seed.
 
+pub mod conversation;
 mod engine;
 mod lanes;
 mod model;
@@ -19,7 +20,7 @@ pub type Reopen<'a> = dyn FnMut(Box<dyn Engine>) -> Box<dyn Engine> + 'a;
 /// A name and a check on an empty store.
 type Check = (&'static str, fn(Box<dyn Engine>));
 
-const CHECKS: [Check; 21] = [
+const CHECKS: [Check; 23] = [
     ("an empty store is empty", engine::empty),
     ("what is committed is there", engine::committed),
     ("a transaction sees its own writes", engine::own_writes),
@@ -38,6 +39,8 @@ const CHECKS: [Check; 21] = [
     ("a retry has one answer, across generations (G2)", verbs::idempotent),
     ("members see what is theirs (G11)", verbs::membership),
     ("watermarks rise and count (G12)", verbs::receipts),
+    ("a log changes, and says so once (G2, G11)", verbs::changes),
+    ("any traffic of a conversation is what its model says", conversation::random),
     ("the marker promises fan-out until it is kept (F5)", verbs::markers),
     ("a deposed incarnation commits nothing (G15)", verbs::fenced),
     ("a batch that was not committed left nothing (G5)", verbs::aborted_batch),

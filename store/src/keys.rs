@@ -13,6 +13,7 @@ use carillon_protocol::placement::Slot;
 use crate::txn::KEY_BYTES_MAX;
 use crate::verb::Incarnation;
 
+const TALLY: u8 = b'a';
 /// `b/`: the engines' own, for example up to where the tables are complete.
 pub const ENGINE: u8 = b'b';
 const CONVERSATION: u8 = b'c';
@@ -33,12 +34,15 @@ const REACTION: u8 = b'r';
 const SLOT: u8 = b's';
 const BEAT: u8 = b't';
 const USER: u8 = b'u';
-const DEVICE_TOKEN: u8 = b'v';
+const DEVICE: u8 = b'v';
 const ROUTER: u8 = b'w';
 const MUTE: u8 = b'x';
+const DELETED: u8 = b'y';
+const REACTIONS: u8 = b'z';
 
 /// Every family: its byte and what it is called in ARCHITECTURE.md. Those without a function below are reserved.
-pub const FAMILIES: [(u8, &str); 22] = [
+pub const FAMILIES: [(u8, &str); 25] = [
+    (TALLY, "a/conv/stretch"),
     (ENGINE, "b/applied and other rows of an engine"),
     (CONVERSATION, "c/conv"),
     (DEVICE_CURSOR, "d/user/device/conv"),
@@ -54,13 +58,15 @@ pub const FAMILIES: [(u8, &str); 22] = [
     (MARKER, "o/slot/conv"),
     (PAIR, "p/min/max"),
     (PUSH_JOB, "q/slot/user/conv/seq (reserved)"),
-    (REACTION, "r/conv/target/user/emoji (reserved)"),
+    (REACTION, "r/conv/target/user/emoji"),
     (SLOT, "slot/n"),
     (BEAT, "beat/inc (reserved)"),
     (USER, "u/user"),
-    (DEVICE_TOKEN, "v/user/device (reserved)"),
+    (DEVICE, "v/user/device"),
     (ROUTER, "router/inc"),
-    (MUTE, "u/user/x/conv (reserved)"),
+    (MUTE, "u/user/x/conv"),
+    (DELETED, "y/conv/seq"),
+    (REACTIONS, "z/conv/target"),
 ];
 
 // The table ascends, so a byte is given once.
@@ -191,6 +197,13 @@ pub fn members(conversation: ConversationId) -> KeyRange {
     Key::family(MEMBER).u64(conversation.0).below()
 }
 
+/// The memberships of users above `after`.
+#[must_use]
+pub fn members_after(conversation: ConversationId, after: UserId) -> KeyRange {
+    let (_, to) = members(conversation);
+    (self::after(&member(conversation, after)), to)
+}
+
 /// The user in a key of [`members`].
 #[must_use]
 pub fn member_user(key: &[u8]) -> Option<UserId> {
@@ -207,6 +220,20 @@ pub fn device_cursor(user: UserId, device: &str, conversation: ConversationId) -
 #[must_use]
 pub fn device_cursors(user: UserId, device: &str) -> KeyRange {
     Key::family(DEVICE_CURSOR).u64(user.0).text(device).below()
+}
+
+/// All cursors of a user's devices, device by device.
+#[must_use]
+pub fn cursors_of(user: UserId) -> KeyRange {
+    Key::family(DEVICE_CURSOR).u64(user.0).below()
+}
+
+/// The device in a key of [`cursors_of`].
+#[must_use]
+pub fn device_cursor_device(key: &[u8]) -> Option<&str> {
+    // The family, the user; the length, the name; the conversation.
+    let (length, rest) = key.get(9..)?.split_first()?;
+    std::str::from_utf8(rest.get(..usize::from(*length))?).ok()
 }
 
 /// The conversation in a key of [`device_cursors`].
@@ -226,6 +253,18 @@ pub fn sent(generation: u64, conversation: ConversationId, hash: &[u8; 16]) -> B
 #[must_use]
 pub fn created(generation: u64, creator: UserId, hash: &[u8; 16]) -> Bytes {
     Key::family(CREATED).u64(generation).u64(creator.0).bytes(hash).end()
+}
+
+/// What was remembered of sending in a generation.
+#[must_use]
+pub fn sent_in(generation: u64) -> KeyRange {
+    Key::family(SENT).u64(generation).below()
+}
+
+/// What was remembered of creating in a generation.
+#[must_use]
+pub fn created_in(generation: u64) -> KeyRange {
+    Key::family(CREATED).u64(generation).below()
 }
 
 /// `gen`: the idempotency generation that is written now.
@@ -286,6 +325,92 @@ pub fn user(user: UserId) -> Bytes {
 #[must_use]
 pub fn name(username: &str) -> Bytes {
     Key::family(NAME).text(username).end()
+}
+
+/// `v/user/device`: a device.
+#[must_use]
+pub fn device(user: UserId, device: &str) -> Bytes {
+    Key::family(DEVICE).u64(user.0).text(device).end()
+}
+
+/// All devices of a user.
+#[must_use]
+pub fn devices(user: UserId) -> KeyRange {
+    Key::family(DEVICE).u64(user.0).below()
+}
+
+/// The device in a key of [`devices`].
+#[must_use]
+pub fn device_name(key: &[u8]) -> Option<&str> {
+    // The family, the user, the length, the name.
+    std::str::from_utf8(key.get(10..)?).ok()
+}
+
+/// `u/user/x/conv`: until when a conversation is muted. A family of its own, because profiles lie together.
+#[must_use]
+pub fn mute(user: UserId, conversation: ConversationId) -> Bytes {
+    Key::family(MUTE).u64(user.0).u64(conversation.0).end()
+}
+
+/// `r/conv/target/user/emoji`: a reaction, the event that made it.
+#[must_use]
+pub fn reaction(conversation: ConversationId, target: Seq, user: UserId, emoji: &str) -> Bytes {
+    Key::family(REACTION).u64(conversation.0).u64(target).u64(user.0).text(emoji).end()
+}
+
+/// All reactions of a user under a message.
+#[must_use]
+pub fn reactions_of(conversation: ConversationId, target: Seq, user: UserId) -> KeyRange {
+    Key::family(REACTION).u64(conversation.0).u64(target).u64(user.0).below()
+}
+
+/// All reactions under a message.
+#[must_use]
+pub fn reactions_under(conversation: ConversationId, target: Seq) -> KeyRange {
+    Key::family(REACTION).u64(conversation.0).u64(target).below()
+}
+
+/// The user and the emoji in a key of [`reactions_under`] or [`reactions_of`].
+#[must_use]
+pub fn reaction_parts(key: &[u8]) -> Option<(UserId, &str)> {
+    // The family, the conversation, the target; the user; the length, the emoji.
+    let (user, rest) = key.get(17..)?.split_first_chunk::<8>()?;
+    Some((UserId(u64::from_be_bytes(*user)), std::str::from_utf8(rest.get(1..)?).ok()?))
+}
+
+/// `z/conv/target`: how often each emoji stands under a message.
+#[must_use]
+pub fn reaction_counts(conversation: ConversationId, target: Seq) -> Bytes {
+    Key::family(REACTIONS).u64(conversation.0).u64(target).end()
+}
+
+/// The counts under the messages `from_seq ..= to_seq`; the last part of a key is the seq ([`event_seq`]).
+#[must_use]
+pub fn reaction_counts_between(conversation: ConversationId, from_seq: Seq, to_seq: Seq) -> KeyRange {
+    let to = match to_seq.checked_add(1) {
+        Some(end) => reaction_counts(conversation, end),
+        None => after_prefix(&reaction_counts(conversation, to_seq)),
+    };
+    (reaction_counts(conversation, from_seq), to)
+}
+
+/// `y/conv/seq`: a deleted message's sender. What unread counts leave out.
+#[must_use]
+pub fn deleted(conversation: ConversationId, seq: Seq) -> Bytes {
+    Key::family(DELETED).u64(conversation.0).u64(seq).end()
+}
+
+/// The deleted messages above `seq`; the last part of a key is the seq ([`event_seq`]).
+#[must_use]
+pub fn deleted_above(conversation: ConversationId, seq: Seq) -> KeyRange {
+    let from = deleted(conversation, seq.saturating_add(1));
+    (from, after_prefix(&deleted(conversation, Seq::MAX)))
+}
+
+/// `a/conv/stretch`: who sent how many messages of a stretch of a log.
+#[must_use]
+pub fn tally(conversation: ConversationId, stretch: u64) -> Bytes {
+    Key::family(TALLY).u64(conversation.0).u64(stretch).end()
 }
 
 /// `router/inc`: whether an incarnation is alive (G15).

@@ -8,8 +8,10 @@
 //! - No row that decides anything is taken from memory: every attempt reads again, so that whatever a late commit wrote
 //!   is either seen or conflicts (F4).
 
+mod change;
 mod claim;
 mod create;
+mod device;
 mod marker;
 mod receipt;
 mod send;
@@ -19,10 +21,11 @@ use bytes::Bytes;
 use carillon_protocol::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, MessageId};
 use carillon_protocol::placement::{SLOTS_COUNT, Slot, slot_of_conversation, slot_of_user};
 use carillon_protocol::reason::{Code, Refusal};
-use carillon_protocol::record::{Event, IdempotencyRow};
+use carillon_protocol::record::{Event, HeadRow, IdempotencyRow};
 use carillon_protocol::time::WallMs;
 
-pub use claim::{Claim, advance_generation, claim};
+pub use claim::{Claim, advance_generation, claim, clear_generation};
+pub(crate) use device::DEVICE_ROWS_MAX;
 
 use crate::ids::MessageIds;
 use crate::keys;
@@ -39,7 +42,7 @@ pub struct Context<'a> {
     pub incarnation: Incarnation,
     /// The ids of this commit lane.
     pub ids: &'a mut MessageIds,
-    /// `conversations.max_members`: a creation with more members, the creator counted, is refused.
+    /// `conversations.max_members`: what would make a conversation larger, the creator counted, is refused.
     pub members_max: u64,
 }
 
@@ -61,7 +64,17 @@ pub fn append(txn: &mut dyn Txn, context: &mut Context<'_>, ops: &[Op]) -> Resul
             Op::Create(op) => create::create(&mut attempt, op),
             Op::Provision { user, name } => user::provision(&mut attempt, *user, name),
             Op::CreateUser { user, username } => user::create_user(&mut attempt, *user, username),
+            Op::Change(op) => change::change(&mut attempt, op),
             Op::Receipt(op) => receipt::receipt(&mut attempt, op),
+            Op::Mute { user, conversation, until } => user::mute(&mut attempt, *user, *conversation, *until),
+            Op::Profile { user, username } => user::rename(&mut attempt, *user, username),
+            Op::Seen { user, device, at, offline } => {
+                device::seen(&mut attempt, *user, device, *at, *offline)
+            }
+            Op::Revoke { user, device } => device::revoke(&mut attempt, *user, device),
+            Op::PushToken { user, device, token } => {
+                device::push_token(&mut attempt, *user, device, token.as_ref())
+            }
             Op::FannedOut { conversation, seq } => marker::fanned_out(&mut attempt, *conversation, *seq),
         };
         outcomes.push(match decided {
@@ -83,9 +96,16 @@ pub fn slot_of(op: &Op) -> Slot {
     match op {
         Op::Send(op) => slot_of_conversation(op.conversation),
         Op::Create(op) => slot_of_conversation(op.conversation),
+        Op::Change(op) => slot_of_conversation(op.conversation),
         Op::Receipt(op) => slot_of_conversation(op.conversation),
         Op::FannedOut { conversation, .. } => slot_of_conversation(*conversation),
-        Op::Provision { user, .. } | Op::CreateUser { user, .. } => slot_of_user(*user),
+        Op::Provision { user, .. }
+        | Op::CreateUser { user, .. }
+        | Op::Mute { user, .. }
+        | Op::Profile { user, .. }
+        | Op::Seen { user, .. }
+        | Op::Revoke { user, .. }
+        | Op::PushToken { user, .. } => slot_of_user(*user),
     }
 }
 
@@ -175,6 +195,32 @@ impl Attempt<'_, '_> {
             id,
             duplicate: true,
             record: Bytes::new(),
+            members_version: head.members_version,
+        }))
+    }
+
+    /// The head with one more event, whose id it names.
+    fn next_head(&mut self, head: &HeadRow) -> Result<HeadRow, Halt> {
+        let last_id = self.message_id(head.last_id)?;
+        Ok(HeadRow { seq: head.seq + 1, last_id, ..*head })
+    }
+
+    /// The event of `head.seq` joins the log. Everything is read and allowed: from here on, writes.
+    fn append_event(
+        &mut self,
+        conversation: ConversationId,
+        head: &HeadRow,
+        record: Bytes,
+    ) -> Result<Outcome, Halt> {
+        self.mark(conversation, head.seq)?;
+        self.set(keys::event(conversation, head.seq), record.clone());
+        self.set(keys::head(conversation), head.encode());
+        Ok(Outcome::Appended(Appended {
+            conversation,
+            seq: head.seq,
+            id: head.last_id,
+            duplicate: false,
+            record,
             members_version: head.members_version,
         }))
     }

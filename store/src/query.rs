@@ -7,8 +7,12 @@
 //!   says that more follows.
 
 mod conversation;
+mod devices;
+mod members;
+mod open;
 mod page;
 mod people;
+mod reactions;
 
 use std::collections::BTreeMap;
 
@@ -21,7 +25,7 @@ use crate::error::ReadError;
 use crate::keys;
 use crate::rows::{self, Halt, Walk, expect, forbidden, walk};
 use crate::txn::Read;
-use crate::verb::{Answer, Entry, Mark, Query, Standing};
+use crate::verb::{Answer, Entry, Query, Standing};
 
 /// The most conversations of one user that are listed; those with the highest ids are left out beyond it.
 pub const USER_CONVERSATIONS_MAX: usize = 65_536;
@@ -47,14 +51,23 @@ pub fn answer(read: &mut dyn Read, query: &Query) -> Result<Answer, ReadError> {
     let found = match query {
         Query::Session { user, device } => people::session(read, *user, device),
         Query::Peek { user, conversations } => peek(read, *user, conversations),
+        Query::Open { conversation } => open::open(read, *conversation),
         Query::Page(query) => page::page(read, query),
         Query::Events { conversation, from_seq, limit } => events(read, *conversation, *from_seq, *limit),
-        Query::Members { conversation } => members(read, *conversation),
+        Query::Members { conversation } => members::hearers(read, *conversation),
         Query::Senders { conversation, after_seq, up_to_seq, except } => {
             senders(read, *conversation, *after_seq, *up_to_seq, *except)
         }
         Query::Conversations { user, below, limit } => conversation::list(read, *user, *below, *limit),
         Query::Conversation { user, conversation } => conversation::one(read, *user, *conversation),
+        Query::MemberPage { user, conversation, after, limit } => {
+            members::page(read, *user, *conversation, *after, *limit)
+        }
+        Query::Receipts { user, conversation, seq } => members::receipts(read, *user, *conversation, *seq),
+        Query::Counts { conversation, senders } => members::counts(read, *conversation, senders),
+        Query::Devices { user } => devices::list(read, *user),
+        Query::Admission { user, device } => people::admission(read, *user, device),
+        Query::Presence { asker, users, pairs_only } => people::presence(read, *asker, users, *pairs_only),
         Query::User { asker, user } => people::user(read, *asker, *user),
         Query::Username { asker, username } => people::username(read, *asker, username),
         Query::Markers => markers(read),
@@ -78,8 +91,22 @@ fn view(read: &mut dyn Read, conversation: ConversationId, user: UserId) -> Resu
     let Some(member) = rows::load_member(read, conversation, user)? else { return Ok(None) };
     let head = expect(rows::load_head(read, conversation)?)?;
     let first_seq = rows::first_visible(read, conversation, &member)?;
+    let joined_seq = member.from.max(1);
     let head_seq = if member.is_current() { head.seq } else { member.to };
-    Ok(Some(View { head, member, standing: Standing { conversation, first_seq, head_seq } }))
+    Ok(Some(View { head, member, standing: Standing { conversation, first_seq, joined_seq, head_seq } }))
+}
+
+impl View {
+    /// Whether members are named in receipts; else they are counted.
+    fn is_small(&self) -> bool {
+        self.head.members_count <= SMALL_GROUP_MEMBERS_MAX as u64
+    }
+}
+
+/// As [`view`], for members now; strangers and former members are refused alike.
+fn member_view(read: &mut dyn Read, conversation: ConversationId, user: UserId) -> Result<View, Halt> {
+    let view = view(read, conversation, user)?.filter(|view| view.member.is_current());
+    Ok(view.ok_or_else(forbidden)?)
 }
 
 fn peek(read: &mut dyn Read, user: UserId, conversations: &[ConversationId]) -> Result<Answer, Halt> {
@@ -117,48 +144,6 @@ fn entry((key, record): (Bytes, Bytes)) -> Result<Entry, Halt> {
     Ok(Entry { seq: expect(keys::event_seq(&key))?, record })
 }
 
-fn members(read: &mut dyn Read, conversation: ConversationId) -> Result<Answer, Halt> {
-    let head = rows::load_head(read, conversation)?.ok_or_else(forbidden)?;
-    let row = expect(rows::load_conversation(read, conversation)?)?;
-    let sees_all = row.history == carillon_protocol::record::History::All;
-    let members = current_members(read, conversation)?
-        .into_iter()
-        .map(|(user, member)| (user, if sees_all { 1 } else { member.from.max(1) }))
-        .collect();
-    Ok(Answer::Members { version: head.members_version, members })
-}
-
-/// Current members, ascending.
-fn current_members(
-    read: &mut dyn Read,
-    conversation: ConversationId,
-) -> Result<Vec<(UserId, MemberRow)>, Halt> {
-    let mut members = Vec::new();
-    walk(read, keys::members(conversation), MEMBERSHIPS_MAX, |(key, value)| {
-        let member = expect(MemberRow::decode(&value))?;
-        if member.is_current() {
-            members.push((expect(keys::member_user(&key))?, member));
-        }
-        Ok(Walk::On)
-    })?;
-    Ok(members)
-}
-
-/// The watermarks of every current member but `reader`, in small groups; else nothing.
-fn marks(members: &[(UserId, MemberRow)], reader: UserId) -> Vec<Mark> {
-    if members.len() > SMALL_GROUP_MEMBERS_MAX {
-        return Vec::new();
-    }
-    let others = members.iter().filter(|(user, _)| *user != reader);
-    others
-        .map(|(user, member)| Mark {
-            user: *user,
-            delivered_seq: member.delivered_seq,
-            read_seq: member.read_seq,
-        })
-        .collect()
-}
-
 fn senders(
     read: &mut dyn Read,
     conversation: ConversationId,
@@ -179,7 +164,14 @@ fn senders(
             Ok(Walk::On)
         })?;
     }
-    Ok(Answer::Senders(highest.into_iter().map(|(sender, (seq, id))| (sender, seq, id)).collect()))
+    let mut senders = Vec::with_capacity(highest.len());
+    for (sender, (seq, id)) in highest {
+        // Who is no member any more sees nothing of what comes after, not even how far their messages get (G11).
+        if rows::load_member(read, conversation, sender)?.is_some_and(|member| member.is_current()) {
+            senders.push((sender, seq, id));
+        }
+    }
+    Ok(Answer::Senders(senders))
 }
 
 fn markers(read: &mut dyn Read) -> Result<Answer, Halt> {

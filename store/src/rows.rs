@@ -2,10 +2,11 @@
 //! operation that needs it (`internal`), never its neighbours (F22).
 
 use bytes::Bytes;
-use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::ids::{ConversationId, ID_MAX, Seq, UserId};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::record::{
-    ConversationRow, HeadRow, History, IdempotencyRow, MemberRow, UserRow, VERSION,
+    ConversationRow, DeviceRow, HeadRow, History, IdempotencyRow, MemberRow, ReactionsRow, TallyRow, UserRow,
+    VERSION,
 };
 
 use crate::error::ReadError;
@@ -13,7 +14,7 @@ use crate::keys::{self, KeyRange};
 use crate::txn::{Read, Row};
 
 /// How many rows are asked of an engine at once.
-pub(crate) const CHUNK_ROWS: usize = 256;
+const CHUNK_ROWS: usize = 256;
 
 /// Why an operation or a query goes no further.
 #[derive(Debug)]
@@ -92,7 +93,12 @@ pub(crate) fn load_conversation(
 }
 
 pub(crate) fn load_head(read: &mut dyn Read, id: ConversationId) -> Result<Option<HeadRow>, Halt> {
-    load(read, &keys::head(id), HeadRow::decode)
+    load(read, &keys::head(id), |bytes| {
+        let head = HeadRow::decode(bytes)?;
+        let numbers =
+            [head.seq, head.message_index, head.last_id.0, head.members_version, head.members_count];
+        is_plausible(&numbers).then_some(head)
+    })
 }
 
 pub(crate) fn load_member(
@@ -100,15 +106,54 @@ pub(crate) fn load_member(
     conversation: ConversationId,
     user: UserId,
 ) -> Result<Option<MemberRow>, Halt> {
-    load(read, &keys::member(conversation, user), MemberRow::decode)
+    load(read, &keys::member(conversation, user), decode_member)
 }
 
 pub(crate) fn load_user(read: &mut dyn Read, user: UserId) -> Result<Option<UserRow>, Halt> {
     load(read, &keys::user(user), UserRow::decode)
 }
 
+pub(crate) fn load_device(
+    read: &mut dyn Read,
+    user: UserId,
+    device: &str,
+) -> Result<Option<DeviceRow>, Halt> {
+    load(read, &keys::device(user, device), DeviceRow::decode)
+}
+
+/// How often each emoji stands under a message; empty when there is no row.
+pub(crate) fn load_reactions(
+    read: &mut dyn Read,
+    conversation: ConversationId,
+    target: Seq,
+) -> Result<ReactionsRow, Halt> {
+    let row = load(read, &keys::reaction_counts(conversation, target), ReactionsRow::decode)?;
+    Ok(row.unwrap_or_default())
+}
+
+/// Who sent what in a stretch of a log, if somebody counted.
+pub(crate) fn load_tally(
+    read: &mut dyn Read,
+    conversation: ConversationId,
+    stretch: u64,
+) -> Result<Option<TallyRow>, Halt> {
+    load(read, &keys::tally(conversation, stretch), TallyRow::decode)
+}
+
 pub(crate) fn load_idempotency(read: &mut dyn Read, key: &[u8]) -> Result<Option<IdempotencyRow>, Halt> {
     load(read, key, IdempotencyRow::decode)
+}
+
+/// A membership as it is stored.
+pub(crate) fn decode_member(bytes: &[u8]) -> Option<MemberRow> {
+    let row = MemberRow::decode(bytes)?;
+    let numbers = [row.from, row.to, row.read_seq, row.read_index, row.own_since_read, row.delivered_seq];
+    is_plausible(&numbers).then_some(row)
+}
+
+/// No number that is counted up ever comes near its end: one that is there was never written, and would overflow.
+fn is_plausible(numbers: &[u64]) -> bool {
+    numbers.iter().all(|number| *number <= ID_MAX)
 }
 
 /// A row that has to be there because another one is.
@@ -127,6 +172,31 @@ pub(crate) fn first_visible(
     }
     let row = expect(load_conversation(read, conversation)?)?;
     Ok(if row.history == History::All { 1 } else { member.from })
+}
+
+/// The most deleted messages above a member's read watermark that are looked at for the unread count. Those beyond still
+/// count as unread, until the member reads past some of them.
+const DELETED_UNREAD_MAX: usize = 65_536;
+
+/// Others' messages above the member's read watermark that are not deleted. Nothing is read where nothing is unread or
+/// nothing above the watermark was deleted.
+pub(crate) fn unread_count(
+    read: &mut dyn Read,
+    conversation: ConversationId,
+    user: UserId,
+    head: &HeadRow,
+    member: &MemberRow,
+) -> Result<u64, Halt> {
+    let seen = member.read_index.saturating_add(member.own_since_read);
+    let mut unread = head.message_index.saturating_sub(seen);
+    if unread > 0 && head.deleted_seq > member.read_seq {
+        let range = keys::deleted_above(conversation, member.read_seq);
+        walk(read, range, DELETED_UNREAD_MAX, |(_, sender)| {
+            unread -= u64::from(unread > 0 && read_number(&sender)? != user.0);
+            Ok(Walk::On)
+        })?;
+    }
+    Ok(unread)
 }
 
 /// Hands the rows of a range to `each`, page by page, until it says stop. At most `rows_max` rows are read; what that

@@ -2,11 +2,18 @@
 //! themselves are in [`crate::ops`] (changing) and [`crate::query`] (reading), each written once over
 //! [`crate::txn`].
 
+mod ask;
+
 use bytes::Bytes;
 use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
 use carillon_protocol::reason::Refusal;
-use carillon_protocol::record::{ConversationType, Encoding, History, MessageType};
+use carillon_protocol::record::{ConversationType, Encoding, History, MessageType, Role};
 use carillon_protocol::time::WallMs;
+
+pub use ask::{
+    Answer, COUNTS_MAX, Counts, Device, Entry, Hearer, Joined, Mark, OPEN_EVENTS_MAX, OPEN_MEMBERS_MAX,
+    Opened, Page, PageQuery, Profile, Query, ReactionCount, Reactors, Standing, Summary,
+};
 
 /// One life of a router process: the number that fences it (G15). Counts up from 1 in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -34,8 +41,53 @@ pub enum Op {
         /// Unique.
         username: String,
     },
+    /// Change the log of a conversation otherwise than by a message.
+    Change(ChangeOp),
     /// Move a user's watermarks.
     Receipt(ReceiptOp),
+    /// No notifications of a conversation for a member.
+    Mute {
+        /// Who.
+        user: UserId,
+        /// Which.
+        conversation: ConversationId,
+        /// Until then; `WallMs(u64::MAX)` for ever; `None`: not any longer.
+        until: Option<WallMs>,
+    },
+    /// Another name for a user; refused when it is taken.
+    Profile {
+        /// Who.
+        user: UserId,
+        /// Unique.
+        username: String,
+    },
+    /// A device was last connected at this time. Merged by maximum.
+    Seen {
+        /// Whose.
+        user: UserId,
+        /// Which.
+        device: String,
+        /// When.
+        at: WallMs,
+        /// Whether no device of the user is connected any more: then it is when the user was last seen, too.
+        offline: bool,
+    },
+    /// Tokens of a device that were issued up to now are refused from now on.
+    Revoke {
+        /// Whose.
+        user: UserId,
+        /// Which.
+        device: String,
+    },
+    /// Where notifications of a device go.
+    PushToken {
+        /// Whose.
+        user: UserId,
+        /// Which.
+        device: String,
+        /// The platform's number and the token; `None`: nowhere.
+        token: Option<(u8, String)>,
+    },
     /// The fan-out of a conversation is complete up to a seq: the durable marker is cleared, or moved on.
     FannedOut {
         /// Which.
@@ -85,6 +137,65 @@ pub struct CreateOp {
     pub members: Vec<UserId>,
 }
 
+/// A change of a conversation's log. Idempotent by `client_msg_id`, in one name space with messages (G2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeOp {
+    /// Where.
+    pub conversation: ConversationId,
+    /// Who, from the token.
+    pub by: UserId,
+    /// The idempotency key: 1–64 bytes.
+    pub client_msg_id: String,
+    /// How.
+    pub change: Change,
+}
+
+/// How a log changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Any member, in groups: these join. Those who are members already stay as they are.
+    AddMembers {
+        /// Without repeats.
+        users: Vec<UserId>,
+    },
+    /// Owner and admins remove others but the owner; anyone leaves. In groups.
+    RemoveMember {
+        /// Who.
+        user: UserId,
+    },
+    /// Any member, in groups.
+    Rename {
+        /// The new name.
+        group_name: String,
+    },
+    /// The owner, for others; in groups.
+    SetRole {
+        /// Who.
+        user: UserId,
+        /// Member or admin.
+        role: Role,
+    },
+    /// Its sender: a tombstone takes the message's place.
+    Delete {
+        /// Which.
+        message: MessageId,
+    },
+    /// Any member, to a message they may see.
+    React {
+        /// Which.
+        message: MessageId,
+        /// With what.
+        emoji: String,
+    },
+    /// Who reacted takes it back.
+    Unreact {
+        /// From which.
+        message: MessageId,
+        /// Which.
+        emoji: String,
+    },
+}
+
 /// Watermarks to move. Merged by maximum, so it may be repeated and reordered (F16).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiptOp {
@@ -105,6 +216,26 @@ pub struct ReceiptOp {
 pub enum Outcome {
     /// An event was appended, or had been by an earlier attempt.
     Appended(Appended),
+    /// It was so already and nothing was appended: the event that made it so, `None` when there is none.
+    Unchanged {
+        /// Where.
+        conversation: ConversationId,
+        /// That event.
+        seq: Option<Seq>,
+        /// An earlier attempt with this `client_msg_id` found it so.
+        duplicate: bool,
+    },
+    /// A row beside the logs (mute, seen, push token) is as it should be.
+    Stored,
+    /// A device is revoked.
+    Revoked {
+        /// Whose.
+        user: UserId,
+        /// Which.
+        device: String,
+        /// Tokens issued up to then are refused.
+        at: WallMs,
+    },
     /// The user is there.
     User {
         /// Who.
@@ -148,234 +279,9 @@ pub struct Receipted {
     pub delivered: (Seq, Seq),
     /// The user's read watermark before and after.
     pub read: (Seq, Seq),
+    /// Others' visible messages above the read watermark, as in [`Summary::unread_count`].
+    pub unread_count: u64,
     /// Whether the conversation has at most
     /// [`SMALL_GROUP_MEMBERS_MAX`](carillon_protocol::limits::SMALL_GROUP_MEMBERS_MAX) members.
     pub small: bool,
-}
-
-/// Something to read at one point in time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Query {
-    /// What a connecting device needs: is the user known, and which conversations with which cursor?
-    Session {
-        /// Who.
-        user: UserId,
-        /// On which device.
-        device: String,
-    },
-    /// Heads, without reading events.
-    Peek {
-        /// Who asks; what they may not see is left out.
-        user: UserId,
-        /// Of these.
-        conversations: Vec<ConversationId>,
-    },
-    /// Events of one conversation for one member.
-    Page(PageQuery),
-    /// Events of one conversation for fan-out.
-    Events {
-        /// Which.
-        conversation: ConversationId,
-        /// Inclusive.
-        from_seq: Seq,
-        /// At most so many.
-        limit: u32,
-    },
-    /// Who must hear a conversation.
-    Members {
-        /// Which.
-        conversation: ConversationId,
-    },
-    /// The senders of messages in a range and the highest of each, but for one user's own.
-    Senders {
-        /// Which.
-        conversation: ConversationId,
-        /// Exclusive.
-        after_seq: Seq,
-        /// Inclusive. At most the last 1,000 events of the range are looked at.
-        up_to_seq: Seq,
-        /// Whose messages do not count.
-        except: UserId,
-    },
-    /// The user's conversations, latest activity first.
-    Conversations {
-        /// Whose.
-        user: UserId,
-        /// Only those whose (last id, conversation) is below this.
-        below: (u64, u64),
-        /// At most so many.
-        limit: u32,
-    },
-    /// One conversation of the user's.
-    Conversation {
-        /// Whose.
-        user: UserId,
-        /// Which.
-        conversation: ConversationId,
-    },
-    /// A user by id.
-    User {
-        /// Who asks: last seen is for those who share a conversation.
-        asker: UserId,
-        /// Which.
-        user: UserId,
-    },
-    /// A user by name.
-    Username {
-        /// Who asks.
-        asker: UserId,
-        /// Which.
-        username: String,
-    },
-    /// The durable markers of conversations whose fan-out is not known to be complete, for a router that starts.
-    Markers,
-}
-
-/// Which events a member wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PageQuery {
-    /// Who.
-    pub user: UserId,
-    /// Where.
-    pub conversation: ConversationId,
-    /// First seq wanted, inclusive.
-    pub from_seq: Seq,
-    /// Last seq wanted, inclusive.
-    pub to_seq: Seq,
-    /// At most so many.
-    pub limit: u32,
-    /// Whether to begin at the end and go down.
-    pub newest_first: bool,
-    /// Whether only messages are wanted.
-    pub messages_only: bool,
-}
-
-/// What a [`Query`] found, in the same order of variants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// To [`Query::Session`].
-    Session {
-        /// Whether there is a profile.
-        known: bool,
-        /// (conversation, cursor of this device; first visible − 1 where it has none).
-        conversations: Vec<(ConversationId, Seq)>,
-    },
-    /// To [`Query::Peek`].
-    Standings(Vec<Standing>),
-    /// To [`Query::Page`].
-    Page(Page),
-    /// To [`Query::Events`].
-    Events(Vec<Entry>),
-    /// To [`Query::Members`].
-    Members {
-        /// Checked against [`Appended::members_version`].
-        version: u64,
-        /// Current members, ascending, with the first seq each may see.
-        members: Vec<(UserId, Seq)>,
-    },
-    /// To [`Query::Senders`]: (sender, seq, id) of each one's highest message in the range.
-    Senders(Vec<(UserId, Seq, MessageId)>),
-    /// To [`Query::Conversations`] and [`Query::Conversation`].
-    Conversations {
-        /// In order.
-        summaries: Vec<Summary>,
-        /// Whether more follow.
-        more: bool,
-    },
-    /// To [`Query::User`] and [`Query::Username`].
-    User(Profile),
-    /// To [`Query::Markers`]: (conversation, first seq not known to be fanned out).
-    Markers(Vec<(ConversationId, Seq)>),
-    /// Not there, or not for this user.
-    Refused(Refusal),
-}
-
-/// Where a conversation stands for a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// Which.
-    pub conversation: ConversationId,
-    /// First visible seq.
-    pub first_seq: Seq,
-    /// Last visible seq.
-    pub head_seq: Seq,
-}
-
-/// An event and its seq.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its place.
-    pub seq: Seq,
-    /// As stored.
-    pub record: Bytes,
-}
-
-/// A page of events.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
-    /// Where the conversation stood for this member when the page was read.
-    pub standing: Standing,
-    /// In the order asked for; ends at [`PAGE_BYTES_MAX`](carillon_protocol::limits::PAGE_BYTES_MAX) or with one event.
-    pub entries: Vec<Entry>,
-    /// Whether more lie in that direction.
-    pub has_more: bool,
-    /// Of every current member but the reader, in small groups; else empty.
-    pub marks: Vec<Mark>,
-}
-
-/// A member's watermarks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// Whose.
-    pub user: UserId,
-    /// Delivered up to here.
-    pub delivered_seq: Seq,
-    /// Read up to here.
-    pub read_seq: Seq,
-}
-
-/// A conversation as one member sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// Which.
-    pub conversation: ConversationId,
-    /// Its type.
-    pub conversation_type: ConversationType,
-    /// What members added later may see.
-    pub history: History,
-    /// Its name.
-    pub group_name: Option<String>,
-    /// At most [`SMALL_GROUP_MEMBERS_MAX`](carillon_protocol::limits::SMALL_GROUP_MEMBERS_MAX), ascending.
-    pub member_ids: Vec<UserId>,
-    /// All of them.
-    pub members_count: u64,
-    /// When it began.
-    pub created_at: WallMs,
-    /// By whom.
-    pub created_by: UserId,
-    /// Last visible seq.
-    pub head_seq: Seq,
-    /// Read up to here.
-    pub read_seq: Seq,
-    /// Others' messages above that.
-    pub unread_count: u64,
-    /// What the list is sorted by.
-    pub last_id: MessageId,
-    /// The last visible message.
-    pub last_message: Option<Entry>,
-    /// As in [`Page::marks`].
-    pub marks: Vec<Mark>,
-}
-
-/// A user as another one sees them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Profile {
-    /// Who.
-    pub user: UserId,
-    /// Their name.
-    pub username: String,
-    /// Since when.
-    pub created_at: WallMs,
-    /// For those who share a conversation.
-    pub last_seen_at: Option<WallMs>,
 }

@@ -1,26 +1,63 @@
-//! A client made of tungstenite and `serde_json`: an outside eye. Scenarios are written in JSON whatever the wire; on
-//! the binary one, frames are translated by `protocol::client` at the border.
+//! A client that is an outside eye: tungstenite, plain HTTP/1.1 and `serde_json`. Scenarios are written in JSON whatever
+//! the transport: on the binary wire frames are translated by `protocol::client` at the border; a poll session posts and
+//! fetches them; a stream of server-sent events says by REST what the others say in frames (TR4, TR5).
+
+mod events;
+mod poll;
+mod socket;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use carillon_protocol::client::Wire;
-use carillon_protocol::client::{ServerFrame, binary, json};
-use rkyv::util::AlignedVec;
 use serde_json::{Value, json};
-use tungstenite::client::IntoClientRequest;
-use tungstenite::protocol::{CloseFrame, WebSocketConfig};
-use tungstenite::{Message, WebSocket};
+use tungstenite::Message;
 
 use crate::server::{PATIENCE, Server};
+use events::Events;
+use poll::Poll;
+use socket::Socket;
+
+/// How a client is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// WebSocket, text frames.
+    Json,
+    /// WebSocket, binary frames.
+    Rkyv,
+    /// Long polling.
+    Poll,
+    /// Server-sent events and REST.
+    Events,
+}
+
+impl From<Wire> for Transport {
+    fn from(wire: Wire) -> Transport {
+        match wire {
+            Wire::Json => Transport::Json,
+            Wire::Rkyv => Transport::Rkyv,
+        }
+    }
+}
+
+enum Line {
+    Socket(Socket),
+    Poll(Poll),
+    Events(Events),
+}
+
+/// What one look at a connection showed.
+enum Seen {
+    Frames(Vec<Value>),
+    Closed(u16, String),
+}
 
 /// One connection.
 pub struct Client {
-    socket: WebSocket<TcpStream>,
-    wire: Wire,
+    line: Line,
     seen: VecDeque<Value>,
-    /// The close frame, once it came.
+    /// The close code and reason, once they came.
     pub closed: Option<(u16, String)>,
 }
 
@@ -28,43 +65,25 @@ pub struct Client {
 pub type Refused = (u16, String);
 
 impl Client {
-    /// Connects and upgrades; nothing is said yet. `token` goes into the Authorization header.
+    /// Connects; nothing is said yet. `token` goes into the Authorization header.
     ///
     /// # Errors
-    /// The server's HTTP answer when it is not 101.
+    /// The server's HTTP answer when it will not.
     ///
     /// # Panics
     /// When there is no server.
-    pub fn connect(address: SocketAddr, wire: Wire, token: Option<&str>) -> Result<Client, Refused> {
-        let mut request = format!("ws://{address}/v1/ws").into_client_request().expect("a request");
-        let headers = request.headers_mut();
-        headers.insert("Sec-WebSocket-Protocol", wire.subprotocol().parse().expect("a name"));
-        if let Some(token) = token {
-            headers.insert("Authorization", format!("Bearer {token}").parse().expect("a token"));
-        }
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server listens");
-        stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
-        stream.set_nodelay(true).expect("nodelay");
-        // The default read buffer is 128 KiB, resident at the first read.
-        let config = WebSocketConfig::default().read_buffer_size(1_024);
-        let mut attempt = tungstenite::client::client_with_config(request, stream, Some(config));
-        let deadline = Instant::now() + PATIENCE;
-        let socket = loop {
-            match attempt {
-                Ok((socket, _)) => break socket,
-                Err(tungstenite::HandshakeError::Interrupted(again)) => {
-                    assert!(Instant::now() < deadline, "no answer to the upgrade");
-                    attempt = again.handshake();
-                }
-                Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => {
-                    let body =
-                        answer.body().as_deref().map(|body| String::from_utf8_lossy(body).into_owned());
-                    return Err((answer.status().as_u16(), body.unwrap_or_default()));
-                }
-                Err(error) => panic!("the upgrade failed: {error}"),
-            }
+    pub fn connect(
+        address: SocketAddr,
+        transport: impl Into<Transport>,
+        token: Option<&str>,
+    ) -> Result<Client, Refused> {
+        let line = match transport.into() {
+            Transport::Json => Line::Socket(Socket::connect(address, Wire::Json, token)?),
+            Transport::Rkyv => Line::Socket(Socket::connect(address, Wire::Rkyv, token)?),
+            Transport::Poll => Line::Poll(Poll::begin(address, token)?),
+            Transport::Events => Line::Events(Events::begin(address, token)),
         };
-        Ok(Client { socket, wire, seen: VecDeque::new(), closed: None })
+        Ok(Client { line, seen: VecDeque::new(), closed: None })
     }
 
     /// Connects as `user`, identifies without cursors, and reads up to `caught_up`. What came before stays readable.
@@ -72,8 +91,8 @@ impl Client {
     /// # Panics
     /// When that does not work.
     #[must_use]
-    pub fn login(server: &Server, wire: Wire, user: u64, device: &str) -> Client {
-        Client::login_with(server, wire, user, device, &json!({}))
+    pub fn login(server: &Server, transport: impl Into<Transport>, user: u64, device: &str) -> Client {
+        Client::login_with(server, transport, user, device, &json!({}))
     }
 
     /// As [`Client::login`], with cursors.
@@ -81,9 +100,15 @@ impl Client {
     /// # Panics
     /// When that does not work.
     #[must_use]
-    pub fn login_with(server: &Server, wire: Wire, user: u64, device: &str, cursors: &Value) -> Client {
+    pub fn login_with(
+        server: &Server,
+        transport: impl Into<Transport>,
+        user: u64,
+        device: &str,
+        cursors: &Value,
+    ) -> Client {
         let token = server.token(user, device);
-        let mut client = Client::connect(server.address(), wire, Some(&token)).expect("upgraded");
+        let mut client = Client::connect(server.address(), transport, Some(&token)).expect("connected");
         client.send(&json!({"type": "identify", "cursors": cursors}));
         let mut before = VecDeque::new();
         loop {
@@ -101,27 +126,29 @@ impl Client {
     /// Sends a frame.
     ///
     /// # Panics
-    /// When the socket is broken, or the frame cannot be expressed on the binary wire.
+    /// When the connection is broken, or the frame cannot be expressed on this transport.
     pub fn send(&mut self, frame: &Value) {
-        let text = frame.to_string();
-        match self.wire {
-            Wire::Json => self.send_raw(Message::text(text)),
-            Wire::Rkyv => {
-                let incoming = json::decode(&text);
-                let command = incoming.command.unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"));
-                let mut bytes = AlignedVec::new();
-                binary::encode_command(incoming.id.as_ref(), &command, &mut bytes);
-                self.send_raw(Message::binary(bytes.to_vec()));
+        match &mut self.line {
+            Line::Socket(socket) => socket.send(frame),
+            Line::Poll(poll) => poll.send(frame),
+            Line::Events(events) => {
+                let answer = events.send(frame);
+                // What the stream brought of one's own before its answer was known is no event of this connection.
+                self.seen.retain(|seen| !events.is_own(seen));
+                self.seen.extend(answer);
             }
         }
     }
 
-    /// Sends any message.
+    /// Sends any WebSocket message.
     ///
     /// # Panics
-    /// When the socket is broken.
+    /// When the socket is broken, or it is none.
     pub fn send_raw(&mut self, message: Message) {
-        self.socket.send(message).expect("sent");
+        match &mut self.line {
+            Line::Socket(socket) => socket.send_raw(message),
+            _ => panic!("only a WebSocket carries raw messages"),
+        }
     }
 
     /// The next frame, in order.
@@ -146,33 +173,16 @@ impl Client {
         }
     }
 
-    /// Reads once from the socket.
+    /// Looks once at what came, for a tenth of a second at most.
     fn read(&mut self) {
-        match self.socket.read() {
-            Ok(Message::Text(text)) => {
-                assert_eq!(self.wire, Wire::Json, "text on a binary connection");
-                self.seen.push_back(serde_json::from_str(&text).expect("JSON from the server"));
-            }
-            Ok(Message::Binary(bytes)) => {
-                assert_eq!(self.wire, Wire::Rkyv, "binary on a text connection");
-                let mut aligned = AlignedVec::<16>::new();
-                aligned.extend_from_slice(&bytes);
-                for frame in binary::decode_server(&aligned) {
-                    self.seen.push_back(to_json(&frame.expect("a frame that we know")));
-                }
-            }
-            Ok(Message::Close(frame)) => {
-                self.closed = Some(frame.map_or((1005, String::new()), |CloseFrame { code, reason }| {
-                    (code.into(), reason.to_string())
-                }));
-            }
-            Ok(_) => {}
-            Err(tungstenite::Error::Io(error))
-                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
-            Err(error) => {
-                // 1006: the connection is gone without a close frame (RFC 6455 section 7.1.5).
-                self.closed.get_or_insert((1006, error.to_string()));
-            }
+        let seen = match &mut self.line {
+            Line::Socket(socket) => socket.read(),
+            Line::Poll(poll) => poll.read(),
+            Line::Events(events) => events.read(),
+        };
+        match seen {
+            Seen::Frames(frames) => self.seen.extend(frames),
+            Seen::Closed(code, reason) => self.closed = Some((code, reason)),
         }
     }
 
@@ -209,8 +219,15 @@ impl Client {
         self.closed.as_ref().unwrap_or_else(|| panic!("not closed; saw {:?}", self.seen)).0
     }
 
-    /// Whether an answered heartbeat brings nothing else: proof that nothing was on its way.
+    /// Whether an answered heartbeat brings nothing else: proof that nothing was on its way. A stream cannot be asked;
+    /// there, that nothing comes for a while.
     pub fn is_quiet(&mut self) -> bool {
+        if let Line::Events(_) = self.line {
+            for _ in 0..2 {
+                self.read();
+            }
+            return self.seen.is_empty();
+        }
         self.send(&json!({"type": "heartbeat", "id": "quiet?"}));
         self.frame()["type"] == "heartbeat_ack"
     }
@@ -229,22 +246,27 @@ impl Client {
         })
     }
 
-    /// Ends the TCP connection without a word.
+    /// Ends the connection without a word; a poll session by `DELETE`.
     pub fn cut(self) {
-        let _ = self.socket.get_ref().shutdown(std::net::Shutdown::Both);
+        match self.line {
+            Line::Socket(mut socket) => {
+                let _ = socket.stream().shutdown(std::net::Shutdown::Both);
+            }
+            Line::Poll(poll) => poll.end(),
+            Line::Events(events) => events.cut(),
+        }
     }
 
-    /// The socket itself.
+    /// The WebSocket's own stream.
+    ///
+    /// # Panics
+    /// When it is none.
     pub fn stream(&mut self) -> &mut TcpStream {
-        self.socket.get_mut()
+        match &mut self.line {
+            Line::Socket(socket) => socket.stream(),
+            _ => panic!("only a WebSocket has one stream"),
+        }
     }
-}
-
-/// A server frame as it would stand on the JSON wire.
-fn to_json(frame: &ServerFrame<'_>) -> Value {
-    let mut text = Vec::new();
-    json::encode(frame, &mut text);
-    serde_json::from_slice(&text).expect("our own JSON")
 }
 
 /// Sends that one client leaves unanswered: below the default of `limits.inflight`, so that the server never pauses it.
@@ -336,7 +358,15 @@ impl Event {
                     content: text(&message["content"]),
                 }]
             }
-            Some(kind @ "conversation_created") => vec![Event {
+            Some(
+                kind @ ("conversation_created"
+                | "conversation_updated"
+                | "member_added"
+                | "member_removed"
+                | "message_deleted"
+                | "reaction_added"
+                | "reaction_removed"),
+            ) => vec![Event {
                 conversation: text(&frame["conversation_id"]),
                 seq: frame["seq"].as_u64().unwrap_or(0),
                 sender: String::new(),

@@ -4,9 +4,16 @@
 #![expect(clippy::disallowed_methods, reason = "tests start processes, open sockets and wait for deadlines")]
 
 pub mod client;
+pub mod crowd;
+pub mod desk;
+pub mod features;
+pub mod hall;
 pub mod http;
 pub mod killing;
+mod model;
+pub mod page;
 pub mod raw;
 pub mod server;
 pub mod stage;
+pub mod trial;
 pub mod world;

@@ -162,7 +162,8 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
+/// The first frame and its length with the header, once it is whole.
+pub(crate) fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     assert_eq!(second & 0x80, 0, "a server never masks");
     let (length, start) = match second {

@@ -212,6 +212,21 @@ impl Server {
         self.gateway = Some(process);
     }
 
+    /// One more gateway of [`Deployment::Tiers`], on the same router and data directory: its process and where clients
+    /// connect.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn another_gateway(&self) -> (Process, SocketAddr) {
+        let mut arguments = self.arguments(Some("gateway"));
+        arguments.extend(set("gateway.listen", None));
+        arguments.extend(["--set".into(), format!("gateway.routers={}", self.router())]);
+        let process = Process::start(&self.binary, &arguments, self.path("another.log"));
+        let address = process.address("gateway");
+        (process, address)
+    }
+
     fn arguments(&self, tier: Option<&str>) -> Vec<String> {
         let mut arguments: Vec<String> = tier.into_iter().map(str::to_owned).collect();
         arguments.extend(["--data-dir".into(), self.data_dir().display().to_string()]);

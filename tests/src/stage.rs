@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use carillon_protocol::client::Wire;
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::client::{Client, Transport};
 use crate::http::{Answer, request};
 use crate::server::{Deployment, Server};
 
@@ -21,14 +20,19 @@ static NEXT_USER: AtomicU64 = AtomicU64::new(1_001);
 /// See the module.
 pub struct Stage {
     server: Arc<Server>,
-    /// How clients speak.
-    pub wire: Wire,
+    /// How clients are connected.
+    pub transport: Transport,
 }
 
 impl Stage {
     /// A stage on a server with these settings, shared with whoever wants the same.
     #[must_use]
-    pub fn shared(binary: &str, deployment: Deployment, wire: Wire, settings: &[&str]) -> Stage {
+    pub fn shared(
+        binary: &str,
+        deployment: Deployment,
+        transport: impl Into<Transport>,
+        settings: &[&str],
+    ) -> Stage {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         let place = running.entry(format!("{deployment:?} {settings:?}")).or_default();
         let server = place.upgrade().unwrap_or_else(|| {
@@ -36,7 +40,7 @@ impl Stage {
             *place = Arc::downgrade(&server);
             server
         });
-        Stage { server, wire }
+        Stage { server, transport: transport.into() }
     }
 
     /// The server.
@@ -59,13 +63,13 @@ impl Stage {
     /// A connection that has caught up.
     #[must_use]
     pub fn login(&self, user: u64, device: &str) -> Client {
-        Client::login(&self.server, self.wire, user, device)
+        Client::login(&self.server, self.transport, user, device)
     }
 
     /// A connection that names its cursors, and has caught up.
     #[must_use]
     pub fn login_at(&self, user: u64, device: &str, conversation: &str, seq: u64) -> Client {
-        Client::login_with(&self.server, self.wire, user, device, &json!({conversation: seq}))
+        Client::login_with(&self.server, self.transport, user, device, &json!({conversation: seq}))
     }
 
     /// A connection that has caught up and whose past is read.
@@ -140,8 +144,8 @@ pub fn create(server: &Server, by: u64, wish: &Value) -> String {
     id.unwrap_or_else(|| panic!("no conversation_id: {answer:?}")).to_owned()
 }
 
-/// The test of each named scenario in both deployments and on both wires: `everywhere!(settings; one, two)` wants
-/// `fn one(stage: &Stage)`.
+/// The test of each named scenario over WebSockets in both deployments and encodings, and over long polling:
+/// `everywhere!(settings; one, two)` wants `fn one(stage: &Stage)`.
 #[macro_export]
 macro_rules! everywhere {
     ($settings:expr; $($scenario:ident),+ $(,)?) => {
@@ -149,18 +153,28 @@ macro_rules! everywhere {
         $crate::everywhere!(@ one_process_rkyv, OneProcess, Rkyv, $settings; $($scenario),+);
         $crate::everywhere!(@ tiers_json, Tiers, Json, $settings; $($scenario),+);
         $crate::everywhere!(@ tiers_rkyv, Tiers, Rkyv, $settings; $($scenario),+);
+        $crate::everywhere!(@ one_process_poll, OneProcess, Poll, $settings; $($scenario),+);
     };
-    (@ $module:ident, $deployment:ident, $wire:ident, $settings:expr; $($scenario:ident),+) => {
+    (@ $module:ident, $deployment:ident, $transport:ident, $settings:expr; $($scenario:ident),+) => {
         mod $module {
             $(#[test]
             fn $scenario() {
                 super::$scenario(&$crate::stage::Stage::shared(
                     env!("CARGO_BIN_EXE_carillon-under-test"),
                     $crate::server::Deployment::$deployment,
-                    $crate::client::Wire::$wire,
+                    $crate::client::Transport::$transport,
                     $settings,
                 ));
             })+
         }
+    };
+}
+
+/// The test of each named scenario over server-sent events and REST as well: for those that a client can play that says
+/// nothing on its own connection.
+#[macro_export]
+macro_rules! over_events {
+    ($settings:expr; $($scenario:ident),+ $(,)?) => {
+        $crate::everywhere!(@ one_process_events, OneProcess, Events, $settings; $($scenario),+);
     };
 }

@@ -64,6 +64,18 @@ impl Grounds {
     }
 }
 
+/// The gateway's settings as they are shipped.
+#[must_use]
+pub fn default_settings() -> Settings {
+    plan::defaults()
+}
+
+/// The router's, with nobody limited.
+#[must_use]
+pub fn default_shard_settings() -> carillon_router::shard::ShardSettings {
+    plan::shard_defaults()
+}
+
 impl Default for Grounds {
     fn default() -> Grounds {
         Grounds::new()

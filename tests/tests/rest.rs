@@ -431,7 +431,6 @@ fn what_is_wrong_is_named(stage: &Stage) {
             Some("type"),
         ),
         ("GET", "/v1/nothing".into(), None, 404, "not_found", None),
-        ("GET", "/".into(), None, 404, "not_found", None),
         ("PUT", "/v1/messages".into(), Some(json!({})), 405, "bad_request", None),
     ];
     for (method, path, body, status, code, field) in table {

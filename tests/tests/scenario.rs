@@ -1,8 +1,8 @@
-//! Two people and a group of five, as an outside eye sees them: in both deployments, on both wires.
+//! Two people and a group of five, as an outside eye sees them: in both deployments, over every transport.
 
 use carillon_tests::client::{Client, Event};
-use carillon_tests::everywhere;
 use carillon_tests::stage::Stage;
+use carillon_tests::{everywhere, over_events};
 use serde_json::{Value, json};
 
 // These scenarios say much at once; `limits.rs` plays at the defaults.
@@ -19,6 +19,19 @@ everywhere!(&["limits.send_per_s=0"];
     pipelined_sends_keep_their_order,
     who_is_no_member_is_refused,
     a_frame_id_comes_back_with_its_answer,
+    bye_is_answered_with_1000,
+);
+over_events!(&["limits.send_per_s=0"];
+    a_message_goes_through_sent_delivered_and_read,
+    the_literal_three_field_frame_is_enough,
+    a_message_carries_every_optional_field_through,
+    online_members_learn_of_a_new_conversation,
+    a_group_of_five_hears_everything_once_and_in_order,
+    a_second_device_hears_what_the_first_one_says,
+    a_newer_connection_of_a_device_replaces_the_older,
+    a_retry_gets_the_first_seq,
+    an_id_used_for_other_content_is_refused,
+    pipelined_sends_keep_their_order,
     bye_is_answered_with_1000,
 );
 

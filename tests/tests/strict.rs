@@ -208,10 +208,10 @@ fn frames_that_cannot_be_done_are_answered() {
         ("a type that is no string", r#"{"type":1}"#.to_owned(), "bad_request", Some("type")),
         ("an unknown type", r#"{"type":"sing"}"#.to_owned(), "bad_request", Some("type")),
         (
-            "a type that is not built",
+            "typing where one is no member",
             r#"{"type":"typing","conversation_id":"1","state":"start"}"#.to_owned(),
-            "bad_request",
-            Some("type"),
+            "forbidden",
+            None,
         ),
         (
             "an id that is a number",

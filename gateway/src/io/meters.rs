@@ -7,7 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::Driver;
 use super::station::Station;
-use crate::counters::{Counters, HEARD, SAID};
+use crate::counters::{Counters, HEARD, LIMITED_BY, SAID};
 
 metric_table! {
     pub(super) enum Row {
@@ -24,6 +24,9 @@ metric_table! {
         Submits = Def::counter("gateway_submits", "Commands sent to routers, repeats included."),
         Delivers = Def::counter("gateway_delivers", "Events received from routers."),
         Events = Def::counter("gateway_events", "Events queued for clients.").by("how", &["live", "paged"]),
+        EphemeralDropped = Def::counter("gateway_ephemeral_dropped", "Typing and presence frames that found no room."),
+        RateLimited = Def::counter("rate_limited", "Commands and upgrades refused by rate, by whose rate it was")
+            .by("by", &LIMITED_BY),
         Behinds = Def::counter("gateway_behinds", "Sessions that were told behind."),
         Resets = Def::counter("gateway_resets", "Conversations that were reset."),
         UnknownOutcomes = Def::counter("gateway_unknown_outcomes", "Commands whose outcome stayed unknown."),
@@ -63,6 +66,11 @@ impl ShardMeters {
         ShardMeters { meter, before: Counters::default(), cpu_ns: 0, publish_at: Time(0) }
     }
 
+    /// For a shard that no driver of sockets runs: the pumps'.
+    pub(super) fn without_driver(meter: Meter<Row>) -> ShardMeters {
+        ShardMeters { meter, before: Counters::default(), cpu_ns: 0, publish_at: Time(0) }
+    }
+
     /// Accepting rests.
     pub(super) fn accept_rests(&mut self) {
         self.meter.add(Row::AcceptRests, 1);
@@ -75,11 +83,19 @@ impl ShardMeters {
             return;
         }
         self.publish_at = station.now().after_ms(PUBLISH_MS);
-        let (meter, now) = (&self.meter, station.shard().counters());
+        self.publish(station.shard().counters(), station.lanes().queued_bytes());
+        let cpu_ns = thread_cpu_ns();
+        self.meter.add(Row::ThreadCpu, cpu_ns.saturating_sub(self.cpu_ns));
+        self.cpu_ns = cpu_ns;
+    }
+
+    /// Brings the page up to what a shard counted so far.
+    pub(super) fn publish(&mut self, now: Counters, link_queued_bytes: usize) {
+        let meter = &self.meter;
         let before = std::mem::replace(&mut self.before, now.clone());
         meter.set(Row::Connections, gauge(now.connections));
         meter.set(Row::Sessions, gauge(now.sessions));
-        meter.set(Row::LinkQueuedBytes, gauge(station.lanes().queued_bytes() as u64));
+        meter.set(Row::LinkQueuedBytes, gauge(link_queued_bytes as u64));
         let rows = [
             (Row::Accepted, 0, now.accepted - before.accepted),
             (Row::Upgrades, 0, now.upgraded - before.upgraded),
@@ -94,6 +110,7 @@ impl ShardMeters {
             (Row::Delivers, 0, now.delivers - before.delivers),
             (Row::Events, 0, now.events_live - before.events_live),
             (Row::Events, 1, now.events_paged - before.events_paged),
+            (Row::EphemeralDropped, 0, now.ephemeral_dropped - before.ephemeral_dropped),
             (Row::Behinds, 0, now.behinds - before.behinds),
             (Row::Resets, 0, now.resets - before.resets),
             (Row::UnknownOutcomes, 0, now.unknown_outcomes - before.unknown_outcomes),
@@ -110,12 +127,12 @@ impl ShardMeters {
         for (at, (now, before)) in now.heard.iter().zip(before.heard).enumerate() {
             meter.add_at(Row::Heard, at, now - before);
         }
+        for (at, (now, before)) in now.limited.iter().zip(before.limited).enumerate() {
+            meter.add_at(Row::RateLimited, at, now - before);
+        }
         for (at, (now, before)) in now.said.iter().zip(before.said).enumerate() {
             meter.add_at(Row::Said, at, now - before);
         }
-        let cpu_ns = thread_cpu_ns();
-        meter.add(Row::ThreadCpu, cpu_ns.saturating_sub(self.cpu_ns));
-        self.cpu_ns = cpu_ns;
     }
 }
 

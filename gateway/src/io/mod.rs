@@ -27,6 +27,7 @@ use carillon_node::tokens::KeyTable;
 pub use driver::Driver;
 use link::{Lanes, Uplinks};
 
+use crate::rest::ReadyUsers;
 use crate::settings::Settings;
 use crate::shard::Shard;
 
@@ -62,6 +63,8 @@ pub struct Needs {
     pub uplinks: Arc<dyn Uplinks>,
     /// Where the metrics go.
     pub registry: Registry,
+    /// Who can be tried out on the page to look at; none: there is no page.
+    pub ready_users: Option<ReadyUsers>,
 }
 
 /// Doors that are open but not yet served: lets a port that is taken be reported before anything else begins.

@@ -39,6 +39,11 @@ impl<'a> Fields<'a> {
         Ok(Fields(fields))
     }
 
+    /// As [`Fields::split`], for requests that need no body.
+    pub(super) fn split_or_none(body: &'a [u8]) -> Result<Fields<'a>, Refusal> {
+        if body.is_empty() { Ok(Fields(Vec::new())) } else { Fields::split(body) }
+    }
+
     /// A field's JSON; `None` when it is absent or `null`.
     fn raw(&self, field: &str) -> Option<&'a str> {
         let index = self.0.binary_search_by(|(name, _)| name.as_ref().cmp(field)).ok()?;
@@ -99,6 +104,14 @@ impl<'a> Fields<'a> {
     pub(super) fn required_seq(&self, field: &'static str) -> Result<Seq, Refusal> {
         let raw = self.raw(field).ok_or_else(|| required(field))?;
         raw.parse().map_err(|_| Refusal::field(field, format!("{field} must be an integer of at least 1")))
+    }
+
+    /// A time in Unix milliseconds, at least 1.
+    pub(super) fn millis(&self, field: &'static str) -> Result<Option<u64>, Refusal> {
+        let Some(raw) = self.raw(field) else { return Ok(None) };
+        let millis = raw.parse().ok().filter(|millis| *millis != 0);
+        let form = "an integer: milliseconds since 1970-01-01 UTC, at least 1";
+        millis.map(Some).ok_or_else(|| Refusal::field(field, format!("{field} must be {form}")))
     }
 }
 

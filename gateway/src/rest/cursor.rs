@@ -18,6 +18,8 @@ pub(super) enum Cursor {
     Above(Seq),
     /// Conversations below this place: last id, conversation.
     Conversations(u64, u64),
+    /// Members above this user.
+    Members(u64),
 }
 
 impl Cursor {
@@ -27,6 +29,7 @@ impl Cursor {
             Cursor::Below(seq) => (b'b', seq, None),
             Cursor::Above(seq) => (b'a', seq, None),
             Cursor::Conversations(last_id, conversation) => (b'c', last_id, Some(conversation)),
+            Cursor::Members(user) => (b'm', user, None),
         };
         let mut bytes = vec![VERSION, kind];
         bytes.extend_from_slice(&first.to_le_bytes());
@@ -48,6 +51,7 @@ impl Cursor {
             match (head, rest) {
                 ([VERSION, b'b'], []) => Some(Cursor::Below(first)),
                 ([VERSION, b'a'], []) => Some(Cursor::Above(first)),
+                ([VERSION, b'm'], []) => Some(Cursor::Members(first)),
                 ([VERSION, b'c'], rest) => {
                     Some(Cursor::Conversations(first, u64::from_le_bytes(rest.try_into().ok()?)))
                 }
@@ -74,6 +78,7 @@ mod tests {
             (Cursor::Below(141), "AWKNAAAAAAAAAA"),
             (Cursor::Above(1), "AWEBAAAAAAAAAA"),
             (Cursor::Conversations(u64::MAX, 7), "AWP__________wcAAAAAAAAA"),
+            (Cursor::Members(9), "AW0JAAAAAAAAAA"),
         ];
         for (cursor, text) in cases {
             assert_eq!(cursor.to_text(), text);

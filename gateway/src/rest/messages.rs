@@ -3,20 +3,21 @@
 use std::borrow::Cow;
 
 use carillon_protocol::client::{
-    self, EventFrame, MessageView, ReceiptView, SendMessage, Status, check_command, json,
+    self, EventFrame, MessageView, ReactionView, ReceiptView, SendMessage, Status, check_command, json,
 };
-use carillon_protocol::frame::{Accepted, Command, Entry, Mark, Page};
-use carillon_protocol::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, MessageId, Seq, UserId};
+use carillon_protocol::frame::{Accepted, Command, Entry, Mark, Page, ReactionCount};
+use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
 use carillon_protocol::limits::PAGE_BYTES_MAX;
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::record::Event;
 use carillon_protocol::time::WallMs;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::body::{Fields, required};
 use super::cursor::{self, Cursor};
 use super::plan::{Ask, Call, Plan, Tell, mismatch};
-use super::query::{self, Query};
+use super::query::Query;
 use super::response::Response;
 use crate::render;
 
@@ -34,49 +35,26 @@ pub(super) fn send(call: &Call<'_>) -> Result<Plan, Refusal> {
         message_type: message_type.ok_or_else(|| required("message_type"))?,
         encoding: fields.named("encoding", "utf8 or opaque")?.unwrap_or_default(),
         media_url: fields.text("media_url")?,
-        client_msg_id: client_msg_id(call, fields.text("client_msg_id")?)?,
+        client_msg_id: None,
         reply_to: fields.id("reply_to")?.map(MessageId),
     };
     let mut command = client::Command::SendMessage(message);
     check_command(&mut command)?;
     let client::Command::SendMessage(message) = command else { return Err(mismatch()) };
-    Ok(Plan {
-        ask: Ask::Submit {
-            client_msg_id: message.client_msg_id.map(Cow::into_owned).unwrap_or_default(),
-            command: Command::Send {
-                conversation: message.conversation,
-                message_type: message.message_type as u8,
-                encoding: message.encoding as u8,
-                content: message.content.into_owned(),
-                media_url: message.media_url.map(Cow::into_owned),
-                reply_to: message.reply_to,
-            },
-        },
-        tell: Tell::Sent,
-    })
+    let command = Command::Send {
+        conversation: message.conversation,
+        message_type: message.message_type as u8,
+        encoding: message.encoding as u8,
+        content: message.content.into_owned(),
+        media_url: message.media_url.map(Cow::into_owned),
+        reply_to: message.reply_to,
+    };
+    call.submit(&fields, command, Tell::Sent)
 }
 
-/// The idempotency key: `Idempotency-Key` and `client_msg_id` are the same thing, so both may be given only alike.
-pub(super) fn client_msg_id<'a>(
-    call: &Call<'a>,
-    in_body: Option<Cow<'a, str>>,
-) -> Result<Option<Cow<'a, str>>, Refusal> {
-    let wrong = |message: &'static str| Refusal::field("client_msg_id", message);
-    let Some(in_header) = call.idempotency_key else { return Ok(in_body) };
-    let in_header = std::str::from_utf8(in_header)
-        .ok()
-        .filter(|key| (1..=CLIENT_MSG_ID_BYTES_MAX).contains(&key.len()))
-        .ok_or_else(|| wrong("Idempotency-Key must be 1 to 64 bytes of UTF-8"))?;
-    match in_body {
-        Some(in_body) if in_body != in_header => {
-            Err(wrong("Idempotency-Key and client_msg_id must be the same"))
-        }
-        _ => Ok(Some(Cow::Borrowed(in_header))),
-    }
-}
-
-#[derive(Serialize)]
-struct Sent {
+/// A message that is committed.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Sent {
     message_id: MessageId,
     timestamp: WallMs,
     status: Status,
@@ -133,7 +111,7 @@ impl Window {
 
 /// `GET /v1/conversations/{id}/messages`.
 pub(super) fn history(call: &Call<'_>) -> Result<Plan, Refusal> {
-    let conversation = query::conversation(call.parameter)?;
+    let conversation = call.path.conversation()?;
     let query = Query::new(call.query);
     let limit = query.limit()?;
     let window = match (query.text("cursor")?, query.seq("after_seq")?, query.seq("before_seq")?) {
@@ -143,7 +121,7 @@ pub(super) fn history(call: &Call<'_>) -> Result<Plan, Refusal> {
         (Some(text), None, None) => match Cursor::parse(&text)? {
             Cursor::Below(seq) => Window::below(seq, limit),
             Cursor::Above(seq) => Window::above(seq, limit),
-            Cursor::Conversations(..) => return Err(cursor::wrong()),
+            Cursor::Conversations(..) | Cursor::Members(_) => return Err(cursor::wrong()),
         },
         (cursor, ..) => {
             let field = if cursor.is_some() { "cursor" } else { "after_seq" };
@@ -161,7 +139,10 @@ pub(super) fn page(page: &Page, window: &Window, user: UserId) -> Result<Respons
     let mut last = None;
     let mut has_more = page.has_more;
     for entry in &page.entries {
-        let message = view(page.conversation, entry, user, &marks)?;
+        let reacted = page.reacted.binary_search_by_key(&entry.seq, |reacted| reacted.seq).ok();
+        let reacted = reacted.and_then(|index| page.reacted.get(index));
+        let reactions = reacted.map_or(&[][..], |reacted| &reacted.reactions);
+        let message = view(page.conversation, entry, user, &marks, reactions)?;
         let start = body.len();
         if last.is_some() {
             body.push(b',');
@@ -194,13 +175,20 @@ pub(super) fn view<'a>(
     entry: &'a Entry,
     user: UserId,
     marks: &[ReceiptView],
+    reactions: &'a [ReactionCount],
 ) -> Result<MessageView<'a>, Refusal> {
     let unreadable = || Refusal::new(Code::Internal, "a stored message could not be read");
     let event = Event::decode(&entry.record).ok_or_else(unreadable)?;
     match render::event_frame(conversation, entry.seq, entry.seq, &event, user, marks) {
-        EventFrame::NewMessage { message, .. } => Ok(message),
-        EventFrame::ConversationCreated { .. } => Err(unreadable()),
+        EventFrame::NewMessage { message, .. } => {
+            Ok(MessageView { reactions: reactions.iter().map(reaction).collect(), ..message })
+        }
+        _ => Err(unreadable()),
     }
+}
+
+fn reaction(count: &ReactionCount) -> ReactionView<'_> {
+    ReactionView { emoji: Cow::Borrowed(&count.emoji), count: count.count, mine: count.mine }
 }
 
 /// Watermarks as they come over the link.

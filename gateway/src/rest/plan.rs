@@ -1,17 +1,22 @@
 //! What a request comes to: a question for the router, and what becomes of the answer. A request may take several such
-//! steps: is its user known, do what it wants, read what that made.
+//! steps: may its device come in, do what it wants, read what that made.
+
+use std::collections::VecDeque;
 
 use carillon_protocol::client::field_name;
 use carillon_protocol::frame::{
-    Accepted, Command, Find, Found, LinkFrame, Page, Read, Receipt, Refused, Submit, Wanted,
+    Accepted, Change, Command, Find, Findings, LinkFrame, Page, Read, Receipt, Refused, Submit, Wanted,
 };
-use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, Seq, UserId};
 use carillon_protocol::reason::{Code, Refusal};
 use rkyv::util::AlignedVec;
 
+use super::body::Fields;
 use super::messages::Window;
+use super::path::Parameters;
+use super::request::ReadyUser;
 use super::response::Response;
-use super::{RETRY_MS, conversations, messages, users};
+use super::{RETRY_MS, changes, conversations, devices, members, messages, users};
 
 /// A request on its way into a handler.
 pub(super) struct Call<'a> {
@@ -19,14 +24,50 @@ pub(super) struct Call<'a> {
     pub(super) user: UserId,
     /// On which device, from the token.
     pub(super) device: &'a str,
-    /// What stands at `{…}` of the route's pattern.
-    pub(super) parameter: Option<&'a str>,
+    /// What stands at the `{…}` of the route's pattern.
+    pub(super) path: Parameters<'a>,
     /// Behind `?`.
     pub(super) query: &'a str,
     /// `Idempotency-Key`.
     pub(super) idempotency_key: Option<&'a [u8]>,
     /// Within its bound.
     pub(super) body: &'a [u8],
+}
+
+impl Call<'_> {
+    /// The idempotency key; empty: none was given. `Idempotency-Key` and `client_msg_id` are the same thing, so both may
+    /// be given only alike.
+    pub(super) fn key(&self, fields: &Fields<'_>) -> Result<String, Refusal> {
+        let wrong = |message: &'static str| Refusal::field("client_msg_id", message);
+        let in_body = fields.text("client_msg_id")?;
+        if in_body.as_ref().is_some_and(|key| !(1..=CLIENT_MSG_ID_BYTES_MAX).contains(&key.len())) {
+            return Err(wrong("client_msg_id must be 1 to 64 bytes"));
+        }
+        let Some(in_header) = self.idempotency_key else {
+            return Ok(in_body.unwrap_or_default().into_owned());
+        };
+        let in_header = std::str::from_utf8(in_header)
+            .ok()
+            .filter(|key| (1..=CLIENT_MSG_ID_BYTES_MAX).contains(&key.len()))
+            .ok_or_else(|| wrong("Idempotency-Key must be 1 to 64 bytes of UTF-8"))?;
+        match in_body {
+            Some(in_body) if in_body != in_header => {
+                Err(wrong("Idempotency-Key and client_msg_id must be the same"))
+            }
+            _ => Ok(in_header.to_owned()),
+        }
+    }
+
+    /// A durable command under the key that the request gives.
+    pub(super) fn submit(&self, fields: &Fields<'_>, command: Command, tell: Tell) -> Result<Plan, Refusal> {
+        Ok(Plan { ask: Ask::Submit { client_msg_id: self.key(fields)?, command }, tell })
+    }
+
+    /// A change of the log of the conversation that the path names.
+    pub(super) fn change(&self, fields: &Fields<'_>, change: Change) -> Result<Plan, Refusal> {
+        let conversation = self.path.conversation()?;
+        self.submit(fields, Command::Change { conversation, change }, Tell::Changed)
+    }
 }
 
 /// What a handler makes of a request.
@@ -103,12 +144,16 @@ impl Ask {
 /// What becomes of an answer.
 #[derive(Debug)]
 pub(super) enum Tell {
-    /// The user is there, or is made known under the name in the token; then `plan`.
-    Admission { name: String, plan: Box<Plan> },
+    /// Whether the user is known and the device not revoked; then `plan`.
+    Admission(Box<Admission>),
+    /// A ready user was made known on the way to the page, however that went; on to those that are left.
+    Ready { left: VecDeque<ReadyUser>, users: Vec<ReadyUser> },
     /// The message's id and seq.
     Sent,
+    /// The event's seq.
+    Changed,
     /// Nothing.
-    Receipted,
+    Stored,
     /// A page of messages.
     Messages,
     /// A page of conversations.
@@ -117,10 +162,31 @@ pub(super) enum Tell {
     Created,
     /// A conversation, with this status.
     Conversation(u16),
+    /// A page of members.
+    Members,
+    /// How far members got.
+    Receipts,
+    /// One's own devices.
+    Devices,
     /// The user, who is read next.
     UserCreated,
+    /// The caller, who is read next.
+    Renamed,
     /// A user, with this status.
     User(u16),
+}
+
+/// What a request wants once it may come in.
+#[derive(Debug)]
+pub(super) struct Admission {
+    /// The name in the token; empty when it has none.
+    pub(super) name: String,
+    /// The token's device.
+    pub(super) device: String,
+    /// When the token was issued, Unix seconds.
+    pub(super) issued_s: u64,
+    /// What is wanted.
+    pub(super) plan: Plan,
 }
 
 /// An answer.
@@ -129,7 +195,7 @@ pub(super) enum Heard {
     Refused(Refused),
     NotOwner,
     Page(Page),
-    Found(Found),
+    Found(Findings),
 }
 
 /// What to do about an answer.
@@ -138,8 +204,10 @@ pub(super) enum Step {
     Ask(Ask, Tell),
     /// Make the user known; the answer is told as this one was.
     Provision,
-    /// The user is known: on to what they want.
-    Known,
+    /// The user is known, and tokens of the device that were issued up to then are refused.
+    Known {
+        revoked_at_ms: u64,
+    },
 }
 
 /// Decides. `user` asked.
@@ -153,43 +221,66 @@ pub(super) fn step(
     user: UserId,
     auto_provision: bool,
 ) -> Result<Step, Refusal> {
-    if let Heard::NotOwner = heard {
-        let message = "that is moving to another router; try again";
-        return Err(Refusal::new(Code::Unavailable, message).retry_after(RETRY_MS));
-    }
-    match (tell, heard) {
-        (Tell::Admission { .. }, Heard::Refused(refused)) => unknown_user(ask, refused, auto_provision),
-        (_, Heard::Refused(refused)) => Err(refusal(refused)),
-        (Tell::Admission { .. }, Heard::Found(_) | Heard::Accepted(_)) => Ok(Step::Known),
-        (Tell::Sent, Heard::Accepted(accepted)) => Ok(Step::Respond(messages::sent(&accepted))),
-        (Tell::Receipted, Heard::Accepted(_)) => Ok(Step::Respond(Response::empty())),
-        (Tell::Messages, Heard::Page(page)) => {
-            let Ask::Messages { window, .. } = ask else { return Err(mismatch()) };
-            messages::page(&page, window, user).map(Step::Respond)
+    match heard {
+        Heard::NotOwner => {
+            let message = "that is moving to another router; try again";
+            Err(Refusal::new(Code::Unavailable, message).retry_after(RETRY_MS))
         }
-        (Tell::Conversations, Heard::Found(found)) => conversations::page(&found, user).map(Step::Respond),
-        (Tell::Created, Heard::Accepted(accepted)) => {
-            let status = if accepted.duplicate { 200 } else { 201 };
-            Ok(Step::Ask(Ask::Find(Wanted::Conversation(accepted.conversation)), Tell::Conversation(status)))
-        }
-        (Tell::Conversation(status), Heard::Found(found)) => {
-            conversations::object(*status, &found, user).map(Step::Respond)
-        }
-        (Tell::UserCreated, Heard::Accepted(accepted)) => {
-            Ok(Step::Ask(Ask::Find(Wanted::User(UserId(accepted.id))), Tell::User(201)))
-        }
-        (Tell::User(status), Heard::Found(found)) => users::object(*status, &found).map(Step::Respond),
-        _ => Err(mismatch()),
+        Heard::Refused(refused) => Err(refusal(refused)),
+        Heard::Accepted(accepted) => done(tell, &accepted, user),
+        Heard::Page(page) => match (tell, ask) {
+            (Tell::Messages, Ask::Messages { window, .. }) => {
+                messages::page(&page, window, user).map(Step::Respond)
+            }
+            _ => Err(mismatch()),
+        },
+        Heard::Found(Findings::Admission { known, revoked_at_ms }) => match (tell, known) {
+            (Tell::Admission(_), true) => Ok(Step::Known { revoked_at_ms }),
+            // The identity provider is the authority on who exists, unless `auth.auto_provision` is off.
+            (Tell::Admission(_), false) if auto_provision => Ok(Step::Provision),
+            (Tell::Admission(_), false) => {
+                Err(Refusal::new(Code::Forbidden, "the user of this token is not known"))
+            }
+            _ => Err(mismatch()),
+        },
+        Heard::Found(findings) => found(tell, &findings, user).map(Step::Respond),
     }
 }
 
-/// The identity provider is the authority on who exists, unless `auth.auto_provision` is off.
-fn unknown_user(ask: &Ask, refused: Refused, auto_provision: bool) -> Result<Step, Refusal> {
-    let is_unknown = matches!(ask, Ask::Find(_)) && Code::from_number(refused.code) == Code::NotFound;
-    match (is_unknown, auto_provision) {
-        (true, true) => Ok(Step::Provision),
-        (true, false) => Err(Refusal::new(Code::Forbidden, "the user of this token is not known")),
-        (false, _) => Err(refusal(refused)),
+/// A command is committed.
+fn done(tell: &Tell, accepted: &Accepted, user: UserId) -> Result<Step, Refusal> {
+    Ok(match tell {
+        // Provisioned: no device of somebody new was ever revoked.
+        Tell::Admission(_) => Step::Known { revoked_at_ms: 0 },
+        Tell::Sent => Step::Respond(messages::sent(accepted)),
+        Tell::Changed => Step::Respond(changes::changed(accepted)),
+        Tell::Stored => Step::Respond(Response::empty()),
+        Tell::Created => {
+            let status = if accepted.duplicate { 200 } else { 201 };
+            Step::Ask(Ask::Find(Wanted::Conversation(accepted.conversation)), Tell::Conversation(status))
+        }
+        Tell::UserCreated => Step::Ask(Ask::Find(Wanted::User(UserId(accepted.id))), Tell::User(201)),
+        Tell::Renamed => Step::Ask(Ask::Find(Wanted::User(user)), Tell::User(200)),
+        _ => return Err(mismatch()),
+    })
+}
+
+/// Something was looked up.
+fn found(tell: &Tell, findings: &Findings, user: UserId) -> Result<Response, Refusal> {
+    match (tell, findings) {
+        (Tell::Conversations, Findings::Conversations { conversations, more }) => {
+            conversations::page(conversations, *more, user)
+        }
+        (Tell::Conversation(status), Findings::Conversations { conversations, .. }) => {
+            let conversation = conversations.first().ok_or_else(mismatch)?;
+            conversations::object(*status, conversation, user)
+        }
+        (Tell::Members, Findings::Members { members, more }) => members::page(members, *more),
+        (Tell::Receipts, Findings::Marks(marks)) => Ok(members::marks(marks)),
+        (Tell::Receipts, Findings::Counts(counts)) => Ok(members::counts(counts)),
+        (Tell::Devices, Findings::Devices(devices)) => Ok(devices::list(devices)),
+        (Tell::User(status), Findings::User(view)) => users::object(*status, view, user),
+        _ => Err(mismatch()),
     }
 }
 

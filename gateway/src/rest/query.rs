@@ -1,14 +1,14 @@
 //! What stands behind `?`: names and values, percent-encoded as forms are (WHATWG URL standard, section 5).
 
-use carillon_protocol::ids::{ConversationId, SEQ_MAX, Seq, UserId};
+use carillon_protocol::ids::{SEQ_MAX, Seq};
 use carillon_protocol::limits::{PAGE_EVENTS_DEFAULT, PAGE_EVENTS_MAX};
 use carillon_protocol::reason::Refusal;
 
 /// The parameters of a query. Unknown ones are ignored; one given twice is refused when it is asked for.
-pub(super) struct Query<'a>(&'a str);
+pub(crate) struct Query<'a>(&'a str);
 
 impl<'a> Query<'a> {
-    pub(super) fn new(text: &'a str) -> Query<'a> {
+    pub(crate) fn new(text: &'a str) -> Query<'a> {
         Query(text)
     }
 
@@ -16,21 +16,21 @@ impl<'a> Query<'a> {
     ///
     /// # Errors
     /// Given twice, or not UTF-8 behind its percent signs.
-    pub(super) fn text(&self, field: &'static str) -> Result<Option<String>, Refusal> {
+    pub(crate) fn text(&self, field: &'static str) -> Result<Option<String>, Refusal> {
         let mut values = self.0.split('&').filter_map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(name).as_deref() == Some(field)).then_some(value)
+            (decode(name, true).as_deref() == Some(field)).then_some(value)
         });
         let Some(value) = values.next() else { return Ok(None) };
         if values.next().is_some() {
             return Err(Refusal::field(field, format!("{field} may be given only once")));
         }
         let malformed = || Refusal::field(field, format!("{field} is not UTF-8, percent-encoded"));
-        decode(value).map(Some).ok_or_else(malformed)
+        decode(value, true).map(Some).ok_or_else(malformed)
     }
 
     /// A seq of at least 0.
-    pub(super) fn seq(&self, field: &'static str) -> Result<Option<Seq>, Refusal> {
+    pub(crate) fn seq(&self, field: &'static str) -> Result<Option<Seq>, Refusal> {
         let Some(text) = self.text(field)? else { return Ok(None) };
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let seq = text.parse().ok().filter(|seq| digits && *seq <= SEQ_MAX);
@@ -48,14 +48,15 @@ impl<'a> Query<'a> {
     }
 }
 
-/// `None` when it is not UTF-8. A percent sign without two digits stands for itself.
-fn decode(text: &str) -> Option<String> {
+/// `None` when it is not UTF-8. A percent sign without two digits stands for itself; in a form (a query) a plus is a
+/// space, in a path it is a plus.
+pub(super) fn decode(text: &str, is_form: bool) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((byte, tail)) = rest.split_first() {
         rest = tail;
         match (byte, tail) {
-            (b'+', _) => bytes.push(b' '),
+            (b'+', _) if is_form => bytes.push(b' '),
             (b'%', [high, low, behind @ ..]) => match (digit(*high), digit(*low)) {
                 (Some(high), Some(low)) => {
                     bytes.push(high << 4 | low);
@@ -71,23 +72,6 @@ fn decode(text: &str) -> Option<String> {
 
 fn digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
-}
-
-fn wrong_id(field: &'static str) -> Refusal {
-    Refusal::field(
-        field,
-        format!("{field} must be a decimal number, 1 to 9223372036854775807, without leading zeros"),
-    )
-}
-
-/// The conversation that a path names.
-pub(super) fn conversation(parameter: Option<&str>) -> Result<ConversationId, Refusal> {
-    parameter.and_then(ConversationId::parse).ok_or_else(|| wrong_id("conversation_id"))
-}
-
-/// The user that a path names.
-pub(super) fn user(parameter: Option<&str>) -> Result<UserId, Refusal> {
-    parameter.and_then(UserId::parse).ok_or_else(|| wrong_id("user_id"))
 }
 
 #[cfg(test)]

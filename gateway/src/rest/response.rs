@@ -25,16 +25,16 @@ pub struct Response {
 
 /// What a response is put into: whose it is.
 #[derive(Clone, Debug)]
-pub(super) struct Envelope {
-    pub(super) ticket: Ticket,
-    pub(super) request_id: String,
+pub(crate) struct Envelope {
+    pub(crate) ticket: Ticket,
+    pub(crate) request_id: String,
     /// The page that asked, when one did and may read the answer.
-    pub(super) origin: Option<String>,
+    pub(crate) origin: Option<String>,
 }
 
 impl Response {
     /// A JSON body.
-    pub(super) fn json(status: u16, value: &impl Serialize) -> Response {
+    pub(crate) fn json(status: u16, value: &impl Serialize) -> Response {
         match serde_json::to_vec(value) {
             Ok(body) => {
                 Response { status, headers: vec![("content-type", "application/json".to_owned())], body }
@@ -44,13 +44,18 @@ impl Response {
         }
     }
 
+    /// Any body.
+    pub(crate) fn bytes(status: u16, content_type: &str, body: Vec<u8>) -> Response {
+        Response { status, headers: vec![("content-type", content_type.to_owned())], body }
+    }
+
     /// 204.
-    pub(super) fn empty() -> Response {
+    pub(crate) fn empty() -> Response {
         Response { status: 204, headers: Vec::new(), body: Vec::new() }
     }
 
     /// The one shape of errors.
-    pub(super) fn refusal(refusal: &Refusal, request_id: &str) -> Response {
+    pub(crate) fn refusal(refusal: &Refusal, request_id: &str) -> Response {
         let mut body = Vec::new();
         json::error_body(refusal, request_id, &mut body);
         let mut headers = vec![("content-type", "application/json".to_owned())];
@@ -96,7 +101,7 @@ impl Response {
     }
 
     /// Adds what every response carries.
-    pub(super) fn in_envelope(mut self, envelope: &Envelope) -> Response {
+    pub(crate) fn in_envelope(mut self, envelope: &Envelope) -> Response {
         self.headers.push(("x-request-id", envelope.request_id.clone()));
         self.headers.push(("cache-control", "no-store".to_owned()));
         self.headers.push(("x-content-type-options", "nosniff".to_owned()));
@@ -111,7 +116,7 @@ impl Response {
 
 /// A client's request id as far as it may stand in a log: letters, digits, `.`, `_` and `-`; `None` when nothing of it
 /// may.
-pub(super) fn sanitised(given: &[u8]) -> Option<String> {
+pub(crate) fn sanitised(given: &[u8]) -> Option<String> {
     let kept = given.iter().filter(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
     let text: String = kept.take(REQUEST_ID_BYTES_MAX).map(|byte| char::from(*byte)).collect();
     (!text.is_empty()).then_some(text)

@@ -43,8 +43,8 @@ impl Entry {
     /// The same request, making its user known first.
     pub(super) fn provisioned(self) -> Entry {
         match &self.tell {
-            Tell::Admission { name, .. } => {
-                let command = Command::Provision { name: name.clone() };
+            Tell::Admission(admission) => {
+                let command = Command::Provision { name: admission.name.clone() };
                 // Making known is idempotent by nature: no key.
                 Entry { ask: Ask::Submit { client_msg_id: String::new(), command }, is_sent: false, ..self }
             }
@@ -55,7 +55,9 @@ impl Entry {
     /// The same request once its user is known: on to what it wants.
     pub(super) fn admitted(self) -> Entry {
         match self.tell {
-            Tell::Admission { plan, .. } => Entry { ask: plan.ask, tell: plan.tell, is_sent: false, ..self },
+            Tell::Admission(admission) => {
+                Entry { ask: admission.plan.ask, tell: admission.plan.tell, is_sent: false, ..self }
+            }
             _ => self,
         }
     }

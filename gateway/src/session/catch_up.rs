@@ -7,14 +7,15 @@
 //!   is live, or, when it does not fit, opens that conversation again.
 //! - `caught_up` is said when nothing is left of either kind.
 
-use carillon_protocol::client::{ReceiptView, ServerFrame, SyncBatch};
-use carillon_protocol::frame::{ArchivedMark, ArchivedPage, Read};
-use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::client::{FrameId, ServerFrame, SyncBatch};
+use carillon_protocol::frame::{ArchivedPage, Read};
+use carillon_protocol::ids::{ConversationId, Seq};
 use carillon_protocol::limits::PAGE_EVENTS_MAX;
 use carillon_protocol::reason::{Close, Refusal};
 use carillon_protocol::record::Event;
 use carillon_protocol::time::Time;
 
+use super::joining::Joining;
 use super::place::Before;
 use super::plan::{Entry, How, Plan};
 use super::register::{Cause, RETRY_MS};
@@ -54,6 +55,16 @@ pub(super) enum Style {
     Batches,
     /// As the frames that would have come live.
     Live,
+}
+
+/// What a `reset` says.
+#[derive(Debug)]
+pub(super) struct Reset {
+    pub(super) id: Option<FrameId>,
+    pub(super) conversation: ConversationId,
+    pub(super) first_seq: Seq,
+    pub(super) head_seq: Seq,
+    pub(super) reason: &'static str,
 }
 
 /// The page that was asked for.
@@ -126,8 +137,21 @@ pub(super) enum Way {
 }
 
 impl CatchingUp {
-    /// What becomes of a `Deliver` of this position.
-    pub(super) fn way(&mut self, conversation: ConversationId, seq: Seq) -> Way {
+    /// What becomes of a `Deliver` of this position, by which the client's user joins, perhaps. Who comes back to a
+    /// conversation that is not brought yet, or that live pushes have stopped for, drops it first.
+    pub(super) fn way(&mut self, conversation: ConversationId, seq: Seq, joining: Option<Joining>) -> Way {
+        if let Some(joining) = joining.filter(|joining| joining.is_returning) {
+            let is_new = match self.plan.open(conversation) {
+                // Later than its standing, or in what is to be brought anyway.
+                Some(entry) => entry.target < seq,
+                None => !self.listed.is_empty(),
+            };
+            if is_new {
+                self.unlist(conversation);
+                self.plan.begin_anew(conversation, joining.first_seq, seq);
+                return Way::Later;
+            }
+        }
         let place = self.listed.binary_search_by_key(&conversation, |(other, _)| *other).ok();
         if let Some((_, last)) = place.and_then(|place| self.listed.get_mut(place)) {
             *last = (*last).max(seq);
@@ -162,15 +186,9 @@ impl Session {
                     return;
                 }
                 Some(entry @ Entry { how: How::Reset(reason), conversation, target, .. }) => {
-                    common.counters.resets += 1;
-                    let reset = ServerFrame::Reset {
-                        id: None,
-                        conversation,
-                        first_seq: entry.next,
-                        head_seq: target,
-                        reason,
-                    };
-                    line.say(common, &reset);
+                    let reset =
+                        Reset { id: None, conversation, first_seq: entry.next, head_seq: target, reason };
+                    self.say_reset(reset, line, common);
                     self.placed(conversation, target, entry.fanned_out, entry.fanned_out >= target, common);
                 }
                 Some(Entry { conversation, next, target, .. }) => {
@@ -197,6 +215,19 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Tells the client to drop what it holds of a conversation. A command that waits, and turns out to have taken a seq
+    /// that the reset covers, fills nothing any more: the client fetches the event.
+    pub(super) fn say_reset(&mut self, reset: Reset, line: &mut Line, common: &mut Common) {
+        let Reset { id, conversation, first_seq, head_seq, reason } = reset;
+        for asked in self.work.iter_mut().flat_map(|work| &mut work.asked) {
+            if asked.conversation() == Some(conversation) {
+                asked.reset_seq = asked.reset_seq.max(head_seq);
+            }
+        }
+        common.counters.resets += 1;
+        line.say(common, &ServerFrame::Reset { id, conversation, first_seq, head_seq, reason });
     }
 
     /// The client has a conversation up to `seq`: its place in the plan is done.
@@ -226,11 +257,14 @@ impl Session {
         let style = catching_up.style;
         let conversation = reading.conversation;
         let (head_seq, first_seq) = (page.head_seq.to_native(), page.first_seq.to_native());
-        let Some(entry) = catching_up.plan.open(conversation) else { return true };
+        // A conversation that is to be dropped meanwhile needs no page.
+        let Some(entry) = catching_up.plan.open(conversation).filter(|entry| entry.how == How::Pages) else {
+            return true;
+        };
         entry.fanned_out = entry.fanned_out.max(page.fanned_out_seq.to_native());
         let Entry { next, target, fanned_out, .. } = *entry;
 
-        let marks = receipts(&page.marks);
+        let receipts = render::receipts(page);
         let mut events = Vec::with_capacity(page.entries.len());
         let mut last = next.saturating_sub(1);
         for stored in page.entries.iter() {
@@ -247,7 +281,8 @@ impl Session {
                 continue;
             };
             if !self.is_filled(conversation, seq, &event, None, false, line, common) {
-                events.push(render::event_frame(conversation, seq, head_seq, &event, self.user, &marks));
+                let marks = render::marks(&receipts);
+                events.push(render::event_frame(conversation, seq, head_seq, &event, self.user, marks));
             }
         }
         if last < next {
@@ -267,6 +302,7 @@ impl Session {
             }
             Style::Batches if events.is_empty() => {}
             Style::Batches => {
+                render::react(&mut events, &page.reacted);
                 let mut rest = Some(SyncBatch {
                     id: None,
                     conversation,
@@ -275,7 +311,7 @@ impl Session {
                     to_seq: last,
                     head_seq,
                     has_more: last < target,
-                    receipts: marks,
+                    receipts,
                 });
                 while let Some(batch) = rest {
                     let (bytes, cut) = render::batch(line.wire, batch, &mut common.archive);
@@ -310,8 +346,8 @@ impl Session {
         if refusal.code.row().retryable {
             let wait_ms = refusal.retry_after_ms.unwrap_or(RETRY_MS).max(RETRY_MS);
             catching_up.retry_at = Some(common.now.after_ms(wait_ms));
-        } else {
-            // No member any more.
+        } else if catching_up.plan.open(reading.conversation).is_some_and(|entry| entry.how == How::Pages) {
+            // Nothing of it is for this user.
             catching_up.plan.done(reading.conversation);
         }
         true
@@ -404,15 +440,16 @@ impl Session {
             return;
         }
         let Some(last) = catching_up.unlist(conversation) else { return };
+        let last = if head_seq == 0 { 0 } else { last };
         let fanned_out = if head_seq == 0 { 0 } else { fanned_out.max(last) };
         catching_up.progress_at = common.now;
         self.work.get_or_insert_default().placed(conversation, head_seq, fanned_out);
         common.tails(self.user).note(conversation, head_seq.min(fanned_out), fanned_out == head_seq);
         // What came while it was listed, and is newer than what was read, is brought by us.
-        if fanned_out > head_seq
+        if last > head_seq
             && let Stage::CatchingUp(catching_up) = &mut self.stage
         {
-            catching_up.plan.page_from(conversation, head_seq + 1, fanned_out);
+            catching_up.plan.page_from(conversation, head_seq + 1, last);
         }
     }
 
@@ -424,14 +461,4 @@ impl Session {
             catching_up.progress_at = now;
         }
     }
-}
-
-/// The watermarks on a page.
-pub(super) fn receipts(marks: &[ArchivedMark]) -> Vec<ReceiptView> {
-    let view = |mark: &ArchivedMark| ReceiptView {
-        user: UserId(mark.user.0.to_native()),
-        delivered_seq: mark.delivered_seq.to_native(),
-        read_seq: mark.read_seq.to_native(),
-    };
-    marks.iter().map(view).collect()
 }

@@ -7,8 +7,10 @@ use carillon_protocol::reason::Close;
 use carillon_protocol::record::Event;
 use rkyv::util::AlignedVec;
 
-use super::catch_up::Way;
+use super::catch_up::{Reset, Way};
+use super::joining::Joining;
 use super::register::Cause;
+use super::work::ReadTo;
 use super::{Session, Stage};
 use crate::common::Common;
 use crate::counters::Shared;
@@ -24,6 +26,8 @@ pub(crate) struct Delivery<'a> {
     pub(crate) origin_session: u64,
     pub(crate) origin_request: u64,
     pub(crate) event: Event<'a>,
+    /// How many of its users heard it already.
+    pub(crate) users_count: usize,
     pub(crate) encoded: [Option<Bytes>; 4],
 }
 
@@ -44,6 +48,21 @@ impl Delivery<'_> {
 }
 
 impl Session {
+    /// An event of this session's is committed, and waits to be given out with others before it: its sender hears so
+    /// now. When the event comes it finds its position filled.
+    pub(crate) fn answered_early(&mut self, delivery: &Delivery<'_>, line: &mut Line, common: &mut Common) {
+        let Delivery { conversation, seq, origin_request, event, .. } = delivery;
+        let (conversation, seq, request) = (*conversation, *seq, Some(*origin_request));
+        let is_placed = matches!(self.stage, Stage::CatchingUp(_) | Stage::Live(_));
+        if line.closing.is_none()
+            && is_placed
+            && !self.is_paged(conversation, seq)
+            && self.is_filled(conversation, seq, event, request, false, line, common)
+        {
+            self.work.get_or_insert_default().early.add(conversation, seq);
+        }
+    }
+
     /// An event comes live.
     pub(crate) fn deliver(&mut self, delivery: &mut Delivery<'_>, line: &mut Line, common: &mut Common) {
         let (conversation, seq) = (delivery.conversation, delivery.seq);
@@ -55,26 +74,28 @@ impl Session {
         // What the client has already is no ack any more: a command that says it again is answered as a duplicate. While
         // the session registers, it is not known what the client has: a router that is new hands on again what the one
         // before it did.
-        let is_known =
-            matches!(self.stage, Stage::CatchingUp(_) | Stage::Live(_)) && !self.is_paged(conversation, seq);
+        let is_placed = matches!(self.stage, Stage::CatchingUp(_) | Stage::Live(_));
+        let is_paged = is_placed && self.is_paged(conversation, seq);
+        let is_known = is_placed && !is_paged;
         let is_filled = is_known
             && self.is_filled(conversation, seq, &delivery.event, origin_request, false, line, common);
 
+        let joining = Joining::of(&delivery.event, seq, self.user).filter(|_| !is_paged);
         let way = match &mut self.stage {
             Stage::AwaitIdentify(_) | Stage::Gone => return,
             Stage::Registering(registering) => {
-                if !registering.known.hear(conversation, seq) {
+                if !registering.known.hear(conversation, seq, joining) {
                     line.close(Close::TryLater);
                 }
                 Way::Later
             }
             Stage::Peeking(peeking) => {
-                if !peeking.known.hear(conversation, seq) {
+                if !peeking.known.hear(conversation, seq, joining) {
                     line.close(Close::TryLater);
                 }
                 Way::Later
             }
-            Stage::CatchingUp(catching_up) => catching_up.way(conversation, seq),
+            Stage::CatchingUp(catching_up) => catching_up.way(conversation, seq, joining),
             Stage::Live(_) => Way::Live,
         };
         match way {
@@ -87,6 +108,20 @@ impl Session {
                 });
                 if was_paged || is_filled {
                     return;
+                }
+                match joining {
+                    Some(joining) if joining.is_returning => {
+                        let Joining { seq, first_seq, .. } = joining;
+                        let (id, head_seq, reason) = (None, seq - 1, "membership");
+                        let reset = Reset { id, conversation, first_seq, head_seq, reason };
+                        self.say_reset(reset, line, common);
+                    }
+                    // The client is to know what was before, too, and fetches it.
+                    Some(joining) if joining.first_seq < seq => {
+                        self.fall_behind(conversation, seq, delivery.head_seq, line, common);
+                        return;
+                    }
+                    _ => {}
                 }
                 if self.is_behind() {
                     self.overflow(conversation, seq, delivery.head_seq, line, common);
@@ -118,7 +153,7 @@ impl Session {
             Stage::Registering(registering) => matches!(registering.cause, Cause::Again { .. }),
             Stage::Peeking(peeking) => matches!(peeking.cause, Cause::Again { .. }),
             // Pages restate the watermarks.
-            Stage::CatchingUp(catching_up) => matches!(catching_up.way(conversation, 0), Way::Live),
+            Stage::CatchingUp(catching_up) => matches!(catching_up.way(conversation, 0, None), Way::Live),
             Stage::Live(_) => true,
         };
         if !is_heard || line.closing.is_some() {
@@ -134,6 +169,35 @@ impl Session {
         let fits = line.push(common, bytes, Shared::DeliveryAck);
         if !fits && matches!(self.stage, Stage::Live(_) | Stage::CatchingUp(_)) {
             self.fall_behind(conversation, 0, seq, line, common);
+        }
+    }
+
+    /// The user read on another device.
+    pub(crate) fn read_elsewhere(&mut self, read: ReadTo, line: &mut Line, common: &mut Common) {
+        let is_ready = match &self.stage {
+            Stage::AwaitIdentify(_) | Stage::Gone => false,
+            Stage::Registering(registering) => matches!(registering.cause, Cause::Again { .. }),
+            Stage::Peeking(peeking) => matches!(peeking.cause, Cause::Again { .. }),
+            Stage::CatchingUp(_) | Stage::Live(_) => true,
+        };
+        if !is_ready || line.closing.is_some() {
+            return;
+        }
+        let ReadTo { conversation, read_seq, unread_count } = read;
+        let frame = ServerFrame::ReadSync { conversation, read_seq, unread_count };
+        let bytes = encode(line.wire, &frame, &mut common.archive);
+        if !line.push(common, bytes, Shared::ReadSync) {
+            self.work.get_or_insert_default().keep_read(read);
+        }
+    }
+
+    /// Says what was read elsewhere as soon as there is room.
+    pub(super) fn say_reads(&mut self, line: &mut Line, common: &mut Common) {
+        let Some(work) = self.work.as_mut().filter(|work| !work.reads.is_empty()) else { return };
+        if line.has_room_for_page(common) {
+            for read in std::mem::take(&mut work.reads) {
+                self.read_elsewhere(read, line, common);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use carillon_protocol::frame::{Joined, Standing};
 use carillon_protocol::ids::{ConversationId, Seq};
 use carillon_protocol::limits::RESUME_EVENTS_MAX;
 
+use super::joining::Joining;
 use super::plan::{Entry, How, Plan};
 use super::work::Work;
 use crate::tails::{Life, Tails};
@@ -21,9 +22,18 @@ pub(super) struct Known {
     pub(super) joined: Vec<Joined>,
     /// Where those that the user may see stand.
     pub(super) standings: BTreeMap<ConversationId, Standing>,
-    /// What came as `Deliver` of conversations without a standing: the first and last seq. Those that are not in `joined`
-    /// either began meanwhile.
-    pub(super) heard: BTreeMap<ConversationId, (Seq, Seq)>,
+    /// What came as `Deliver` meanwhile, unless a standing knows of it.
+    heard: BTreeMap<ConversationId, Heard>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    last: Seq,
+    /// By which the user is a member now, if that came meanwhile: for the first time, or once more from a router that is
+    /// new.
+    joining: Option<Joining>,
+    /// Whether the list did not have the conversation: then it came for the first time.
+    is_unlisted: bool,
 }
 
 impl Known {
@@ -31,40 +41,89 @@ impl Known {
     pub(super) fn listed(&mut self) {
         self.joined.sort_unstable_by_key(|joined| joined.conversation);
         self.joined.dedup_by_key(|joined| joined.conversation);
-        self.is_known();
+        let heard = std::mem::take(&mut self.heard).into_iter();
+        self.heard = heard
+            .filter(|(conversation, heard)| heard.joining.is_some() || self.joined(*conversation).is_none())
+            .collect();
     }
 
     /// A `Deliver` came while the session does not know yet where it stands. `false`: too many of them.
     #[must_use]
-    pub(super) fn hear(&mut self, conversation: ConversationId, seq: Seq) -> bool {
+    pub(super) fn hear(&mut self, conversation: ConversationId, seq: Seq, joining: Option<Joining>) -> bool {
         if let Some(standing) = self.standings.get_mut(&conversation) {
             raise(standing, seq);
-            return true;
+            if joining.is_none() && !self.heard.contains_key(&conversation) {
+                return true;
+            }
         }
         if self.heard.len() >= HEARD_MAX && !self.heard.contains_key(&conversation) {
             return false;
         }
-        let (_, last) = self.heard.entry(conversation).or_insert((seq, seq));
-        *last = (*last).max(seq);
+        let heard =
+            self.heard.entry(conversation).or_insert(Heard { last: seq, joining, is_unlisted: false });
+        heard.last = heard.last.max(seq);
+        heard.joining = joining.or(heard.joining);
         true
     }
 
     /// The router told where a conversation stands. Its snapshot may be older than what came meanwhile.
     pub(super) fn stands(&mut self, mut standing: Standing) {
-        if let Some((_, last)) = self.heard.remove(&standing.conversation) {
-            raise(&mut standing, last);
+        if let Some(heard) = self.heard.get(&standing.conversation) {
+            raise(&mut standing, heard.last);
+            if heard.joining.is_none() {
+                self.heard.remove(&standing.conversation);
+            }
         }
         self.standings.insert(standing.conversation, standing);
     }
 
-    /// Every conversation of the list was asked for: what is not among the answers is not for this user.
+    /// Every conversation of the list was asked for. What is not among the answers is not for this user, unless they
+    /// joined meanwhile: then that is where they stand. Of what else was heard they have everything: they left it.
     pub(super) fn is_known(&mut self) {
-        let heard = std::mem::take(&mut self.heard);
-        self.heard = heard.into_iter().filter(|(conversation, _)| !self.is_joined(*conversation)).collect();
+        self.heard.retain(|_, heard| heard.joining.is_some());
+        for (&conversation, Heard { last, joining, is_unlisted }) in &mut self.heard {
+            let (last, Some(Joining { seq, first_seq, is_returning })) = (*last, *joining) else { continue };
+            let standing = self.standings.entry(conversation).or_insert(Standing {
+                conversation,
+                first_seq,
+                joined_seq: seq,
+                head_seq: last,
+                fanned_out_seq: last,
+            });
+            raise(standing, last);
+            if standing.joined_seq < seq {
+                (standing.first_seq, standing.joined_seq) = (first_seq, seq);
+            }
+            match self.joined.binary_search_by_key(&conversation, |joined| joined.conversation) {
+                Ok(place) => {
+                    if let Some(joined) = self.joined.get_mut(place) {
+                        joined.is_returning |= is_returning;
+                    }
+                }
+                Err(place) => {
+                    *is_unlisted = true;
+                    self.joined.insert(place, Joined { conversation, cursor: 0, is_returning });
+                }
+            }
+        }
     }
 
-    fn is_joined(&self, conversation: ConversationId) -> bool {
-        self.joined.binary_search_by_key(&conversation, |joined| joined.conversation).is_ok()
+    fn joined(&self, conversation: ConversationId) -> Option<&Joined> {
+        let place = self.joined.binary_search_by_key(&conversation, |joined| joined.conversation).ok()?;
+        self.joined.get(place)
+    }
+
+    /// Whether the user is known never to have been a member before this membership, by its first event. (The list may be
+    /// older than the membership.)
+    fn is_first(&self, standing: &Standing) -> bool {
+        let joining = self.heard.get(&standing.conversation).and_then(|heard| heard.joining);
+        joining.is_some_and(|joining| joining.seq == standing.joined_seq && !joining.is_returning)
+    }
+
+    /// Whether that membership began since the list was read: no session of theirs had anything of it.
+    fn is_new(&self, standing: &Standing) -> bool {
+        self.is_first(standing)
+            && self.heard.get(&standing.conversation).is_some_and(|heard| heard.is_unlisted)
     }
 }
 
@@ -97,18 +156,20 @@ pub(super) fn fresh(
     tails: &mut Tails,
 ) -> Placed {
     let mut entries = Vec::new();
-    for Joined { conversation, cursor } in &known.joined {
+    for Joined { conversation, cursor, is_returning } in &known.joined {
         let Some(standing) = known.standings.get(conversation) else { continue };
         let named = overrides.binary_search_by_key(conversation, |(other, _)| *other).ok();
         let named = named.and_then(|place| overrides.get(place)).map(|(_, cursor)| *cursor);
-        // Who holds nothing begins with the first event they may see.
-        let cursor = match named.unwrap_or(*cursor) {
-            0 => standing.first_seq.saturating_sub(1),
-            cursor => cursor,
+        let holds_nothing = match (named, *cursor) {
+            (Some(named), _) => named == 0,
+            // Who was a member before may hold what was never confirmed.
+            (None, cursor) => cursor == 0 && !is_returning,
         };
+        let cursor = named.unwrap_or(*cursor);
+        // Who holds nothing begins with the first event they may see.
+        let cursor = if holds_nothing { cursor.max(standing.first_seq.saturating_sub(1)) } else { cursor };
         entries.extend(bring(standing, cursor, work, tails));
     }
-    entries.extend(heard(&known));
     Placed { plan: Plan::new(entries), ..Placed::default() }
 }
 
@@ -116,11 +177,17 @@ pub(super) fn fresh(
 pub(super) fn again(known: Known, before: &Before, work: &mut Work, tails: &mut Tails) -> Placed {
     let mut entries = Vec::new();
     let mut placed = Placed::default();
-    for Joined { conversation, cursor } in &known.joined {
+    for Joined { conversation, cursor, .. } in &known.joined {
         let Some(standing) = known.standings.get(conversation) else { continue };
-        let head = head_of(standing);
+        let Standing { joined_seq, head_seq, .. } = *standing;
+        let tail = tails.tail(before.life, *conversation);
+        let was_left = tail.is_some_and(|tail| tail < joined_seq);
         if before.listed.binary_search_by_key(conversation, |(other, _)| *other).is_ok() {
-            placed.listed.push((*conversation, 0));
+            if was_left {
+                entries.push(reset(standing, "membership"));
+            } else {
+                placed.listed.push((*conversation, 0));
+            }
             continue;
         }
         let open = before.open.binary_search_by_key(conversation, |entry| entry.conversation).ok();
@@ -130,16 +197,28 @@ pub(super) fn again(known: Known, before: &Before, work: &mut Work, tails: &mut 
                 continue;
             }
             Some(entry) => Some(entry.next.saturating_sub(1)),
-            None => tails.tail(before.life, *conversation).max(work.ahead_of(*conversation)),
+            // What was brought live and lies before this membership says only how far others here were.
+            None => match tail.max(work.ahead_of(*conversation)) {
+                Some(position) if position >= joined_seq => Some(position),
+                Some(_) if known.is_first(standing) => Some(standing.first_seq.saturating_sub(1)),
+                Some(_) => {
+                    entries.push(reset(standing, "membership"));
+                    continue;
+                }
+                None => None,
+            },
         };
         match position {
-            Some(position) => entries.extend(bring(standing, position, work, tails)),
+            // Who left hears no more than their last event, however far others are.
+            Some(position) => entries.extend(bring(standing, position.min(head_seq), work, tails)),
             // What is confirmed as delivered is not missing, wherever it came from.
-            None if head <= *cursor => settle(standing, head, work, tails),
-            None => placed.unknown.push((*conversation, head)),
+            None if head_seq <= *cursor => settle(standing, work, tails),
+            None if known.is_new(standing) => {
+                entries.extend(bring(standing, standing.first_seq.saturating_sub(1), work, tails));
+            }
+            None => placed.unknown.push((*conversation, head_seq)),
         }
     }
-    entries.extend(heard(&known));
     placed.plan = Plan::new(entries);
     placed
 }
@@ -149,56 +228,38 @@ fn raise(standing: &mut Standing, seq: Seq) {
     standing.fanned_out_seq = standing.fanned_out_seq.max(seq);
 }
 
-/// The last seq to bring: what a snapshot showed, or what came as a `Deliver` before the answer.
-fn head_of(standing: &Standing) -> Seq {
-    standing.head_seq.max(standing.fanned_out_seq)
-}
-
+/// Brings what lies between `cursor` and the last event that the member may see. `fanned_out_seq` may lie above that, for
+/// who left: those events are for others.
 fn bring(standing: &Standing, cursor: Seq, work: &mut Work, tails: &mut Tails) -> Option<Entry> {
-    let head = head_of(standing);
-    let missing = head.saturating_sub(cursor);
-    if cursor > head {
+    let Standing { conversation, first_seq, joined_seq, head_seq, fanned_out_seq } = *standing;
+    let missing = head_seq.saturating_sub(cursor);
+    if cursor > head_seq {
         Some(reset(standing, "cursor_ahead"))
     } else if missing == 0 {
-        settle(standing, head, work, tails);
+        settle(standing, work, tails);
         None
-    } else if cursor + 1 < standing.first_seq {
-        Some(reset(standing, "retention"))
+    } else if cursor + 1 < first_seq {
+        // Visible from joining on, or cut by retention since.
+        Some(reset(standing, if first_seq == joined_seq { "membership" } else { "retention" }))
     } else if missing > RESUME_EVENTS_MAX {
         Some(reset(standing, "too_far_behind"))
     } else {
-        let Standing { conversation, fanned_out_seq, .. } = *standing;
-        Some(Entry {
-            conversation,
-            how: How::Pages,
-            next: cursor + 1,
-            target: head,
-            fanned_out: fanned_out_seq,
-        })
+        let (next, fanned_out) = (cursor + 1, fanned_out_seq);
+        Some(Entry { conversation, how: How::Pages, next, target: head_seq, fanned_out })
     }
 }
 
 fn reset(standing: &Standing, reason: &'static str) -> Entry {
-    let Standing { conversation, first_seq, fanned_out_seq, .. } = *standing;
-    let target = head_of(standing);
-    Entry { conversation, how: How::Reset(reason), next: first_seq, target, fanned_out: fanned_out_seq }
+    let Standing { conversation, first_seq, head_seq, fanned_out_seq, .. } = *standing;
+    let how = How::Reset(reason);
+    Entry { conversation, how, next: first_seq, target: head_seq, fanned_out: fanned_out_seq }
 }
 
 /// The client has everything.
-fn settle(standing: &Standing, head: Seq, work: &mut Work, tails: &mut Tails) {
-    let Standing { conversation, fanned_out_seq, .. } = *standing;
-    work.placed(conversation, head, fanned_out_seq);
-    tails.note(conversation, fanned_out_seq.min(head), fanned_out_seq >= head);
-}
-
-fn heard(known: &Known) -> impl Iterator<Item = Entry> {
-    known.heard.iter().map(|(conversation, (first, last))| Entry {
-        conversation: *conversation,
-        how: How::Pages,
-        next: *first,
-        target: *last,
-        fanned_out: *last,
-    })
+fn settle(standing: &Standing, work: &mut Work, tails: &mut Tails) {
+    let Standing { conversation, head_seq, fanned_out_seq, .. } = *standing;
+    work.placed(conversation, head_seq, fanned_out_seq);
+    tails.note(conversation, fanned_out_seq.min(head_seq), fanned_out_seq == head_seq);
 }
 
 #[cfg(test)]
@@ -207,10 +268,14 @@ mod tests {
 
     const HERE: ConversationId = ConversationId(9);
 
-    fn known(cursor: Seq, first_seq: Seq, head_seq: Seq, fanned_out_seq: Seq) -> Known {
+    fn standing(first_seq: Seq, joined_seq: Seq, head_seq: Seq, fanned_out_seq: Seq) -> Standing {
+        Standing { conversation: HERE, first_seq, joined_seq, head_seq, fanned_out_seq }
+    }
+
+    fn known(cursor: Seq, is_returning: bool, standing: Standing) -> Known {
         let mut known = Known::default();
-        known.joined.push(Joined { conversation: HERE, cursor });
-        known.standings.insert(HERE, Standing { conversation: HERE, first_seq, head_seq, fanned_out_seq });
+        known.joined.push(Joined { conversation: HERE, cursor, is_returning });
+        known.standings.insert(HERE, standing);
         known
     }
 
@@ -223,7 +288,7 @@ mod tests {
             ((7, None, 1, 7, 7), None, 0, 0, None),
             ((7, None, 1, 9, 9), pages, 8, 9, None),
             ((7, None, 1, 9, 8), pages, 8, 9, None),
-            ((7, None, 1, 7, 9), pages, 8, 9, None),
+            ((7, None, 1, 7, 9), None, 0, 0, None),
             ((7, Some(9), 1, 9, 8), None, 0, 0, Some(9)),
             ((7, Some(3), 1, 7, 7), pages, 4, 7, None),
             ((0, None, 1, 1_000, 1_000), pages, 1, 1_000, None),
@@ -237,11 +302,43 @@ mod tests {
             let (cursor, own, first, head, fanned_out) = case;
             let overrides: Vec<_> = own.map(|own| (HERE, own)).into_iter().collect();
             let (mut work, mut tails) = (Work::default(), Tails::default());
-            let mut placed = fresh(known(cursor, first, head, fanned_out), &overrides, &mut work, &mut tails);
+            let known = known(cursor, false, standing(first, 1, head, fanned_out));
+            let mut placed = fresh(known, &overrides, &mut work, &mut tails);
             let entry = placed.plan.next();
             assert_eq!(entry.map(|entry| entry.how), how, "{case:?}");
             assert_eq!(entry.map_or((0, 0), |entry| (entry.next, entry.target)), (from, to), "{case:?}");
             assert_eq!(work.ahead_of(HERE), ahead, "{case:?}");
+        }
+    }
+
+    /// G11, D2: who was away from a conversation drops what they held, and nobody else does. (Stored cursor, the client's
+    /// own, whether they return, first, joined, head) → how, from.
+    #[test]
+    fn g11_where_a_member_begins() {
+        let (pages, reset) = (Some(How::Pages), Some(How::Reset("membership")));
+        let cases = [
+            // Joined for the first time, visible from joining on.
+            ((0, None, false, 12, 12, 20), pages, 12),
+            ((15, None, false, 12, 12, 20), pages, 16),
+            // Came back: what is held, confirmed or not, is from before.
+            ((0, None, true, 12, 12, 20), reset, 12),
+            ((7, None, true, 12, 12, 20), reset, 12),
+            ((15, None, true, 12, 12, 20), pages, 16),
+            ((0, Some(7), true, 12, 12, 20), reset, 12),
+            ((7, Some(0), true, 12, 12, 20), pages, 12),
+            // The list was older than the membership.
+            ((7, None, false, 12, 12, 20), reset, 12),
+            // All of it is visible: nothing is missing in what is held.
+            ((7, None, true, 1, 12, 20), pages, 8),
+            ((0, None, true, 1, 12, 20), pages, 1),
+        ];
+        for (case, how, from) in cases {
+            let (cursor, own, is_returning, first, joined, head) = case;
+            let overrides: Vec<_> = own.map(|own| (HERE, own)).into_iter().collect();
+            let (mut work, mut tails) = (Work::default(), Tails::default());
+            let known = known(cursor, is_returning, standing(first, joined, head, head));
+            let entry = fresh(known, &overrides, &mut work, &mut tails).plan.next();
+            assert_eq!(entry.map(|entry| (entry.how, entry.next)), how.map(|how| (how, from)), "{case:?}");
         }
     }
 
@@ -256,20 +353,66 @@ mod tests {
             ((None, Some(9), 0, 11), Some((10, 11)), false),
             ((None, None, 9, 9), None, false),
             ((None, None, 8, 9), None, true),
+            // Others heard more than one who left.
+            ((Some(12), None, 0, 9), None, false),
         ];
         for (case, pages, is_unknown) in cases {
             let (tail, ahead, cursor, head) = case;
-            let (mut work, mut tails) = (Work::default(), Tails::default());
-            let life = tails.life();
-            if let Some(tail) = tail {
-                tails.delivered(HERE, tail);
-            }
-            work.ahead.extend(ahead.map(|ahead| (HERE, ahead)));
-            tails.end_life();
-            let before = Before { life, open: Vec::new(), listed: Vec::new() };
-            let mut placed = again(known(cursor, 1, head, head), &before, &mut work, &mut tails);
+            let mut placed = after(tail, ahead, known(cursor, false, standing(1, 1, head, head)));
             assert_eq!(placed.plan.next().map(|entry| (entry.next, entry.target)), pages, "{case:?}");
             assert_eq!(!placed.unknown.is_empty(), is_unknown, "{case:?}");
         }
+    }
+
+    fn after(tail: Option<Seq>, ahead: Option<Seq>, mut known: Known) -> Placed {
+        let (mut work, mut tails) = (Work::default(), Tails::default());
+        let life = tails.life();
+        if let Some(tail) = tail {
+            tails.delivered(HERE, tail);
+        }
+        work.ahead.extend(ahead.map(|ahead| (HERE, ahead)));
+        tails.end_life();
+        let before = Before { life, open: Vec::new(), listed: Vec::new() };
+        known.is_known();
+        again(known, &before, &mut work, &mut tails)
+    }
+
+    /// G11, D2: how far others here were says nothing about one who joined while the lane was lost: they begin with a
+    /// reset, or, when their first event ever came on the new lane, with that.
+    #[test]
+    fn g11_who_joins_while_the_lane_is_lost_is_not_taken_for_the_others() {
+        let joined = || known(0, false, standing(12, 12, 14, 14));
+        for (tail, ahead) in [(Some(11), None), (Some(5), Some(9))] {
+            let entry = after(tail, ahead, joined()).plan.next().unwrap();
+            assert_eq!((entry.how, entry.next, entry.target), (How::Reset("membership"), 12, 14));
+        }
+        assert!(after(Some(14), None, joined()).plan.next().is_none(), "was a member before");
+        let entry = after(Some(12), None, joined()).plan.next().unwrap();
+        assert_eq!((entry.how, entry.next, entry.target), (How::Pages, 13, 14));
+        for (first_seq, is_returning) in [(12, false), (1, false), (12, true)] {
+            let mut known = Known::default();
+            let joining = Joining { seq: 12, first_seq, is_returning };
+            assert!(known.hear(HERE, 12, Some(joining)) && known.hear(HERE, 14, None));
+            let entry = after(Some(11), None, known).plan.next().unwrap();
+            let how = if is_returning { How::Reset("membership") } else { How::Pages };
+            assert_eq!((entry.how, entry.next, entry.target), (how, first_seq, 14));
+        }
+    }
+
+    /// G11: what lags in fan-out for one who left brings nothing back; what a standing does not know of yet does.
+    #[test]
+    fn g11_what_is_heard_before_the_standing() {
+        let placed = |known| fresh(known, &[], &mut Work::default(), &mut Tails::default());
+        let mut left = Known::default();
+        assert!(left.hear(HERE, 9, None));
+        left.listed();
+        left.is_known();
+        assert!(placed(left).plan.next().is_none());
+
+        let mut again = known(9, false, standing(3, 3, 9, 9));
+        assert!(again.hear(HERE, 15, Some(Joining { seq: 15, first_seq: 15, is_returning: true })));
+        again.is_known();
+        let entry = placed(again).plan.next().unwrap();
+        assert_eq!((entry.how, entry.next, entry.target), (How::Reset("membership"), 15, 15));
     }
 }

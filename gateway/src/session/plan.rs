@@ -111,6 +111,29 @@ impl Plan {
         }
     }
 
+    /// A conversation is to be reset, whatever its place was: the member came back to it by the event at `target`, which
+    /// came as a `Deliver`.
+    pub(super) fn begin_anew(&mut self, conversation: ConversationId, first_seq: Seq, target: Seq) {
+        let how = How::Reset("membership");
+        let entry = Entry { conversation, how, next: first_seq, target, fanned_out: target };
+        let place = match self.entries.binary_search_by_key(&conversation, |entry| entry.conversation) {
+            Ok(place) => {
+                if let Some(old) = self.entries.get_mut(place) {
+                    let was_reset = matches!(old.how, How::Reset(_));
+                    self.resets_count -= usize::from(was_reset);
+                    *old = entry;
+                }
+                place
+            }
+            Err(place) => {
+                self.entries.insert(place, entry);
+                place
+            }
+        };
+        self.resets_count += 1;
+        self.first = self.first.min(place);
+    }
+
     /// What is not done yet, ascending.
     pub(super) fn into_open(self) -> Vec<Entry> {
         let mut entries = self.entries;

@@ -84,6 +84,8 @@ impl Session {
             name,
             auto_provision: common.settings.auth.auto_provision,
             again,
+            waited_ms: common.now.since(self.identified_at).as_millis().try_into().unwrap_or(u64::MAX),
+            issued_at_s: self.issued_at_s,
         };
         common.link(router, &register);
     }
@@ -101,6 +103,7 @@ impl Session {
         registering.known.joined.extend(frame.conversations.iter().map(|joined| Joined {
             conversation: ConversationId(joined.conversation.0.to_native()),
             cursor: joined.cursor.to_native(),
+            is_returning: joined.is_returning,
         }));
         if frame.more {
             return;
@@ -135,6 +138,7 @@ impl Session {
             let standing = Standing {
                 conversation: ConversationId(standing.conversation.0.to_native()),
                 first_seq: standing.first_seq.to_native(),
+                joined_seq: standing.joined_seq.to_native(),
                 head_seq: standing.head_seq.to_native(),
                 fanned_out_seq: standing.fanned_out_seq.to_native(),
             };
@@ -214,6 +218,7 @@ impl Session {
         };
         let close = match refusal.code {
             Code::RateLimited => Close::TooManyConnections,
+            Code::Unauthenticated if refusal.field == Some("device_id") => Close::DeviceRevoked,
             Code::BadRequest
             | Code::Unauthenticated
             | Code::TokenExpired

@@ -6,10 +6,12 @@
 //! - An event of ours that is the outcome of an unanswered command *is* its answer, however it comes: then no ack is
 //!   ever later than a higher seq. The ack fills the event's seq, so the event itself is not sent.
 
+use std::borrow::Cow;
+
 use carillon_protocol::client::{DeliveryAck, Done, FrameId, SendMessage, ServerFrame, Status};
-use carillon_protocol::frame::{ArchivedAccepted, Command, Receipt, Submit};
+use carillon_protocol::frame::{ArchivedAccepted, Change, Command, Receipt, Submit};
 use carillon_protocol::ids::{ConversationId, MessageId, Seq};
-use carillon_protocol::reason::{Close, Code, Refusal};
+use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::record::{Body, Event};
 use carillon_protocol::time::Time;
 
@@ -27,35 +29,53 @@ impl Session {
         line: &mut Line,
         common: &mut Common,
     ) {
-        if let Err(wait) = common.send_rates.admit(common.now, self.user) {
-            let wait_ms = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-            let refusal = Refusal::new(Code::RateLimited, "too many messages: wait before sending the next");
-            line.refuse(common, id, refusal.retry_after(wait_ms));
-            let grace_ms = common.settings.limits.rate_grace_ms;
-            if self.faults.get_or_insert_default().refused_by_rate(common.now, grace_ms) {
-                line.close(Close::RateLimited);
-            }
+        let command = Command::Send {
+            conversation: message.conversation,
+            message_type: message.message_type as u8,
+            encoding: message.encoding as u8,
+            content: message.content.into_owned(),
+            media_url: message.media_url.map(Cow::into_owned),
+            reply_to: message.reply_to,
+        };
+        self.submit(id, message.client_msg_id, command, line, common);
+    }
+
+    /// Another change of a log.
+    pub(super) fn change(
+        &mut self,
+        id: Option<FrameId>,
+        client_msg_id: Option<Cow<'_, str>>,
+        conversation: ConversationId,
+        change: Change,
+        line: &mut Line,
+        common: &mut Common,
+    ) {
+        self.submit(id, client_msg_id, Command::Change { conversation, change }, line, common);
+    }
+
+    fn submit(
+        &mut self,
+        id: Option<FrameId>,
+        client_msg_id: Option<Cow<'_, str>>,
+        command: Command,
+        line: &mut Line,
+        common: &mut Common,
+    ) {
+        if !self.admit_durable(id.as_ref(), line, common) {
             return;
         }
-        let is_minted = message.client_msg_id.is_none();
+        let is_minted = client_msg_id.is_none();
         let submit = Submit {
             session: line.id.as_u64(),
             request: 0,
             user: self.user,
-            client_msg_id: match message.client_msg_id {
+            client_msg_id: match client_msg_id {
                 Some(given) => given.into_owned(),
                 None => common.mint_client_msg_id(),
             },
-            command: Command::Send {
-                conversation: message.conversation,
-                message_type: message.message_type as u8,
-                encoding: message.encoding as u8,
-                content: message.content.into_owned(),
-                media_url: message.media_url.map(std::borrow::Cow::into_owned),
-                reply_to: message.reply_to,
-            },
+            command,
         };
-        self.ask(id, Durable::Send { submit: Box::new(submit), is_minted }, common);
+        self.ask(id, Durable::Submit { submit: Box::new(submit), is_minted }, common);
     }
 
     /// A watermark of this device. Without an `id` nobody waits for it: it is merged with others of the turn.
@@ -93,7 +113,7 @@ impl Session {
     }
 
     fn ask(&mut self, id: Option<FrameId>, what: Durable, common: &mut Common) {
-        let mut asked = Asked { request: 0, attempts: 0, id, at: common.now, what };
+        let mut asked = Asked { request: 0, attempts: 0, id, at: common.now, reset_seq: 0, what };
         asked.put(common);
         self.work.get_or_insert_default().asked.push_back(asked);
     }
@@ -141,15 +161,20 @@ impl Session {
     pub(crate) fn accepted(&mut self, frame: &ArchivedAccepted, line: &mut Line, common: &mut Common) {
         let conversation = ConversationId(frame.conversation.0.to_native());
         let seq = frame.seq.to_native();
-        let Some(asked) = self.take_asked(frame.request.to_native()) else { return };
+        let Some(asked) = self.take_asked(frame.request.to_native()) else {
+            self.typing_accepted(frame.request.to_native(), line, common);
+            return;
+        };
         match asked.what {
-            Durable::Send { submit, is_minted } => {
-                if !frame.duplicate {
+            Durable::Submit { submit, is_minted } => {
+                // What an earlier command did comes as an event, or came; what a reset covers the client fetches.
+                let duplicate = frame.duplicate || (!frame.unchanged && seq <= asked.reset_seq);
+                if !duplicate && !frame.unchanged {
                     self.work.get_or_insert_default().early.add(conversation, seq);
                 }
-                let message = MessageId(frame.id.to_native());
-                let ack = Ack { id: asked.id, is_minted, duplicate: frame.duplicate };
-                ack.say(conversation, seq, message, &submit, line, common);
+                let event = MessageId(frame.id.to_native());
+                let answer = Answer { id: asked.id, is_minted, duplicate };
+                answer.say(conversation, seq, event, &submit, line, common);
             }
             Durable::Receipt(receipt) => {
                 let done = Done {
@@ -157,6 +182,7 @@ impl Session {
                     conversation: Some(receipt.conversation),
                     seq: Some(seq),
                     duplicate: frame.duplicate,
+                    presence: None,
                 };
                 line.say(common, &ServerFrame::Ok(done));
             }
@@ -172,7 +198,11 @@ impl Session {
         common: &mut Common,
     ) -> bool {
         let Some(asked) = self.take_asked(request) else { return false };
-        if asked.attempts > 1 && matches!(refusal.code, Code::Unavailable | Code::Overloaded) {
+        if refusal.code == Code::RateLimited {
+            self.refused_by_rate(line, common);
+        }
+        let is_passing = matches!(refusal.code, Code::Unavailable | Code::Overloaded | Code::RateLimited);
+        if asked.attempts > 1 && is_passing {
             // This attempt had no effect, but an earlier one may have had (G5).
             refusal.code = Code::UnknownOutcome;
         }
@@ -210,16 +240,16 @@ impl Session {
             return true;
         }
         let place = work.asked.iter().position(|asked| match &asked.what {
-            Durable::Send { submit, .. } => {
+            Durable::Submit { submit, .. } => {
                 origin_request.is_some_and(|request| request != 0 && request == asked.request)
                     || is_outcome(conversation, event, submit)
             }
             Durable::Receipt(_) => false,
         });
         let Some(asked) = place.and_then(|place| work.asked.remove(place)) else { return false };
-        if let Durable::Send { submit, is_minted } = asked.what {
-            let ack = Ack { id: asked.id, is_minted, duplicate };
-            ack.say(conversation, seq, event.id, &submit, line, common);
+        if let Durable::Submit { submit, is_minted } = asked.what {
+            let answer = Answer { id: asked.id, is_minted, duplicate };
+            answer.say(conversation, seq, event.id, &submit, line, common);
         }
         true
     }
@@ -228,65 +258,100 @@ impl Session {
 /// Whether an event is what this command would append: then it is its outcome, because the same key makes the same
 /// event only once (G2). With another payload the command will be answered `idempotency_conflict`.
 fn is_outcome(conversation: ConversationId, event: &Event<'_>, submit: &Submit) -> bool {
-    let (
-        Body::Message(message),
-        Command::Send { conversation: own, message_type, encoding, content, media_url, reply_to },
-    ) = (&event.body, &submit.command)
-    else {
-        return false;
-    };
-    *own == conversation
+    conversation_of(submit) == Some(conversation)
         && event.client_msg_id == submit.client_msg_id.as_str()
-        && message.message_type as u8 == *message_type
-        && message.encoding as u8 == *encoding
-        && message.content == content
-        && message.media_url == media_url.as_deref()
-        && message.reply_to == *reply_to
+        && says(event, &submit.command)
 }
 
-/// What an ack repeats of its command.
-struct Ack {
+fn says(event: &Event<'_>, command: &Command) -> bool {
+    match (&event.body, command) {
+        (
+            Body::Message(message),
+            Command::Send { message_type, encoding, content, media_url, reply_to, .. },
+        ) => {
+            message.message_type as u8 == *message_type
+                && message.encoding as u8 == *encoding
+                && message.content == content
+                && message.media_url == media_url.as_deref()
+                && message.reply_to == *reply_to
+        }
+        (Body::Deleted { message, .. }, Command::Change { change, .. }) => {
+            matches!(change, Change::Delete { message: target } if target == message)
+        }
+        (Body::ReactionAdded { message, emoji, .. }, Command::Change { change, .. }) => {
+            matches!(change, Change::React { message: target, emoji: own } if target == message && own == emoji)
+        }
+        (Body::ReactionRemoved { message, emoji, .. }, Command::Change { change, .. }) => {
+            matches!(change, Change::Unreact { message: target, emoji: own } if target == message && own == emoji)
+        }
+        _ => false,
+    }
+}
+
+/// Where a command of a session takes effect.
+fn conversation_of(submit: &Submit) -> Option<ConversationId> {
+    match submit.command {
+        Command::Send { conversation, .. } | Command::Change { conversation, .. } => Some(conversation),
+        _ => None,
+    }
+}
+
+/// What an answer repeats of its command.
+struct Answer {
     id: Option<FrameId>,
     is_minted: bool,
     duplicate: bool,
 }
 
-impl Ack {
+impl Answer {
+    /// A message is answered as `delivery_ack`, another change as `ok`.
     fn say(
         self,
         conversation: ConversationId,
         seq: Seq,
-        message: MessageId,
+        event: MessageId,
         submit: &Submit,
         line: &mut Line,
         common: &mut Common,
     ) {
-        let ack = DeliveryAck {
-            id: self.id,
-            message,
-            status: Status::Sent,
-            conversation,
-            seq,
-            timestamp: message.created_at(),
-            client_msg_id: (!self.is_minted).then(|| submit.client_msg_id.as_str().into()),
-            duplicate: self.duplicate,
-            user: None,
+        let Answer { id, is_minted, duplicate } = self;
+        let frame = match submit.command {
+            Command::Send { .. } => ServerFrame::DeliveryAck(DeliveryAck {
+                id,
+                message: event,
+                status: Status::Sent,
+                conversation,
+                seq,
+                timestamp: event.created_at(),
+                client_msg_id: (!is_minted).then(|| submit.client_msg_id.as_str().into()),
+                duplicate,
+                user: None,
+                count: None,
+            }),
+            _ => ServerFrame::Ok(Done {
+                id,
+                conversation: Some(conversation),
+                seq: (seq > 0).then_some(seq),
+                duplicate,
+                presence: None,
+            }),
         };
-        line.say(common, &ServerFrame::DeliveryAck(ack));
+        line.say(common, &frame);
     }
 }
 
 impl Asked {
+    /// Where it takes effect.
+    pub(super) fn conversation(&self) -> Option<ConversationId> {
+        match &self.what {
+            Durable::Submit { submit, .. } => conversation_of(submit),
+            Durable::Receipt(receipt) => Some(receipt.conversation),
+        }
+    }
+
     /// Puts the command on its lane, if that is there.
     fn put(&mut self, common: &mut Common) {
-        let conversation = match &self.what {
-            Durable::Send { submit, .. } => {
-                let Command::Send { conversation, .. } = submit.command else { return };
-                conversation
-            }
-            Durable::Receipt(receipt) => receipt.conversation,
-        };
-        let router = Common::router_of_conversation(conversation);
+        let Some(router) = self.conversation().map(Common::router_of_conversation) else { return };
         if !common.is_up(router) {
             return;
         }
@@ -294,7 +359,7 @@ impl Asked {
         self.attempts += 1;
         common.counters.submits += 1;
         match &mut self.what {
-            Durable::Send { submit, .. } => {
+            Durable::Submit { submit, .. } => {
                 submit.request = self.request;
                 common.link(router, &**submit);
             }

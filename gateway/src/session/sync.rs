@@ -1,13 +1,13 @@
 //! `sync`: a client asks for events, to fill what it knows it misses, or because it is behind. One page is on its way at
 //! a time, and only while there is room for it.
 
-use carillon_protocol::client::{FrameId, ServerFrame, SyncBatch};
+use carillon_protocol::client::{FrameId, SyncBatch};
 use carillon_protocol::frame::{ArchivedPage, Read};
 use carillon_protocol::ids::{ConversationId, Seq};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::record::Event;
 
-use super::catch_up::receipts;
+use super::catch_up::Reset;
 use super::work::SyncAsked;
 use super::{Session, Stage};
 use crate::common::Common;
@@ -74,15 +74,14 @@ impl Session {
         let (first_seq, head_seq) = (page.first_seq.to_native(), page.head_seq.to_native());
         let fanned_out = page.fanned_out_seq.to_native();
         if from_seq > head_seq + 1 {
-            common.counters.resets += 1;
-            let reset = ServerFrame::Reset { id, conversation, first_seq, head_seq, reason: "cursor_ahead" };
-            line.say(common, &reset);
+            let reset = Reset { id, conversation, first_seq, head_seq, reason: "cursor_ahead" };
+            self.say_reset(reset, line, common);
             self.synced(conversation, head_seq, fanned_out, common);
             return;
         }
         let from_seq = from_seq.max(first_seq);
         let is_behind_here = self.is_behind_in(conversation);
-        let marks = receipts(&page.marks);
+        let receipts = render::receipts(page);
         let mut events = Vec::with_capacity(page.entries.len());
         let mut to_seq = from_seq.saturating_sub(1);
         for stored in page.entries.iter() {
@@ -97,12 +96,19 @@ impl Session {
             if is_behind_here {
                 let _ = self.is_filled(conversation, to_seq, &event, None, true, line, common);
             }
-            events.push(render::event_frame(conversation, to_seq, head_seq, &event, self.user, &marks));
+            events.push(render::event_frame(
+                conversation,
+                to_seq,
+                head_seq,
+                &event,
+                self.user,
+                render::marks(&receipts),
+            ));
         }
+        render::react(&mut events, &page.reacted);
         common.counters.events_paged += events.len() as u64;
         let has_more = page.has_more;
-        let batch =
-            SyncBatch { id, conversation, events, from_seq, to_seq, head_seq, has_more, receipts: marks };
+        let batch = SyncBatch { id, conversation, events, from_seq, to_seq, head_seq, has_more, receipts };
         let (bytes, cut) = render::batch(line.wire, batch, &mut common.archive);
         common.counters.said_shared(Shared::SyncBatch);
         line.answer(common, bytes);

@@ -9,7 +9,8 @@ use carillon_protocol::time::Time;
 
 /// Acknowledged sends of a connection whose events have not passed yet. At this many the connection is not read.
 pub(super) const EARLY_MAX: usize = 1_024;
-/// Conversations with an unsent watermark. Beyond: the oldest is dropped, which only delivers its events once more.
+/// Conversations with an unsent watermark, or one unheard. Beyond: the oldest is dropped. Then events are delivered once
+/// more, or a count of unread messages is old until the next one or a look at the list.
 pub(super) const RECEIPTS_MAX: usize = 1_024;
 
 /// See the module.
@@ -25,6 +26,8 @@ pub(super) struct Work {
     pub(super) syncs: VecDeque<SyncAsked>,
     /// Watermarks that nobody waits for, merged until the turn ends.
     pub(super) receipts: Vec<Marked>,
+    /// What the user read elsewhere and the client has no room to hear yet.
+    pub(super) reads: Vec<ReadTo>,
 }
 
 /// A durable command that waits for its answer.
@@ -37,12 +40,14 @@ pub(super) struct Asked {
     /// The client's `id`.
     pub(super) id: Option<FrameId>,
     pub(super) at: Time,
+    /// The head of a `reset` of its conversation that was said while it waited.
+    pub(super) reset_seq: Seq,
     pub(super) what: Durable,
 }
 
 #[derive(Debug)]
 pub(super) enum Durable {
-    Send {
+    Submit {
         submit: Box<Submit>,
         /// The client gave no `client_msg_id`.
         is_minted: bool,
@@ -67,6 +72,14 @@ pub(super) struct Marked {
     pub(super) conversation: ConversationId,
     pub(super) delivered_seq: Seq,
     pub(super) read_seq: Seq,
+}
+
+/// How far the user read on another device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReadTo {
+    pub(crate) conversation: ConversationId,
+    pub(crate) read_seq: Seq,
+    pub(crate) unread_count: u64,
 }
 
 /// Positions that an ack has filled.
@@ -98,6 +111,7 @@ impl Work {
             && self.ahead.is_empty()
             && self.syncs.is_empty()
             && self.receipts.is_empty()
+            && self.reads.is_empty()
     }
 
     /// Whether so much is under way that the client has to wait (`limits.inflight`).
@@ -126,6 +140,15 @@ impl Work {
             self.ahead.retain(|(other, _)| *other != conversation);
         }
         seq <= paged
+    }
+
+    /// Keeps what the user read elsewhere until there is room to say it. The latest word counts.
+    pub(super) fn keep_read(&mut self, read: ReadTo) {
+        self.reads.retain(|other| other.conversation != read.conversation);
+        if self.reads.len() >= RECEIPTS_MAX {
+            self.reads.remove(0);
+        }
+        self.reads.push(read);
     }
 
     /// Merges a watermark.

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use carillon_node::tokens::Claims;
+use carillon_protocol::client::Wire;
 use carillon_protocol::handshake::Head;
 use carillon_protocol::time::Time;
 use carillon_protocol::websocket::Decoder;
@@ -50,11 +52,23 @@ const IDLE_BYTES_MAX: usize = 512;
 const _: () = assert!(size_of::<Connection>() <= IDLE_BYTES_MAX);
 
 impl Connection {
-    pub(super) fn new(id: ConnectionId, address: IpAddr, now: Time) -> Connection {
+    /// A connection whose first bytes are awaited.
+    pub(super) fn accepted(id: ConnectionId, address: IpAddr, now: Time) -> Connection {
         let handshake = Handshake { head: Head::new(), received: Vec::new(), address, since: now };
+        Connection::new(id, Phase::Handshake(Box::new(handshake)))
+    }
+
+    /// A connection behind an upgrade that was made elsewhere.
+    pub(super) fn opened(id: ConnectionId, claims: Option<Claims>, common: &mut Common) -> Connection {
+        let mut opened = Connection::new(id, Phase::Closing);
+        opened.begin(Wire::Json, claims, common);
+        opened
+    }
+
+    fn new(id: ConnectionId, phase: Phase) -> Connection {
         Connection {
             line: Line::new(id),
-            phase: Phase::Handshake(Box::new(handshake)),
+            phase,
             armed_at: Time(u64::MAX),
             held: Vec::new(),
             is_paused: false,

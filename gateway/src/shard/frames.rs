@@ -2,17 +2,18 @@
 
 use carillon_link::Peer;
 use carillon_protocol::client::{DeliveryAck, ServerFrame, Status};
-use carillon_protocol::frame::{self, ArchivedDeliver, ArchivedWatermark, Frame};
+use carillon_protocol::frame::{
+    self, ArchivedPresence, ArchivedReadSync, ArchivedRevoked, ArchivedTyped, ArchivedWatermark, Frame,
+};
 use carillon_protocol::ids::{ConversationId, MessageId, UserId};
 use carillon_protocol::reason::Close;
-use carillon_protocol::record::Event;
 use carillon_protocol::time::WallMs;
 
 use super::Shard;
 use super::connection::Phase;
 use crate::common::Common;
 use crate::line::Line;
-use crate::session::{Delivery, Session};
+use crate::session::{ReadTo, Session, State};
 use crate::turn::{ConnectionId, Output};
 
 impl Shard {
@@ -30,8 +31,15 @@ impl Shard {
                 return;
             }
         };
-        match read {
-            Frame::Deliver(frame) => self.deliver(router, frame),
+        if !self.crowded(router, &read, bytes) {
+            self.dispatch(router, &read);
+        }
+    }
+
+    /// Takes a frame to whom it is for.
+    pub(super) fn dispatch(&mut self, router: Peer, frame: &Frame<'_>) {
+        match *frame {
+            Frame::Deliver(frame) => self.deliver_at_once(router, frame),
             Frame::Watermark(frame) => self.watermark(frame),
             Frame::Accepted(frame) => {
                 self.session(frame.session.to_native(), |session, line, common| {
@@ -66,6 +74,15 @@ impl Shard {
             Frame::Replaced(frame) => {
                 self.session(frame.session.to_native(), |_, line, _| line.close(Close::Replaced));
             }
+            Frame::Watched(frame) => {
+                self.session(frame.session.to_native(), |session, line, common| {
+                    session.watched(frame, line, common)
+                });
+            }
+            Frame::Presence(frame) => self.presence(frame),
+            Frame::Typed(frame) => self.typed(frame),
+            Frame::ReadSync(frame) => self.read_sync(frame),
+            Frame::Revoked(frame) => self.revoked(frame),
             // Said when the lane began, or never to a gateway's shard.
             Frame::Open(_)
             | Frame::Register(_)
@@ -77,7 +94,9 @@ impl Shard {
             | Frame::Read(_)
             | Frame::Receipt(_)
             | Frame::Find(_)
-            | Frame::Found(_) => {}
+            | Frame::Found(_)
+            | Frame::Watch(_)
+            | Frame::Typing(_) => {}
         }
     }
 
@@ -88,38 +107,6 @@ impl Shard {
         let Phase::Open(_, session) = &mut connection.phase else { return };
         work(session, &mut connection.line, &mut self.common);
         self.touch(id);
-    }
-
-    /// An event, for everybody here who hears it.
-    fn deliver(&mut self, router: Peer, frame: &ArchivedDeliver) {
-        let (conversation, seq) = (ConversationId(frame.conversation.0.to_native()), frame.seq.to_native());
-        self.common.counters.delivers += 1;
-        if let Some(router) = self.common.router(router) {
-            router.tails.delivered(conversation, seq);
-        }
-        let Some(event) = Event::decode(&frame.record) else {
-            self.common.counters.unreadable += 1;
-            return;
-        };
-        let mut delivery = Delivery {
-            conversation,
-            seq,
-            head_seq: frame.head_seq.to_native().max(seq),
-            origin_session: frame.origin_session.to_native(),
-            origin_request: frame.origin_request.to_native(),
-            event,
-            encoded: [const { None }; 4],
-        };
-        for user in frame.users.iter() {
-            for id in self.roster.sessions(UserId(user.0.to_native())) {
-                let Some(connection) = self.connections.get_mut(*id) else { continue };
-                let Phase::Open(_, session) = &mut connection.phase else { continue };
-                session.deliver(&mut delivery, &mut connection.line, &mut self.common);
-                if !std::mem::replace(&mut connection.is_dirty, true) {
-                    self.dirty.push_back(*id);
-                }
-            }
-        }
     }
 
     /// A reader's watermark moved: the senders concerned hear it.
@@ -137,6 +124,7 @@ impl Shard {
                 client_msg_id: None,
                 duplicate: false,
                 user: frame.named.then_some(UserId(frame.reader.0.to_native())),
+                count: (!frame.named).then_some(concerned.count.to_native()),
             });
             let mut encoded = [const { None }; 2];
             for id in self.roster.sessions(UserId(concerned.user.0.to_native())) {
@@ -147,6 +135,65 @@ impl Shard {
                 if !std::mem::replace(&mut connection.is_dirty, true) {
                     self.dirty.push_back(*id);
                 }
+            }
+        }
+    }
+
+    /// A user came or went: the sessions that watch them hear it.
+    fn presence(&mut self, frame: &ArchivedPresence) {
+        let (user, state) = (UserId(frame.user.user.0.to_native()), State::new(&frame.user));
+        let mut encoded = [const { None }; 2];
+        for session in frame.sessions.iter() {
+            self.session(session.to_native(), |session, line, common| {
+                session.presence(user, state, &mut encoded, line, common)
+            });
+        }
+    }
+
+    /// A user types: these hear it.
+    fn typed(&mut self, frame: &ArchivedTyped) {
+        let said = ServerFrame::Typing {
+            conversation: ConversationId(frame.conversation.0.to_native()),
+            user: UserId(frame.user.0.to_native()),
+            start: frame.start,
+        };
+        let mut encoded = [const { None }; 2];
+        for user in frame.users.iter() {
+            let user = UserId(user.0.to_native());
+            self.each_of(user, |session, line, common| session.typed(&mut encoded, &said, line, common));
+        }
+    }
+
+    /// A user read on one device: their others hear it.
+    fn read_sync(&mut self, frame: &ArchivedReadSync) {
+        let except = frame.except_session.to_native();
+        let read = ReadTo {
+            conversation: ConversationId(frame.conversation.0.to_native()),
+            read_seq: frame.read_seq.to_native(),
+            unread_count: frame.unread_count.to_native(),
+        };
+        let user = UserId(frame.user.0.to_native());
+        self.each_of(user, |session, line, common| {
+            if line.id.as_u64() != except {
+                session.read_elsewhere(read, line, common);
+            }
+        });
+    }
+
+    /// A device was revoked: its connections with tokens from before are closed.
+    fn revoked(&mut self, frame: &ArchivedRevoked) {
+        let (user, at_ms) = (UserId(frame.user.0.to_native()), frame.at_ms.to_native());
+        self.each_of(user, |session, line, _| session.revoked(&frame.device, at_ms, line));
+    }
+
+    /// Has every session of a user do something.
+    fn each_of(&mut self, user: UserId, mut each: impl FnMut(&mut Session, &mut Line, &mut Common)) {
+        for id in self.roster.sessions(user) {
+            let Some(connection) = self.connections.get_mut(*id) else { continue };
+            let Phase::Open(_, session) = &mut connection.phase else { continue };
+            each(session, &mut connection.line, &mut self.common);
+            if !std::mem::replace(&mut connection.is_dirty, true) {
+                self.dirty.push_back(*id);
             }
         }
     }

@@ -10,6 +10,8 @@ use carillon_protocol::websocket::{Decoder, Role};
 use super::connection::{Connection, Handshake, Phase};
 use crate::auth;
 use crate::common::Common;
+use crate::counters::Limited;
+use crate::limits::wait_ms;
 use crate::line::Line;
 use crate::session::Session;
 
@@ -45,10 +47,10 @@ impl Connection {
                 let admitted = if address.is_loopback() {
                     Ok(())
                 } else {
-                    common.address_rates.admit(common.now, address).map_err(|wait| {
-                        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) + 1;
+                    common.address_rates.admit(common.now.0, address).map_err(|wait| {
+                        common.counters.limited(Limited::Address);
                         Refusal::new(Code::RateLimited, "too many connections from this address")
-                            .retry_after(wait_ms)
+                            .retry_after(wait_ms(wait))
                     })
                 };
                 match admitted.and_then(|()| check(&request, common)) {
@@ -59,7 +61,9 @@ impl Connection {
                         };
                         let response = request.response();
                         let rest = received.get(head_bytes..).unwrap_or(&[]).to_vec();
-                        self.open(wire, claims, response, common);
+                        common.counters.upgraded += 1;
+                        self.line.answer(common, response.into());
+                        self.begin(wire, claims, common);
                         Upgrade::Done(rest)
                     }
                     Err(refusal) => {
@@ -75,10 +79,9 @@ impl Connection {
         }
     }
 
-    fn open(&mut self, wire: Wire, claims: Option<Claims>, response: Vec<u8>, common: &mut Common) {
-        common.counters.upgraded += 1;
+    /// From here on frames are spoken.
+    pub(super) fn begin(&mut self, wire: Wire, claims: Option<Claims>, common: &mut Common) {
         self.line.wire = wire;
-        self.line.answer(common, response.into());
         let limits = &common.settings.limits;
         let hello = Hello {
             server_time: common.wall,

@@ -8,7 +8,7 @@ use carillon_protocol::frame::{Command, NotOwner, Replaced};
 use carillon_protocol::reason::Code;
 use carillon_protocol::time::Time;
 
-use crate::rig::{ROUTER, Rig, Up, accepted, found_user, refused, request, settings, token_at};
+use crate::rig::{ROUTER, Rig, Up, accepted, admission, found_user, refused, request, settings, token_at};
 
 const SEND: &str = r#"{"conversation_id":"7","content":"x","message_type":"text"}"#;
 
@@ -25,6 +25,12 @@ fn writes_survive_their_lane() {
     let late = rig.ask(1, "POST", "/v1/messages", SEND);
     assert!(rig.up.is_empty(), "nothing goes where no lane is");
     rig.handle(Input::LaneUp { router: ROUTER });
+    let admission_up = rig.up.pop_back().unwrap();
+    assert!(
+        matches!(admission_up, Up::Find(_)),
+        "revocations told meanwhile were not heard: {admission_up:?}"
+    );
+    rig.hear(&admission(admission_up.number(), true, 0));
     let after: Vec<Up> = rig.up.drain(..).collect();
     let key = |up: &Up| match up {
         Up::Submit(submit) => submit.client_msg_id.clone(),
@@ -106,7 +112,7 @@ fn what_cannot_be_repeated_is_not() {
     create.headers.authorization = Some(format!("Bearer {token}").into_bytes());
     let ticket = rig.send(create);
     let up = rig.next_up();
-    rig.hear(&found_user(up.number(), 1));
+    rig.hear(&admission(up.number(), true, 0));
     assert!(
         matches!(rig.next_up(), Up::Submit(submit) if matches!(submit.command, Command::CreateUser { .. }))
     );
@@ -214,8 +220,7 @@ fn every_request_is_answered_once() {
                             note(&up, &mut keys_of_content, &again);
                             rig.hear(&accepted(&up, 7, 1, 1, false));
                         }
-                        Up::Find(_) if prng.chance(1, 4) => rig.hear(&refused(&up, Code::NotFound, "")),
-                        _ => rig.hear(&found_user(up.number(), 1)),
+                        _ => rig.hear(&admission(up.number(), prng.chance(3, 4), 0)),
                     }
                 }
             }

@@ -14,9 +14,9 @@ use carillon_link::{Mailbox, Peer, Wake, local};
 use carillon_node::clock::Clock;
 use carillon_node::config::Config;
 use carillon_node::metrics::Registry;
-use carillon_protocol::frame::{Found, LinkFrame, Open, Wanted};
+use carillon_protocol::frame::{LinkFrame, Open, Wanted};
 
-use crate::rig::{Up, accepted, found_user, keys, read_up, token_at};
+use crate::rig::{Up, accepted, admission, found_conversations, keys, read_up, token_at};
 
 /// Lanes are made once here, and not again.
 struct NoUplinks;
@@ -69,9 +69,10 @@ impl Server {
             seed: 2,
             uplinks: Arc::new(NoUplinks),
             registry: registry.clone(),
+            ready_users: None,
         };
-        let mailbox = http::serve(&handle, &settings(), &needs, hand_offs, 3).unwrap();
-        router(&mailbox);
+        let mailboxes = http::serve(&handle, &settings(), &needs, hand_offs, 3).unwrap();
+        router(&mailboxes.rest);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Server { _stop: stop, hand_offs: Some(hand_off), listener, registry }
     }
@@ -114,11 +115,10 @@ fn router(gateway: &Mailbox) {
             for up in asked {
                 let answer = match &up {
                     Up::Submit(_) | Up::Receipt(_) => accepted(&up, 7, 3, 3 << 22, false).to_frame(),
-                    Up::Find(find) if matches!(find.what, Wanted::User(_)) => {
-                        found_user(up.number(), find.user.0).to_frame()
+                    Up::Find(find) if matches!(find.what, Wanted::Admission { .. }) => {
+                        admission(up.number(), true, 0).to_frame()
                     }
-                    _ => Found { request: up.number(), conversations: vec![], users: vec![], more: false }
-                        .to_frame(),
+                    _ => found_conversations(up.number(), Vec::new(), false).to_frame(),
                 };
                 lane.send(&answer).unwrap();
             }

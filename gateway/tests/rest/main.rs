@@ -1,9 +1,15 @@
 //! REST: the machine by hand under virtual time, and the HTTP server over real sockets. Both speak to a router that is
 //! played here.
 
+mod changes;
+mod devices;
+mod documents;
+mod examples;
 mod failures;
 mod http;
+mod page;
 mod reading;
 mod refusals;
 mod rig;
+mod schema;
 mod writing;

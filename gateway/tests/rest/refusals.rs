@@ -1,9 +1,10 @@
 //! What is refused before a router is asked, and what every response carries.
 
-use carillon_gateway::rest::{Body, Settings};
+use carillon_gateway::rest::{Body, Scope, Settings};
+use carillon_protocol::frame::Refused;
 use carillon_protocol::reason::Code;
 
-use crate::rig::{Rig, WALL, accepted, header, refused, request, settings, token, token_at};
+use crate::rig::{Rig, WALL, accepted, filled, header, refused, request, settings, token, token_at};
 
 /// Security, token: on every route; what is wrong is said, the token is not.
 #[test]
@@ -22,7 +23,13 @@ fn tokens_are_checked() {
         (Some("Bearer \u{fffd}"), Some("unauthenticated")),
     ];
     for route in carillon_gateway::rest::ROUTES {
-        let path = route.pattern.replace("{conversation_id}", "7").replace("{user_id}", "7");
+        if route.scope == Scope::Open
+            || route.pattern.starts_with("/v1/poll")
+            || route.pattern == "/v1/events"
+        {
+            continue;
+        }
+        let path = filled(route.pattern);
         for (authorization, code) in cases {
             let mut rig = Rig::new(settings());
             let mut request = request(0, route.method, &path, "");
@@ -45,10 +52,12 @@ fn paths_and_methods() {
         ("GET", "/", 404, "not_found", None),
         ("GET", "/v1/media", 404, "not_found", None),
         ("PATCH", "/v1/nothing", 404, "not_found", None),
-        ("PUT", "/v1/conversations/7/mute", 404, "not_found", None),
+        ("GET", "/v1/conversations/7/mute", 405, "bad_request", Some("PUT, DELETE")),
+        ("PUT", "/v1/users/me", 405, "bad_request", Some("GET, PATCH")),
+        ("PUT", "/v1/events", 405, "bad_request", Some("POST, GET")),
         ("DELETE", "/v1/conversations", 405, "bad_request", Some("GET, POST")),
         ("GET", "/v1/messages", 405, "bad_request", Some("POST")),
-        ("POST", "/v1/conversations/7", 405, "bad_request", Some("GET")),
+        ("POST", "/v1/conversations/7", 405, "bad_request", Some("GET, PATCH")),
     ];
     for (method, path, status, code, allow) in cases {
         let mut rig = Rig::new(settings());
@@ -118,10 +127,11 @@ fn large_bodies_are_refused() {
     }
 }
 
-/// Floods: one user's rate is that user's; 429 and 503 say when to come again.
+/// RL1: the rate of a device is that device's; what is refused by the router's rates passes on; 429 says when to
+/// come again, in whole seconds and in milliseconds.
 #[test]
 fn rates_are_held() {
-    let mut rig = Rig::new(Settings { send_per_s: 1, send_burst: 2, inflight: 100, ..settings() });
+    let mut rig = Rig::new(Settings { device_per_s: 1, device_burst: 2, inflight: 100, ..settings() });
     let body = r#"{"conversation_id":"7","content":"x","message_type":"text"}"#;
     for _ in 0..2 {
         let ticket = rig.ask(1, "POST", "/v1/messages", body);
@@ -139,9 +149,41 @@ fn rates_are_held() {
     rig.ask(1, "GET", "/v1/conversations", "");
     rig.ask(2, "POST", "/v1/messages", body);
     assert_eq!(rig.up.len(), 2, "reading, and others, go on");
+    assert_eq!((rig.rest.rate_limited().device, rig.rest.rate_limited().address), (1, 0));
     rig.pass_ms(1_000);
+    rig.up.clear();
     let ticket = rig.ask(1, "POST", "/v1/messages", body);
     assert!(!rig.responses.contains_key(&ticket));
+    let up = rig.next_up();
+    rig.hear(&Refused { retry_after_ms: 1_250, ..refused(&up, Code::RateLimited, "") });
+    assert_eq!(header(&rig.responses[&ticket], "retry-after"), Some("2"));
+    assert_eq!(rig.told(ticket).1["error"]["retry_after_ms"], 1_250);
+}
+
+/// RL1: connections from one address are counted as upgrades are, at their first request; this machine's never.
+#[test]
+fn addresses_are_held_to_their_rate() {
+    let mut rig = Rig::new(Settings { address_per_s: 1, address_burst: 2, ..settings() });
+    let from = |address: &str, is_follower| carillon_gateway::rest::Request {
+        address: Some(address.parse().unwrap()),
+        is_follower,
+        ..request(1, "GET", "/v1/conversations", "")
+    };
+    for (address, is_follower, refused) in [
+        ("192.0.2.1", false, false),
+        ("192.0.2.1", true, false),
+        ("192.0.2.1", false, false),
+        ("192.0.2.1", false, true),
+        ("192.0.2.1", true, false),
+        ("192.0.2.2", false, false),
+        ("127.0.0.1", false, false),
+        ("::1", false, false),
+    ] {
+        let ticket = rig.send(from(address, is_follower));
+        let told = rig.responses.remove(&ticket).map(|response| response.status);
+        assert_eq!(told, refused.then_some(429), "{address} {is_follower}");
+    }
+    assert_eq!(rig.rest.rate_limited().address, 1);
 }
 
 /// G13: what waits is bounded, first for each user, then for all.

@@ -7,8 +7,8 @@ use carillon_gateway::rest::{Body, Headers, Input, Output, Request, Response, Re
 use carillon_link::Peer;
 use carillon_node::tokens::{Claims, KeyTable};
 use carillon_protocol::frame::{
-    self, Accepted, ConversationView, Entry, Find, Found, Frame, LinkFrame, Read, Receipt, Refused, Submit,
-    UserView, Wanted,
+    self, Accepted, ConversationView, Entry, Find, Findings, Found, Frame, LinkFrame, Read, Receipt, Refused,
+    Submit, UserView, Wanted,
 };
 use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
 use carillon_protocol::reason::Code;
@@ -38,6 +38,12 @@ pub(crate) fn token_at(wall_ms: u64, user: u64, ttl_s: i64, scope: &str) -> Stri
     keys().sign(&claims).unwrap()
 }
 
+/// A token that was issued at `issued_s`, Unix seconds, and is good for an hour from now.
+pub(crate) fn token_issued(user: u64, issued_s: u64) -> String {
+    let ttl_s = i64::try_from(WALL / 1_000 - issued_s).unwrap() + 3_600;
+    token_at(issued_s * 1_000, user, ttl_s, "")
+}
+
 pub(crate) fn token(user: u64) -> String {
     token_at(WALL, user, 3_600, "")
 }
@@ -47,10 +53,12 @@ pub(crate) fn settings() -> Settings {
         origins: Vec::new(),
         is_development: true,
         auto_provision: true,
-        send_per_s: 20,
-        send_burst: 64,
         inflight: 64,
         body_bytes: 65_536,
+        device_per_s: 0,
+        device_burst: 64,
+        address_per_s: 50,
+        address_burst: 500,
     }
 }
 
@@ -66,7 +74,22 @@ pub(crate) fn request(user: u64, method: &str, target: &str, body: &str) -> Requ
             ..Headers::default()
         },
         body: Body::Whole(body.as_bytes().to_vec()),
+        ..Request::default()
     }
+}
+
+/// A pattern of the table of routes with something at each `{…}`.
+pub(crate) fn filled(pattern: &str) -> String {
+    pattern
+        .split('/')
+        .map(|segment| match segment {
+            "{emoji}" => "%F0%9F%91%8D",
+            "{device_id}" => "phone",
+            parameter if parameter.starts_with('{') => "7",
+            literal => literal,
+        })
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 /// A frame that went up.
@@ -114,14 +137,19 @@ pub(crate) struct Rig {
 impl Rig {
     /// With its lane.
     pub(crate) fn new(settings: Settings) -> Rig {
-        let mut rig = Rig::without_lane(settings);
+        Rig::of(Rest::new(settings, keys(), 7))
+    }
+
+    /// With its lane.
+    pub(crate) fn of(rest: Rest) -> Rig {
+        let mut rig = Rig::without_lane(rest);
         rig.handle(Input::LaneUp { router: ROUTER });
         rig
     }
 
-    pub(crate) fn without_lane(settings: Settings) -> Rig {
+    pub(crate) fn without_lane(rest: Rest) -> Rig {
         Rig {
-            rest: Rest::new(settings, keys(), 7),
+            rest,
             now: Time(1_000_000_000),
             up: VecDeque::new(),
             responses: BTreeMap::new(),
@@ -160,14 +188,16 @@ impl Rig {
 
     /// Sends a request of a user who gets known on the way.
     pub(crate) fn ask(&mut self, user: u64, method: &str, target: &str, body: &str) -> Ticket {
-        let ticket = self.send(request(user, method, target, body));
-        if let Some(Up::Find(Find { request, what: Wanted::User(wanted), .. })) = self.up.front()
-            && wanted.0 == user
-            && !target.starts_with("/v1/users/")
-        {
+        self.ask_with(request(user, method, target, body))
+    }
+
+    /// Sends a request of a user who gets known on the way.
+    pub(crate) fn ask_with(&mut self, request: Request) -> Ticket {
+        let ticket = self.send(request);
+        if let Some(Up::Find(Find { request, what: Wanted::Admission { .. }, .. })) = self.up.front() {
             let request = *request;
             self.up.pop_front();
-            self.hear(&found_user(request, user));
+            self.hear(&admission(request, true, 0));
         }
         ticket
     }
@@ -237,7 +267,16 @@ pub(crate) fn accepted(up: &Up, conversation: u64, seq: Seq, id: u64, duplicate:
         seq,
         id,
         duplicate,
+        unchanged: false,
     }
+}
+
+pub(crate) fn admission(request: u64, known: bool, revoked_at_ms: u64) -> Found {
+    Found { request, findings: Findings::Admission { known, revoked_at_ms } }
+}
+
+pub(crate) fn found_conversations(request: u64, conversations: Vec<ConversationView>, more: bool) -> Found {
+    Found { request, findings: Findings::Conversations { conversations, more } }
 }
 
 pub(crate) fn found_user(request: u64, user: u64) -> Found {
@@ -246,8 +285,9 @@ pub(crate) fn found_user(request: u64, user: u64) -> Found {
         username: format!("name-{user}"),
         created_at_ms: 5,
         last_seen_at_ms: 0,
+        push_tokens: Vec::new(),
     };
-    Found { request, conversations: Vec::new(), users: vec![view], more: false }
+    Found { request, findings: Findings::User(view) }
 }
 
 /// The id of the message at `seq`.
@@ -282,5 +322,7 @@ pub(crate) fn conversation(id: u64, last_message: Option<Entry>) -> Conversation
         last_id: 700 + id,
         last_message,
         marks: Vec::new(),
+        last_reactions: Vec::new(),
+        muted_until_ms: 0,
     }
 }

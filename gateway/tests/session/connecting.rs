@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use carillon_gateway::turn::Input;
+use carillon_gateway::turn::{ConnectionId, Input};
 use carillon_protocol::client::{Command, Wire};
-use carillon_protocol::frame::{Refused, Replaced};
-use carillon_protocol::ids::ConversationId;
+use carillon_protocol::frame::{Refused, Replaced, Revoked};
+use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::reason::Code;
 use carillon_protocol::websocket::Opcode;
 
@@ -278,7 +278,116 @@ fn bye_closes_with_1000_and_unregisters() {
     let mut rig = Rig::new(&[]);
     let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
     assert_eq!(client.say(&mut rig, None, &Command::Bye), [Seen::Close(Some(1000))]);
-    assert!(matches!(rig.next_up(), Up::Unregister(_)) && rig.shard.counters().connections == 0);
+    let Up::Unregister(unregister) = rig.next_up() else { panic!("unregisters") };
+    assert!(unregister.bye && rig.shard.counters().connections == 0);
+}
+
+/// PR1: only who says `bye` is gone at once; a socket that ends, however politely, may come back.
+#[test]
+fn a_socket_that_ends_is_no_bye() {
+    for is_polite in [false, true] {
+        let mut rig = Rig::new(&[]);
+        let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
+        if is_polite {
+            client.raw(&mut rig, Opcode::Close, &1001_u16.to_be_bytes());
+        } else {
+            rig.input(Input::Closed { connection: client.id });
+            rig.carry_out();
+        }
+        assert!(matches!(rig.next_up(), Up::Unregister(unregister) if !unregister.bye));
+    }
+}
+
+/// Security, live connection: a revoked device is closed with 4501 when its token is not newer than that, and another
+/// device or user is not.
+#[test]
+fn a_revoked_device_closes_with_4501() {
+    let issued_ms = crate::rig::WALL;
+    for (user, device, at_ms, expected) in [
+        (1, "phone", issued_ms, Some(4501)),
+        (1, "phone", issued_ms + 60_000, Some(4501)),
+        (1, "phone", issued_ms - 1_000, None),
+        (1, "pad", issued_ms, None),
+        (2, "phone", issued_ms, None),
+    ] {
+        let mut rig = Rig::new(&[]);
+        let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
+        rig.down(&Revoked { user: UserId(user), device: device.to_owned(), at_ms });
+        assert_eq!(closes(&client.take(&mut rig)), expected, "{user}/{device} at {at_ms}");
+    }
+}
+
+/// Security, live connection: a device that was revoked while its lane was lost is closed when it registers again.
+#[test]
+fn a_device_revoked_meanwhile_closes_with_4501() {
+    let mut rig = Rig::new(&[]);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
+    rig.lane_down();
+    rig.lane_up();
+    let Up::Register(register) = rig.next_up() else { panic!("registers again") };
+    assert_eq!(register.issued_at_s, crate::rig::WALL / 1_000);
+    rig.down(&Refused {
+        session: register.session,
+        request: register.request,
+        code: Code::Unauthenticated as u16,
+        retry_after_ms: 0,
+        field: "device_id".into(),
+        message: "revoked".into(),
+    });
+    assert_eq!(closes(&client.take(&mut rig)), Some(4501));
+}
+
+/// A registration says how long ago its client identified, however late it gets through.
+#[test]
+fn a_registration_says_how_long_it_waited() {
+    let mut rig = Rig::new(&[]);
+    let mut client = rig.connect(Wire::Json);
+    rig.pass_ms(700);
+    client.say(&mut rig, None, &identify(&token(1, "phone", 600), &[]));
+    rig.pass_ms(1_500);
+    rig.lane_up();
+    assert!(matches!(rig.next_up(), Up::Register(register) if register.waited_ms == 1_500));
+    rig.lane_down();
+    rig.pass_ms(500);
+    rig.lane_up();
+    assert!(matches!(rig.next_up(), Up::Register(register) if register.waited_ms == 2_000));
+}
+
+/// TR2, TR4: a connection behind a request that its driver answered: frames in, the same WebSocket frames out, and the
+/// driver is told when to wait.
+#[test]
+fn tr4_a_connection_that_is_opened_speaks_frames() {
+    let mut rig = Rig::new(&["limits.inflight=1"]);
+    rig.lane_up();
+    let connection = ConnectionId { slot: 0, generation: 7 };
+    rig.sockets.insert(connection, Default::default());
+    rig.input(Input::Opened { connection, claims: None });
+    rig.carry_out();
+    let mut client = Client::opened(connection);
+    assert_eq!(client.take(&mut rig), [Seen::Hello]);
+    let say = |rig: &mut Rig, text: &str| {
+        rig.input(Input::Frame { connection, text });
+        rig.carry_out();
+    };
+    say(&mut rig, &format!("{{\"type\":\"identify\",\"token\":\"{}\"}}", token(1, "phone", 600)));
+    let seen = client.finish_registering(&mut rig, &[]);
+    assert_eq!(seen, [Seen::Ready { conversations: 0, events: 0 }, Seen::CaughtUp]);
+    assert!(rig.shard.takes_frames(connection));
+    say(&mut rig, r#"{"type":"send_message","conversation_id":"9","content":"x"}"#);
+    assert!(!rig.shard.takes_frames(connection), "one is under way");
+    let Up::Submit(submit) = rig.next_up() else { panic!("submits") };
+    client.accept(&mut rig, &submit, 1, false);
+    assert!(matches!(client.take(&mut rig).as_slice(), [Seen::Ack { seq: 1, .. }]));
+    assert!(rig.shard.takes_frames(connection));
+    say(&mut rig, "nonsense");
+    assert_eq!(codes(&client.take(&mut rig)), ["bad_request"]);
+    rig.pass_ms(69_000);
+    rig.input(Input::Heard { connection });
+    rig.pass_ms(69_000);
+    assert!(!client.is_closed(&rig), "it was heard");
+    rig.pass_ms(2_000);
+    assert_eq!(closes(&client.take(&mut rig)), Some(4011));
+    assert!(!rig.shard.takes_frames(connection));
 }
 
 #[test]

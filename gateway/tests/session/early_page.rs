@@ -16,10 +16,10 @@ fn connected(rig: &mut Rig, head_seq: u64) -> (Client, u64) {
     client.say(rig, None, &identify(&token(1, "phone", 3_600), &[(HERE.0, 1)]));
     let Up::Register(register) = rig.next_up() else { panic!("registers first") };
     let session = register.session;
-    let conversations = vec![Joined { conversation: HERE, cursor: 1 }];
+    let conversations = vec![Joined { conversation: HERE, cursor: 1, is_returning: false }];
     rig.down(&Registered { session, request: register.request, conversations, more: false });
     let Up::Peek(peek) = rig.next_up() else { panic!("then peeks") };
-    let standing = Standing { conversation: HERE, first_seq: 1, head_seq, fanned_out_seq: 1 };
+    let standing = Standing { conversation: HERE, first_seq: 1, head_seq, fanned_out_seq: 1, joined_seq: 1 };
     rig.down(&Peeked { session, request: peek.request, standings: vec![standing] });
     (client, session)
 }
@@ -36,6 +36,8 @@ fn own_page(session: u64, request: u64) -> Page {
         entries: vec![Entry { seq: OWN_SEQ, record: record(77, 1, "m", "mine") }],
         has_more: false,
         marks: Vec::new(),
+        counts: None,
+        reacted: Vec::new(),
     }
 }
 
@@ -64,7 +66,15 @@ fn g6_a_push_behind_a_page_is_no_ack() {
         record: record(77, 1, "m", "mine"),
     });
     let request = submit.request;
-    rig.down(&Accepted { session, request, conversation: HERE, seq: OWN_SEQ, id: 77, duplicate: true });
+    rig.down(&Accepted {
+        session,
+        request,
+        conversation: HERE,
+        seq: OWN_SEQ,
+        id: 77,
+        duplicate: true,
+        unchanged: false,
+    });
     let seen = client.take(&mut rig);
     assert!(matches!(seen.as_slice(), [Seen::Ack { seq: OWN_SEQ, duplicate: true, .. }]), "{seen:?}");
 }
@@ -96,6 +106,7 @@ fn g6_a_page_before_the_ack_leaves_the_seq_to_the_ack() {
             seq: OWN_SEQ,
             id: 77,
             duplicate: false,
+            unchanged: false,
         };
         if is_accepted_first {
             rig.down(&accepted);
@@ -182,6 +193,7 @@ fn g6_a_repeat_before_the_push_is_no_second_ack() {
         seq: OWN_SEQ,
         id: 77,
         duplicate,
+        unchanged: false,
     };
     client.say(&mut rig, Some("send"), &send(HERE.0, Some("m"), "mine"));
     let Up::Submit(first) = rig.next_up() else { panic!("submits") };
@@ -201,4 +213,68 @@ fn g6_a_repeat_before_the_push_is_no_second_ack() {
     rig.down(&accepted(second.request, true));
     let seen = client.take(&mut rig);
     assert!(matches!(seen.as_slice(), [Seen::Ack { seq: OWN_SEQ, duplicate: true, .. }]), "{seen:?}");
+}
+
+/// G2, G6: where a client's own `sync` stands for the live line, the page brings the event; the command that made it and
+/// was not answered yet is answered as a duplicate, which fills nothing, and once.
+#[test]
+fn g2_an_ack_found_in_ones_own_sync_is_a_duplicate() {
+    let mut rig = Rig::new(&["limits.conn_queue_bytes=1024"]);
+    let (mut client, session) = connected(&mut rig, 1);
+    client.take(&mut rig);
+    client.say(&mut rig, Some("send"), &send(HERE.0, Some("m"), "mine"));
+    let Up::Submit(submit) = rig.next_up() else { panic!("submits") };
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = Some(0);
+    let long = "x".repeat(2_000);
+    for seq in [2, 3] {
+        rig.down(&Deliver {
+            conversation: HERE,
+            seq,
+            head_seq: 3,
+            origin_session: 0,
+            origin_request: 0,
+            users: vec![UserId(1)],
+            record: record(75 + seq, 2, "t", &long),
+        });
+    }
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = None;
+    rig.flush(client.id);
+    rig.carry_out();
+    let seen = client.take(&mut rig);
+    assert!(seen.iter().any(|seen| matches!(seen, Seen::Behind(_))), "{seen:?}");
+
+    client.say(&mut rig, Some("sync"), &Command::Sync { conversation: HERE, from_seq: 3, limit: 200 });
+    let Up::Read(read) = rig.next_up() else { panic!("the client reads") };
+    let entries = vec![
+        Entry { seq: 3, record: record(78, 2, "t", &long) },
+        Entry { seq: 4, record: record(79, 1, "m", "mine") },
+    ];
+    let request = read.request;
+    rig.down(&Page { head_seq: 4, fanned_out_seq: 3, entries, ..own_page(session, request) });
+    let request = submit.request;
+    rig.down(&Accepted {
+        session,
+        request,
+        conversation: HERE,
+        seq: 4,
+        id: 79,
+        duplicate: false,
+        unchanged: false,
+    });
+    rig.down(&Deliver {
+        conversation: HERE,
+        seq: 4,
+        head_seq: 4,
+        origin_session: session,
+        origin_request: request,
+        users: vec![UserId(1)],
+        record: record(79, 1, "m", "mine"),
+    });
+    let seen = client.take(&mut rig);
+    let [Seen::Ack { seq: 4, duplicate: true, .. }, Seen::Batch { events, to: 4, .. }, Seen::CaughtUp] =
+        seen.as_slice()
+    else {
+        panic!("{seen:?}")
+    };
+    assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [3, 4]);
 }

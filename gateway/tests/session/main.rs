@@ -1,9 +1,15 @@
 //! Sessions of a shard, driven by hand under virtual time.
 
+mod changes;
 mod connecting;
+mod crowd;
 mod early_page;
 mod lost_lane;
 mod meaning;
+mod members;
+mod presence;
 mod random;
+mod rates;
 mod rig;
 mod router;
+mod typing;

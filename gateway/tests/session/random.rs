@@ -12,6 +12,7 @@ use carillon_protocol::client::{Command, FrameId, Wire};
 use carillon_protocol::frame;
 use carillon_protocol::ids::{ConversationId, Seq};
 use carillon_protocol::reason::Close;
+use carillon_protocol::record::History;
 
 use crate::rig::{Client, ROUTER, Rig, Seen, SeenEvent, Up, identify, send, settings, token};
 use crate::router::Router;
@@ -50,6 +51,7 @@ struct Tally {
     duplicates: usize,
     behinds: usize,
     lost_lanes: usize,
+    returns: usize,
     closes: BTreeMap<u16, usize>,
     /// As the shard counts them: also those that nobody read.
     replaced: u64,
@@ -92,16 +94,29 @@ impl Device {
         );
         self.advance(conversation);
         let held = self.held.get(&conversation).copied().unwrap_or(0);
-        assert_eq!(seq, held + 1, "G6: {}/{} in conversation {conversation}", self.user, self.name);
+        let is_first = held == 0 && router.logs[&conversation].begins(self.user, seq);
+        assert!(
+            seq == held + 1 || is_first,
+            "G6: {}/{} got {conversation}:{seq} after {held}",
+            self.user,
+            self.name
+        );
         self.check(router, event);
         self.held.insert(conversation, seq);
         self.advance(conversation);
     }
 
-    /// G4, G11: it is what the log holds, and one of ours.
+    /// G4, G11: it is what the log holds, and was for us.
     fn check(&self, router: &Router, event: &SeenEvent) {
         let log = &router.logs[&event.conversation];
-        assert!(log.members.contains(&self.user), "G11: a foreign conversation");
+        assert!(
+            log.was_for(self.user, event.seq),
+            "G11: {}/{} got a foreign event {}:{}",
+            self.user,
+            self.name,
+            event.conversation,
+            event.seq
+        );
         let stored = &log.events[usize::try_from(event.seq).unwrap() - 1];
         assert_eq!((event.sender, &event.content), (stored.sender, &stored.content), "G4");
         let own = (stored.sender == self.user && !stored.client_msg_id.is_empty())
@@ -115,6 +130,8 @@ impl World {
         let mut prng = Prng::new(seed);
         let mut settings = settings(&["limits.send_per_s=0"]);
         settings.limits.conn_queue_bytes = [1_500, 4_000, 65_536][prng.index(3)];
+        // A crowd of two is worked off in slices, too.
+        settings.gateway.slice_sessions = [1, 2, 256][prng.index(3)];
         settings.limits.inflight = [2, 8, 64][prng.index(3)];
         let rig = Rig::with(settings, true, seed);
         let mut world = World {
@@ -151,8 +168,22 @@ impl World {
     fn create(&mut self) {
         let mut members: BTreeSet<u64> = (1..=3).filter(|_| self.prng.chance(3, 4)).collect();
         members.insert(self.prng.between(1, 3));
-        self.router.create(self.next_conversation, members);
+        let history = if self.prng.chance(1, 2) { History::All } else { History::FromJoin };
+        let forgets = self.prng.chance(1, 2);
+        self.router.create(self.next_conversation, history, forgets, members);
         self.next_conversation += 1;
+    }
+
+    /// Members come and go, and come back.
+    fn change_members(&mut self) {
+        let conversation = self.prng.between(1, self.next_conversation - 1);
+        let user = self.prng.between(1, 3);
+        if self.prng.chance(1, 2) {
+            self.router.remove(conversation, user);
+        } else {
+            let other = self.prng.between(1, 3);
+            self.router.add(conversation, BTreeSet::from([user, other]));
+        }
     }
 
     fn lane_up(&mut self) {
@@ -242,7 +273,7 @@ impl World {
             .router
             .logs
             .iter()
-            .filter(|(_, log)| log.members.contains(&device.user))
+            .filter(|(_, log)| log.sight(device.user).is_some())
             .map(|(id, _)| *id)
             .collect();
         if device.client.is_none() || mine.is_empty() || device.unanswered.len() > 20 {
@@ -299,6 +330,7 @@ impl World {
                         for ((user, name, conversation), seq) in &router.cursors {
                             if (*user, name) == (device.user, &device.name) {
                                 device.held.insert(*conversation, *seq);
+                                device.advance(*conversation);
                             }
                         }
                     }
@@ -316,11 +348,17 @@ impl World {
                 }
                 Seen::Batch { id: Some(_), conversation, events, from, to, head, has_more } => {
                     let asked = device.syncing.take().expect("a sync was asked for");
-                    assert_eq!((conversation, from), asked);
+                    let log = &router.logs[&conversation];
+                    let is_cut = from > asked.1 && log.begins(device.user, from);
+                    assert!((conversation, from) == asked || is_cut, "asked {asked:?}, got {from}");
                     let seqs: Vec<Seq> = events.iter().map(|event| event.seq).collect();
                     assert_eq!(seqs, (from..=to).collect::<Vec<_>>(), "a sync is dense");
                     for event in &events {
                         device.check(router, event);
+                    }
+                    // Told to drop it meanwhile: what was asked for before is beside the line.
+                    if !device.behind.contains(&conversation) {
+                        continue;
                     }
                     device.advance(conversation);
                     let held = device.held.entry(conversation).or_default();
@@ -361,23 +399,34 @@ impl World {
                     self.tally.behinds += 1;
                     device.behind.extend(listed.iter().map(|(conversation, _)| *conversation));
                 }
-                Seen::Reset { id, conversation, head, .. } => {
+                Seen::Reset { id, conversation, first, head, reason } => {
                     if id.is_some() {
                         device.syncing = None;
-                        device.behind.remove(&conversation);
+                    }
+                    device.behind.remove(&conversation);
+                    if reason == "membership" {
+                        self.tally.returns += 1;
+                        assert!(router.logs[&conversation].begins(device.user, first), "from {first}");
                     }
                     device.held.insert(conversation, head);
                     device.advance(conversation);
                 }
                 Seen::CaughtUp => assert!(device.behind.is_empty(), "caught_up while behind"),
-                Seen::Error { id: Some(_), .. } => device.syncing = None,
+                Seen::Error { id: Some(FrameId::Number(7)), code, .. } => {
+                    if let Some((conversation, _)) = device.syncing.take().filter(|_| code == "forbidden") {
+                        device.behind.remove(&conversation);
+                    }
+                }
                 Seen::Error { code, .. } => {
-                    assert!(["unavailable", "unknown_outcome"].contains(&code), "{code}");
+                    assert!(["unavailable", "unknown_outcome", "forbidden"].contains(&code), "{code}");
                     // Which of them does not matter here: the others are answered still.
                 }
                 Seen::Close(code) => {
                     *self.tally.closes.entry(code.unwrap_or(0)).or_default() += 1;
                     assert!(matches!(code, Some(1013 | 4010 | 4507)), "closed with {code:?}");
+                }
+                Seen::ReadSync { .. } | Seen::States { .. } | Seen::Typing { .. } | Seen::Presence(_) => {
+                    panic!("unexpected {seen:?}")
                 }
                 Seen::Ok { .. } | Seen::Hello | Seen::HeartbeatAck => {}
                 Seen::Reconnect(_) | Seen::Pong(_) => panic!("unexpected {seen:?}"),
@@ -415,7 +464,8 @@ impl World {
             4 => self.disconnect(place),
             5..=8 if self.devices[place].client.is_none() => self.connect(place, true),
             9 if self.next_conversation < 8 => self.create(),
-            10..=24 => self.send(place),
+            10..=12 => self.change_members(),
+            13..=24 => self.send(place),
             25..=29 => self.confirm(place),
             30..=44 => {
                 let everything = self.prng.chance(1, 2);
@@ -434,7 +484,7 @@ impl World {
                     }
                 }
             }
-            46 if self.prng.chance(1, 10) => self.rig.pass_ms(11_000),
+            46 if self.prng.chance(1, 6) => self.rig.pass_ms(11_000),
             46..=49 => {
                 let millis = self.prng.below(400);
                 self.rig.pass_ms(millis);
@@ -503,13 +553,17 @@ impl World {
     }
 
     fn has_all(&self, device: &Device) -> bool {
-        let mut mine = self.router.logs.iter().filter(|(_, log)| log.members.contains(&device.user));
+        let mine = self.router.logs.iter().filter_map(|(id, log)| Some((id, log, log.sight(device.user)?)));
+        let has = |id: &u64| device.held.get(id).copied().unwrap_or(0);
         device.client.is_some()
             && device.is_ready
             && device.behind.is_empty()
             && device.filled.is_empty()
-            && mine
-                .all(|(conversation, log)| device.held.get(conversation).copied().unwrap_or(0) == log.head())
+            && mine.into_iter().all(|(id, log, sight)| match sight.left {
+                None => has(id) == log.head(),
+                // Up to their last event, by which they left.
+                Some(left) => has(id) == left,
+            })
     }
 }
 
@@ -551,20 +605,29 @@ fn g6_every_client_holds_a_contiguous_log() {
         sum.duplicates += tally.duplicates;
         sum.behinds += tally.behinds;
         sum.lost_lanes += tally.lost_lanes;
+        sum.returns += tally.returns;
         sum.replaced += tally.replaced;
         sum.unknown_outcomes += tally.unknown_outcomes;
         for (code, count) in tally.closes {
             *sum.closes.entry(code).or_default() += count;
         }
     }
-    let Tally { events, early, duplicates, behinds, lost_lanes, closes, replaced, unknown_outcomes, .. } =
+    let Tally { events, early, duplicates, behinds, lost_lanes, returns, closes, replaced, unknown_outcomes } =
         sum;
     println!(
-        "{events} events, {early} early acks, {duplicates} duplicates, {behinds} behinds, {lost_lanes} lost lanes, \
+        "{events} events, {early} early acks, {duplicates} duplicates, {behinds} behinds, {lost_lanes} lost lanes, {returns} returns, \
          {replaced} replaced, {unknown_outcomes} unknown outcomes, closes {closes:?}"
     );
     // A run in which nothing happens proves nothing.
-    let counts =
-        [events, early, duplicates, behinds, lost_lanes, replaced as usize, unknown_outcomes as usize];
+    let counts = [
+        events,
+        early,
+        duplicates,
+        behinds,
+        lost_lanes,
+        returns,
+        replaced as usize,
+        unknown_outcomes as usize,
+    ];
     assert!(is_one || counts.iter().all(|count| *count > 10), "{counts:?}");
 }

@@ -12,7 +12,9 @@ use carillon_gateway::turn::{ConnectionId, Input, Output};
 use carillon_link::Peer;
 use carillon_node::config::{Builder, Config};
 use carillon_node::tokens::{Claims, KeyTable};
-use carillon_protocol::client::{Command, FrameId, SendMessage, ServerFrame, Wire, binary, json};
+use carillon_protocol::client::{
+    Command, Done, FrameId, PresenceView, SendMessage, ServerFrame, Wire, binary, json,
+};
 use carillon_protocol::frame::{
     self, Accepted, Deliver, Frame, Joined, LinkFrame, Peeked, Register, Registered, Standing, Submit,
 };
@@ -252,6 +254,8 @@ pub(crate) enum Up {
     Submit(frame::Submit),
     Read(frame::Read),
     Receipt(frame::Receipt),
+    Watch(frame::Watch),
+    Typing(frame::Typing),
 }
 
 impl Up {
@@ -268,6 +272,8 @@ impl Up {
             Frame::Submit(frame) => Up::Submit(owned!(frame)),
             Frame::Read(frame) => Up::Read(owned!(frame)),
             Frame::Receipt(frame) => Up::Receipt(owned!(frame)),
+            Frame::Watch(frame) => Up::Watch(owned!(frame)),
+            Frame::Typing(frame) => Up::Typing(owned!(frame)),
             other => panic!("unexpected {other:?}"),
         }
     }
@@ -294,12 +300,14 @@ pub(crate) fn record(id: u64, sender: u64, client_msg_id: &str, content: &str) -
 /// What a client sees of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SeenEvent {
+    pub(crate) kind: &'static str,
     pub(crate) conversation: u64,
     pub(crate) seq: Seq,
     pub(crate) sender: u64,
     pub(crate) content: String,
     pub(crate) client_msg_id: Option<String>,
     pub(crate) status: u8,
+    pub(crate) reactions: Vec<(String, u64, bool)>,
 }
 
 /// What a client sees.
@@ -319,6 +327,7 @@ pub(crate) enum Seen {
         status: &'static str,
         client_msg_id: Option<String>,
         duplicate: bool,
+        count: Option<u64>,
     },
     Batch {
         id: Option<FrameId>,
@@ -342,7 +351,24 @@ pub(crate) enum Seen {
         id: Option<FrameId>,
         conversation: Option<u64>,
         seq: Option<Seq>,
+        duplicate: bool,
     },
+    ReadSync {
+        conversation: u64,
+        read: Seq,
+        unread: u64,
+    },
+    /// The answer to `presence_subscribe`.
+    States {
+        id: Option<FrameId>,
+        states: Vec<State>,
+    },
+    Typing {
+        conversation: u64,
+        user: u64,
+        start: bool,
+    },
+    Presence(State),
     Error {
         id: Option<FrameId>,
         code: &'static str,
@@ -354,26 +380,44 @@ pub(crate) enum Seen {
     Close(Option<u16>),
 }
 
+/// User, online, last seen.
+pub(crate) type State = (u64, bool, Option<u64>);
+
+fn state(view: &PresenceView) -> State {
+    (view.user.0, view.online, view.last_seen_at.map(|at| at.0))
+}
+
 fn seen_event(event: carillon_protocol::client::EventFrame<'_>) -> SeenEvent {
     use carillon_protocol::client::EventFrame;
-    match event {
-        EventFrame::NewMessage { message, .. } => SeenEvent {
-            conversation: message.conversation.0,
-            seq: message.seq,
-            sender: message.sender.0,
-            content: message.content.into_owned(),
-            client_msg_id: message.client_msg_id.map(Cow::into_owned),
-            status: message.status as u8,
-        },
-        EventFrame::ConversationCreated { conversation, seq, by, .. } => SeenEvent {
-            conversation: conversation.0,
-            seq,
-            sender: by.0,
-            content: String::new(),
-            client_msg_id: None,
-            status: 0,
-        },
-    }
+    let (conversation, seq) = event.position();
+    let mut seen = SeenEvent {
+        kind: "",
+        conversation: conversation.0,
+        seq,
+        sender: 0,
+        content: String::new(),
+        client_msg_id: None,
+        status: 0,
+        reactions: Vec::new(),
+    };
+    (seen.kind, seen.sender) = match event {
+        EventFrame::NewMessage { message, .. } => {
+            seen.content = message.content.into_owned();
+            seen.client_msg_id = message.client_msg_id.map(Cow::into_owned);
+            seen.status = message.status as u8;
+            let reactions = message.reactions.into_iter();
+            seen.reactions = reactions.map(|view| (view.emoji.into_owned(), view.count, view.mine)).collect();
+            (if message.deleted { "tombstone" } else { "message" }, message.sender.0)
+        }
+        EventFrame::ConversationCreated { by, .. } => ("created", by.0),
+        EventFrame::ConversationUpdated { by, .. } => ("updated", by.0),
+        EventFrame::MemberAdded { by, .. } => ("added", by.0),
+        EventFrame::MemberRemoved { by, .. } => ("removed", by.0),
+        EventFrame::MessageDeleted { by, .. } => ("deleted", by.0),
+        EventFrame::Reaction { added: true, user, .. } => ("reacted", user.0),
+        EventFrame::Reaction { user, .. } => ("unreacted", user.0),
+    };
+    seen
 }
 
 impl Seen {
@@ -392,6 +436,7 @@ impl Seen {
                 status: ack.status.name(),
                 client_msg_id: ack.client_msg_id.map(Cow::into_owned),
                 duplicate: ack.duplicate,
+                count: ack.count,
             },
             ServerFrame::SyncBatch(batch) => Seen::Batch {
                 id: batch.id,
@@ -409,9 +454,22 @@ impl Seen {
                 Seen::Reset { id, conversation: conversation.0, first: first_seq, head: head_seq, reason }
             }
             ServerFrame::Reconnect { after_ms, .. } => Seen::Reconnect(after_ms),
-            ServerFrame::Ok(done) => {
-                Seen::Ok { id: done.id, conversation: done.conversation.map(|id| id.0), seq: done.seq }
+            ServerFrame::Ok(Done { id, presence: Some(views), .. }) => {
+                Seen::States { id, states: views.iter().map(state).collect() }
             }
+            ServerFrame::Ok(done) => Seen::Ok {
+                id: done.id,
+                conversation: done.conversation.map(|id| id.0),
+                seq: done.seq,
+                duplicate: done.duplicate,
+            },
+            ServerFrame::ReadSync { conversation, read_seq, unread_count } => {
+                Seen::ReadSync { conversation: conversation.0, read: read_seq, unread: unread_count }
+            }
+            ServerFrame::Typing { conversation, user, start } => {
+                Seen::Typing { conversation: conversation.0, user: user.0, start }
+            }
+            ServerFrame::Presence(view) => Seen::Presence(state(&view)),
             ServerFrame::Error { id, refusal, .. } => Seen::Error {
                 id,
                 code: refusal.code.name(),
@@ -444,6 +502,11 @@ impl Client {
             decoder: Decoder::new(Role::Client),
             scratch: AlignedVec::new(),
         }
+    }
+
+    /// One whose upgrade was made elsewhere.
+    pub(crate) fn opened(id: ConnectionId) -> Client {
+        Client { is_upgraded: true, ..Client::new(id, Wire::Json) }
     }
 
     /// Everything that arrived since the last time.
@@ -530,6 +593,7 @@ impl Client {
             .map(|(conversation, cursor, _)| Joined {
                 conversation: ConversationId(*conversation),
                 cursor: *cursor,
+                is_returning: false,
             })
             .collect();
         let Register { session, request, .. } = register;
@@ -543,6 +607,7 @@ impl Client {
                     first_seq: 1,
                     head_seq: *head,
                     fanned_out_seq: *head,
+                    joined_seq: 1,
                 })
                 .collect();
             rig.down(&Peeked { session, request: peek.request, standings });
@@ -560,6 +625,7 @@ impl Client {
             seq,
             id: seq << 22,
             duplicate,
+            unchanged: false,
         });
     }
 
@@ -586,6 +652,17 @@ pub(crate) fn live(
         "{seen:?}"
     );
     client
+}
+
+/// A stored event of user 5's.
+pub(crate) fn event(seq: Seq, body: Body<'_>) -> Vec<u8> {
+    let (id, sender) = (MessageId(seq << 22), UserId(5));
+    Event { id, sender, client_msg_id: Cow::Borrowed(""), body }.encode()
+}
+
+/// A `Deliver` of anything to these users.
+pub(crate) fn deliver_event(conversation: u64, seq: Seq, body: Body<'_>, users: &[u64]) -> Deliver {
+    Deliver { record: event(seq, body), ..deliver(conversation, seq, 5, "", "", users) }
 }
 
 /// A `Deliver` of a message to these users.

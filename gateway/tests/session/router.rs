@@ -32,19 +32,75 @@ struct Origin {
     request: u64,
 }
 
-#[derive(Debug, Default)]
+/// One membership: the events by which it began and ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Membership {
+    from: Seq,
+    to: Option<Seq>,
+}
+
+/// What a member may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sight {
+    pub(crate) first: Seq,
+    pub(crate) joined: Seq,
+    /// The last one; none while they are a member.
+    pub(crate) left: Option<Seq>,
+}
+
+#[derive(Debug)]
 pub(crate) struct Log {
-    pub(crate) members: BTreeSet<u64>,
+    history: History,
+    /// Each user's memberships, the present one last.
+    memberships: BTreeMap<u64, Vec<Membership>>,
     pub(crate) events: Vec<Stored>,
     /// Outcomes processed up to here: what fan-out knows.
     known: Seq,
     /// `Deliver` frames are on the lane up to here.
     sent: Seq,
+    /// Whether fan-out knows of the last membership only.
+    forgets: bool,
 }
 
 impl Log {
     pub(crate) fn head(&self) -> Seq {
         self.events.len() as Seq
+    }
+
+    pub(crate) fn is_member(&self, user: u64) -> bool {
+        self.sight(user).is_some_and(|sight| sight.left.is_none())
+    }
+
+    /// `None`: they never were a member.
+    pub(crate) fn sight(&self, user: u64) -> Option<Sight> {
+        let Membership { from, to } = *self.memberships.get(&user)?.last()?;
+        let first = if self.history == History::All { 1 } else { from };
+        Some(Sight { first, joined: from, left: to })
+    }
+
+    /// Whether an event was ever for this user.
+    pub(crate) fn was_for(&self, user: u64, seq: Seq) -> bool {
+        let mut memberships = self.memberships.get(&user).into_iter().flatten();
+        memberships.any(|membership| {
+            (membership.from <= seq || self.history == History::All)
+                && membership.to.is_none_or(|to| seq <= to)
+        })
+    }
+
+    /// Whether a membership of this user shows the log from here on.
+    pub(crate) fn begins(&self, user: u64, seq: Seq) -> bool {
+        let mut memberships = self.memberships.get(&user).into_iter().flatten();
+        match self.history {
+            History::All => seq == 1,
+            History::FromJoin => memberships.any(|membership| membership.from == seq),
+        }
+    }
+
+    /// Whether an event is pushed to this user.
+    fn hears(&self, user: u64, seq: Seq) -> bool {
+        let memberships = self.memberships.get(&user).map_or(&[][..], Vec::as_slice);
+        let known = if self.forgets { memberships.len().saturating_sub(1) } else { 0 };
+        memberships[known..].iter().any(|one| one.from <= seq && one.to.is_none_or(|to| seq <= to))
     }
 }
 
@@ -59,8 +115,9 @@ struct Job {
 #[derive(Debug)]
 enum Answer {
     Registered(Vec<Joined>),
-    Peeked(Vec<(ConversationId, Seq)>),
-    Page { head: Seq, entries: Vec<Entry>, has_more: bool },
+    Peeked(Vec<(ConversationId, Sight, Seq)>),
+    Page { first: Seq, head: Seq, entries: Vec<Entry>, has_more: bool },
+    Forbidden,
 }
 
 #[derive(Debug)]
@@ -69,7 +126,14 @@ struct Op {
     user: u64,
     client_msg_id: String,
     conversation: u64,
-    content: String,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Send(String),
+    Add(BTreeSet<u64>),
+    Remove(u64),
 }
 
 #[derive(Debug)]
@@ -97,30 +161,48 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    pub(crate) fn create(&mut self, conversation: u64, members: impl IntoIterator<Item = u64>) {
+    pub(crate) fn create(
+        &mut self,
+        conversation: u64,
+        history: History,
+        forgets: bool,
+        members: impl IntoIterator<Item = u64>,
+    ) {
         let members: BTreeSet<u64> = members.into_iter().collect();
-        self.next_id += 1 << 22;
         let creator = *members.first().unwrap();
-        let event = Event {
-            id: MessageId(self.next_id),
-            sender: UserId(creator),
-            client_msg_id: "".into(),
-            body: Body::Created {
-                conversation_type: ConversationType::Group,
-                group_name: Some("g"),
-                history: History::All,
-                members: members.iter().copied().map(UserId).collect(),
-            },
+        let body = Body::Created {
+            conversation_type: ConversationType::Group,
+            group_name: Some("g"),
+            history,
+            members: members.iter().copied().map(UserId).collect(),
         };
-        let stored = Stored {
-            sender: creator,
-            client_msg_id: String::new(),
-            content: String::new(),
-            record: event.encode(),
-            origin: None,
-        };
-        let log = Log { members, events: vec![stored], known: 1, sent: 0 };
-        self.logs.insert(conversation, log);
+        let memberships =
+            members.into_iter().map(|member| (member, vec![Membership { from: 1, to: None }])).collect();
+        let events = vec![self.event(creator, body)];
+        self.logs.insert(conversation, Log { history, memberships, events, known: 1, sent: 0, forgets });
+    }
+
+    /// Somebody on REST adds these users.
+    pub(crate) fn add(&mut self, conversation: u64, users: BTreeSet<u64>) {
+        self.change(conversation, What::Add(users));
+    }
+
+    /// Somebody on REST removes this one.
+    pub(crate) fn remove(&mut self, conversation: u64, user: u64) {
+        self.change(conversation, What::Remove(user));
+    }
+
+    fn change(&mut self, conversation: u64, what: What) {
+        let origin = Origin { life: self.life, session: 0, request: 0 };
+        self.ops.push_back(Op { origin, user: 0, client_msg_id: String::new(), conversation, what });
+    }
+
+    fn event(&mut self, sender: u64, body: Body<'_>) -> Stored {
+        self.next_id += 1 << 22;
+        let id = MessageId(self.next_id);
+        let event = Event { id, sender: UserId(sender), client_msg_id: "".into(), body };
+        let record = event.encode();
+        Stored { sender, client_msg_id: String::new(), content: String::new(), record, origin: None }
     }
 
     pub(crate) fn lane_up(&mut self) {
@@ -177,6 +259,7 @@ impl Router {
     fn look(&mut self) {
         let Some(up) = self.inbound.pop_front() else { return };
         match up {
+            Up::Watch(_) | Up::Typing(_) => panic!("nobody watches or types here"),
             Up::Register(register) => {
                 let (user, device) = (register.user.0, register.device.clone());
                 let same = |(session, (other_user, other_device)): (&u64, &(u64, String))| {
@@ -207,20 +290,24 @@ impl Router {
                     user: submit.user.0,
                     client_msg_id: submit.client_msg_id,
                     conversation: conversation.0,
-                    content,
+                    what: What::Send(content),
                 });
             }
             Up::Receipt(receipt) => {
                 let key = (receipt.user.0, receipt.device.clone(), receipt.conversation.0);
                 let log = self.logs.get(&receipt.conversation.0).unwrap();
+                if !log.is_member(receipt.user.0) {
+                    self.refuse(self.life, receipt.session, receipt.request, Code::Forbidden);
+                    return;
+                }
                 let seq = receipt.delivered_seq.max(receipt.read_seq);
                 assert!(seq <= log.head(), "G12: a receipt beyond the head");
                 let cursor = self.cursors.entry(key).or_default();
                 let old = std::mem::replace(cursor, seq.max(*cursor));
                 let concerned: Vec<(u64, Seq)> = log
-                    .members
-                    .iter()
-                    .filter(|member| **member != receipt.user.0)
+                    .memberships
+                    .keys()
+                    .filter(|member| **member != receipt.user.0 && log.is_member(**member))
                     .filter_map(|member| {
                         let own = (old + 1..=seq).rev().find(|seq| {
                             log.events.get(*seq as usize - 1).is_some_and(|event| event.sender == *member)
@@ -236,6 +323,7 @@ impl Router {
                         seq,
                         id: 0,
                         duplicate: false,
+                        unchanged: false,
                     };
                     self.send(self.life, &accepted);
                 }
@@ -246,6 +334,7 @@ impl Router {
                             user: UserId(*user),
                             seq: *seq,
                             message: MessageId(*seq),
+                            count: 0,
                         })
                         .collect();
                     let watermark = Watermark {
@@ -268,28 +357,38 @@ impl Router {
         let Some(job) = self.jobs.get_mut(place).filter(|job| job.answer.is_none()) else { return };
         job.answer = Some(match &job.up {
             Up::Register(register) => {
-                let mine = self.logs.iter().filter(|(_, log)| log.members.contains(&register.user.0));
-                let joined = mine.map(|(conversation, _)| {
-                    let key = (register.user.0, register.device.clone(), *conversation);
+                let user = register.user.0;
+                let joined = self.logs.iter().filter_map(|(conversation, log)| {
+                    let key = (user, register.device.clone(), *conversation);
                     let cursor = self.cursors.get(&key).copied().unwrap_or(0);
-                    Joined { conversation: ConversationId(*conversation), cursor }
+                    let is_listed = log.sight(user)?.left.is_none_or(|left| cursor < left);
+                    let is_returning = log.memberships[&user].len() > 1;
+                    let conversation = ConversationId(*conversation);
+                    is_listed.then_some(Joined { conversation, cursor, is_returning })
                 });
                 Answer::Registered(joined.collect())
             }
             Up::Peek(peek) => {
-                let heads = peek.conversations.iter().map(|id| (*id, self.logs[&id.0].head()));
-                Answer::Peeked(heads.collect())
+                let sights = peek.conversations.iter().filter_map(|id| {
+                    let log = &self.logs[&id.0];
+                    Some((*id, log.sight(peek.user.0)?, log.head()))
+                });
+                Answer::Peeked(sights.collect())
             }
-            Up::Read(read) => {
+            Up::Read(read) => 'read: {
                 let log = &self.logs[&read.conversation.0];
+                let Some(Sight { first, left, .. }) = log.sight(read.user.0) else {
+                    break 'read Answer::Forbidden;
+                };
+                let head = left.unwrap_or(log.head());
                 let limit = read.limit.min(u32::try_from(prng.between(1, 6)).unwrap());
-                let to = read.to_seq.min(log.head());
-                let entries: Vec<Entry> = (read.from_seq..=to)
+                let (from, to) = (read.from_seq.max(first), read.to_seq.min(head));
+                let entries: Vec<Entry> = (from..=to)
                     .take(limit as usize)
                     .map(|seq| Entry { seq, record: log.events[seq as usize - 1].record.clone() })
                     .collect();
-                let last = entries.last().map_or(read.from_seq.saturating_sub(1), |entry| entry.seq);
-                Answer::Page { head: log.head(), entries, has_more: last < log.head() }
+                let last = entries.last().map_or(from.saturating_sub(1), |entry| entry.seq);
+                Answer::Page { first, head, entries, has_more: last < head }
             }
             other => panic!("no question: {other:?}"),
         });
@@ -315,30 +414,48 @@ impl Router {
                 self.send(life, &Registered { session, request, conversations: rest, more: false });
             }
             (Up::Peek(peek), Answer::Peeked(_)) if is_refused => {
-                self.refuse(life, peek.session, peek.request)
+                self.refuse(life, peek.session, peek.request, Code::Unavailable)
             }
             (Up::Read(read), Answer::Page { .. }) if is_refused => {
-                self.refuse(life, read.session, read.request)
+                self.refuse(life, read.session, read.request, Code::Unavailable)
             }
-            (Up::Peek(peek), Answer::Peeked(heads)) => {
+            (Up::Read(read), Answer::Forbidden) => {
+                self.refuse(life, read.session, read.request, Code::Forbidden)
+            }
+            (Up::Peek(peek), Answer::Peeked(sights)) => {
                 let mut standings = Vec::new();
-                for (conversation, head_seq) in heads {
+                for (conversation, Sight { first: first_seq, joined: joined_seq, left }, head) in sights {
                     let fanned_out_seq = self.fanned_out(conversation, prng);
-                    standings.push(Standing { conversation, first_seq: 1, head_seq, fanned_out_seq });
+                    let log = &self.logs[&conversation.0];
+                    // What is on the lane for a member is in the head, whatever the snapshot saw.
+                    let head_seq = match left {
+                        _ if log.is_member(peek.user.0) => left.unwrap_or(head).max(log.sent),
+                        Some(left) => left,
+                        None => log.sight(peek.user.0).and_then(|sight| sight.left).unwrap_or(head),
+                    };
+                    standings.push(Standing {
+                        conversation,
+                        first_seq,
+                        joined_seq,
+                        head_seq,
+                        fanned_out_seq,
+                    });
                 }
                 self.send(life, &Peeked { session: peek.session, request: peek.request, standings });
             }
-            (Up::Read(read), Answer::Page { head, entries, has_more }) => {
+            (Up::Read(read), Answer::Page { first, head, entries, has_more }) => {
                 let page = Page {
                     session: read.session,
                     request: read.request,
                     conversation: read.conversation,
-                    first_seq: 1,
+                    first_seq: first,
                     head_seq: head,
                     fanned_out_seq: self.fanned_out(read.conversation, prng),
                     entries,
                     has_more,
                     marks: Vec::new(),
+                    counts: None,
+                    reacted: Vec::new(),
                 };
                 self.send(life, &page);
             }
@@ -346,11 +463,11 @@ impl Router {
         }
     }
 
-    fn refuse(&mut self, life: u64, session: u64, request: u64) {
+    fn refuse(&mut self, life: u64, session: u64, request: u64, code: Code) {
         let refused = Refused {
             session,
             request,
-            code: Code::Unavailable as u16,
+            code: code as u16,
             retry_after_ms: 0,
             field: String::new(),
             message: "later".into(),
@@ -360,27 +477,58 @@ impl Router {
 
     fn commit(&mut self, prng: &mut Prng, faults: bool) {
         let Some(op) = self.ops.pop_front() else { return };
+        let Op { origin, user, client_msg_id, conversation, what } = op;
         if faults && prng.chance(1, 20) {
-            self.refuse(op.origin.life, op.origin.session, op.origin.request);
+            self.refuse(origin.life, origin.session, origin.request, Code::Unavailable);
             return;
         }
-        let log = self.logs.get_mut(&op.conversation).unwrap();
-        let is_same = |event: &Stored| event.sender == op.user && event.client_msg_id == op.client_msg_id;
-        let (seq, duplicate) = match log.events.iter().position(is_same) {
-            Some(place) => (place as Seq + 1, true),
-            None => {
+        let log = self.logs.get_mut(&conversation).unwrap();
+        let seq = log.head() + 1;
+        let stored = match what {
+            What::Send(_) if !log.is_member(user) => {
+                self.refuse(origin.life, origin.session, origin.request, Code::Forbidden);
+                return;
+            }
+            What::Send(content) => {
+                let is_same = |event: &Stored| event.sender == user && event.client_msg_id == client_msg_id;
+                if let Some(place) = log.events.iter().position(is_same) {
+                    let seq = place as Seq + 1;
+                    self.outcomes.push_back(Outcome { origin, conversation, seq, duplicate: true });
+                    return;
+                }
                 self.next_id += 1 << 22;
-                log.events.push(Stored {
-                    sender: op.user,
-                    record: record(self.next_id, op.user, &op.client_msg_id, &op.content),
-                    client_msg_id: op.client_msg_id,
-                    content: op.content,
-                    origin: Some(op.origin),
-                });
-                (log.head(), false)
+                let record = record(self.next_id, user, &client_msg_id, &content);
+                Stored { sender: user, record, client_msg_id, content, origin: Some(origin) }
+            }
+            What::Add(users) => {
+                let users: Vec<u64> = users.into_iter().filter(|user| !log.is_member(*user)).collect();
+                if users.is_empty() {
+                    return;
+                }
+                let mut returning = Vec::new();
+                for user in &users {
+                    let memberships = log.memberships.entry(*user).or_default();
+                    if !memberships.is_empty() {
+                        returning.push(UserId(*user));
+                    }
+                    memberships.push(Membership { from: seq, to: None });
+                }
+                let (users, history) = (users.into_iter().map(UserId).collect(), log.history);
+                self.event(9, Body::MembersAdded { users, returning, history })
+            }
+            What::Remove(user) => {
+                if !log.is_member(user) {
+                    return;
+                }
+                if let Some(last) = log.memberships.get_mut(&user).and_then(|all| all.last_mut()) {
+                    last.to = Some(seq);
+                }
+                self.event(9, Body::MemberRemoved { user: UserId(user), heir: None })
             }
         };
-        self.outcomes.push_back(Outcome { origin: op.origin, conversation: op.conversation, seq, duplicate });
+        let log = self.logs.get_mut(&conversation).unwrap();
+        log.events.push(stored);
+        self.outcomes.push_back(Outcome { origin, conversation, seq, duplicate: false });
     }
 
     fn settle(&mut self) {
@@ -394,8 +542,11 @@ impl Router {
             seq: outcome.seq,
             id: outcome.seq << 22,
             duplicate: outcome.duplicate,
+            unchanged: false,
         };
-        self.send(outcome.origin.life, &accepted);
+        if accepted.session != 0 {
+            self.send(outcome.origin.life, &accepted);
+        }
     }
 
     fn fan_out(&mut self, prng: &mut Prng) {
@@ -413,7 +564,7 @@ impl Router {
         let listeners: BTreeSet<UserId> = self
             .sessions
             .values()
-            .filter(|(user, _)| log.members.contains(user))
+            .filter(|(user, _)| log.hears(*user, seq))
             .map(|(user, _)| UserId(*user))
             .collect();
         if listeners.is_empty() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use carillon_node::clock::Clock;
 use carillon_protocol::ids::{ConversationId, MessageId, SEQ_MAX, Seq, UserId};
-use carillon_protocol::limits::PAGE_EVENTS_MAX;
+use carillon_protocol::limits::{MEMBER_IDS_MAX, PAGE_EVENTS_MAX};
 use serde::Deserialize;
 
 use super::http::{Http, Request};
@@ -104,11 +104,13 @@ fn make_one(
     let members: Vec<u64> = planned.members.iter().map(user).collect();
     let token = planned.members.first().and_then(|client| tokens.get(*client as usize)).map(String::as_str);
     let others: Vec<String> = members.iter().skip(1).map(u64::to_string).collect();
+    // The creator is a member without being named, and counts.
+    let (first, more) = others.split_at(others.len().min(MEMBER_IDS_MAX - 1));
     let key = idempotency_key(seed, &members);
     let body = if planned.is_group {
-        serde_json::json!({"type": "group", "group_name": key, "member_ids": others})
+        serde_json::json!({"type": "group", "group_name": key, "member_ids": first})
     } else {
-        serde_json::json!({"type": "one_to_one", "member_ids": others})
+        serde_json::json!({"type": "one_to_one", "member_ids": first})
     };
     let body = body.to_string();
     let request = Request {
@@ -118,9 +120,24 @@ fn make_one(
         idempotency_key: Some(&key),
         body: body.as_bytes(),
     };
-    let answer = answer(http, &request)?;
-    let made: Made =
-        serde_json::from_slice(&answer).map_err(|error| format!("a conversation's answer: {error}"))?;
+    let made = |body: &[u8]| {
+        serde_json::from_slice::<Made>(body).map_err(|error| format!("a conversation's answer: {error}"))
+    };
+    let mut made_last = made(&answer(http, &request)?)?;
+    let path = format!("/v1/conversations/{}", made_last.conversation_id);
+    if !more.is_empty() {
+        // Those who are members already, from an earlier run, stay as they are.
+        let members_path = format!("{path}/members");
+        for ids in more.chunks(MEMBER_IDS_MAX) {
+            let body = serde_json::json!({ "user_ids": ids }).to_string();
+            let body = body.as_bytes();
+            let request = Request { method: "POST", path: &members_path, token, idempotency_key: None, body };
+            answer(http, &request)?;
+        }
+        let request = Request { method: "GET", path: &path, token, idempotency_key: None, body: b"" };
+        made_last = made(&answer(http, &request)?)?;
+    }
+    let made = made_last;
     if made.head_seq > SEQ_MAX {
         return Err(format!("a conversation was made with the head {}", made.head_seq));
     }

@@ -278,7 +278,12 @@ impl<M: Table> Meter<M> {
 
     /// What a counter or gauge holds here, for tests and for admission by load.
     pub fn value(&self, metric: M) -> i64 {
-        self.cells.series(metric.index(), 0)[0].load(Relaxed).cast_signed()
+        self.value_at(metric, 0)
+    }
+
+    /// The same of one series of a family.
+    pub fn value_at(&self, metric: M, at: usize) -> i64 {
+        self.cells.series(metric.index(), at)[0].load(Relaxed).cast_signed()
     }
 }
 

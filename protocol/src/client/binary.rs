@@ -61,6 +61,18 @@ kinds! {
     0x07 Heartbeat = "heartbeat",
     /// To the server: going.
     0x08 Bye = "bye",
+    /// To the server: the user types.
+    0x09 Typing = "typing",
+    /// To the server: tell when these users come and go.
+    0x0a PresenceSubscribe = "presence_subscribe",
+    /// To the server: no longer.
+    0x0b PresenceUnsubscribe = "presence_unsubscribe",
+    /// To the server: delete for everyone.
+    0x0c DeleteMessage = "delete_message",
+    /// To the server: a reaction.
+    0x0d React = "react",
+    /// To the server: take it back.
+    0x0e Unreact = "unreact",
     /// To the client: the first frame of a connection.
     0x40 Hello = "hello",
     /// To the client: identified.
@@ -87,6 +99,24 @@ kinds! {
     0x4b Error = "error",
     /// To the client: heard.
     0x4c HeartbeatAck = "heartbeat_ack",
+    /// To the client: another name, or another role of a member.
+    0x4d ConversationUpdated = "conversation_updated",
+    /// To the client: new members.
+    0x4e MemberAdded = "member_added",
+    /// To the client: one member fewer.
+    0x4f MemberRemoved = "member_removed",
+    /// To the client: a message was deleted for everyone.
+    0x50 MessageDeleted = "message_deleted",
+    /// To the client: a reaction.
+    0x51 ReactionAdded = "reaction_added",
+    /// To the client: taken back.
+    0x52 ReactionRemoved = "reaction_removed",
+    /// To the client: a member types. In JSON it has the name of the command.
+    0x53 Typed = "typing",
+    /// To the client: a watched user came or went.
+    0x54 Presence = "presence",
+    /// To the client: the user read on another device.
+    0x55 ReadSync = "read_sync",
 }
 
 // The table stays below the link frames, and the two directions stay apart.
@@ -96,5 +126,5 @@ const _: () = {
         assert!((Kind::ALL[index] as u16) < 0x100);
         index += 1;
     }
-    assert!((Kind::Bye as u16) < Kind::Hello as u16);
+    assert!((Kind::Unreact as u16) < Kind::Hello as u16);
 };

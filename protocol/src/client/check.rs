@@ -2,25 +2,18 @@
 //! content that may be empty or not. Both decoders end here, so that neither can be laxer than the other. Also the
 //! closed sets of names that a peer may send and we keep as `&'static str`.
 
+use std::collections::BTreeSet;
+
 use super::{Command, FrameId, SendMessage};
-use crate::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, SEQ_MAX, Seq};
+use crate::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, MessageId, SEQ_MAX, Seq, UserId};
 use crate::limits::{
-    CONTENT_BYTES_MAX, CURSORS_MAX, FRAME_ID_BYTES_MAX, FRAME_ID_NUMBER_MAX, MEDIA_URL_BYTES_MAX,
-    PAGE_EVENTS_MAX, TOKEN_BYTES_MAX,
+    CONTENT_BYTES_MAX, CURSORS_MAX, EMOJI_BYTES_MAX, FRAME_ID_BYTES_MAX, FRAME_ID_NUMBER_MAX,
+    MEDIA_URL_BYTES_MAX, PAGE_EVENTS_MAX, PRESENCE_IDS_MAX, TOKEN_BYTES_MAX,
 };
 use crate::reason::{Code, Refusal};
 use crate::record::Encoding;
 
-/// Frame types that protocol.md names and this build does not serve.
-pub(super) const NOT_BUILT: [&str; 6] =
-    ["typing", "presence_subscribe", "presence_unsubscribe", "delete_message", "react", "unreact"];
-
-/// The refusal of a frame type in [`NOT_BUILT`].
-pub(super) fn not_built() -> Refusal {
-    Refusal::field("type", "this frame type is not supported by this server")
-}
-
-/// The refusal of any other frame type.
+/// The refusal of a frame type that there is not.
 pub(super) fn unknown_type() -> Refusal {
     Refusal::field("type", "unknown frame type")
 }
@@ -62,7 +55,18 @@ pub(super) fn wrong_cursors() -> Refusal {
     )
 }
 
-/// Holds a command to its bounds, and brings it into its one form: `limit` clamped, `cursors` ascending.
+/// The refusal of `user_ids`.
+pub(super) fn wrong_users() -> Refusal {
+    Refusal::field("user_ids", format!("user_ids must be an array of 1 to {PRESENCE_IDS_MAX} user ids"))
+}
+
+/// The refusal of a `state` that is neither.
+pub(super) fn wrong_state() -> Refusal {
+    Refusal::field("state", "state must be start or stop")
+}
+
+/// Holds a command to its bounds, and brings it into its one form: `limit` clamped, `cursors` ascending, `user_ids`
+/// each once.
 pub fn command(command: &mut Command<'_>) -> Result<(), Refusal> {
     match command {
         Command::Identify { token, cursors } => {
@@ -81,6 +85,19 @@ pub fn command(command: &mut Command<'_>) -> Result<(), Refusal> {
             self::conversation(*conversation)?;
             seq("from_seq", *from_seq)
         }
+        Command::Typing { conversation, .. } => self::conversation(*conversation),
+        Command::PresenceSubscribe { users } | Command::PresenceUnsubscribe { users } => self::users(users),
+        Command::DeleteMessage { conversation, message, client_msg_id } => {
+            self::conversation(*conversation)?;
+            self::message(*message)?;
+            self::client_msg_id(client_msg_id.as_deref())
+        }
+        Command::React { conversation, message, emoji, client_msg_id, .. } => {
+            self::conversation(*conversation)?;
+            self::message(*message)?;
+            self::emoji(emoji)?;
+            self::client_msg_id(client_msg_id.as_deref())
+        }
         Command::RefreshToken { token } => self::token(token),
         Command::Heartbeat | Command::Bye => Ok(()),
     }
@@ -88,6 +105,37 @@ pub fn command(command: &mut Command<'_>) -> Result<(), Refusal> {
 
 fn conversation(id: ConversationId) -> Result<(), Refusal> {
     if id.is_valid() { Ok(()) } else { Err(wrong_id("conversation_id")) }
+}
+
+fn message(id: MessageId) -> Result<(), Refusal> {
+    if id.is_valid() { Ok(()) } else { Err(wrong_id("message_id")) }
+}
+
+/// The bound is on what was sent; of an id that is there twice the first counts.
+fn users(users: &mut Vec<UserId>) -> Result<(), Refusal> {
+    if !(1..=PRESENCE_IDS_MAX).contains(&users.len()) || !users.iter().all(|user| user.is_valid()) {
+        return Err(wrong_users());
+    }
+    let mut seen = BTreeSet::new();
+    users.retain(|user| seen.insert(*user));
+    Ok(())
+}
+
+fn emoji(emoji: &str) -> Result<(), Refusal> {
+    if (1..=EMOJI_BYTES_MAX).contains(&emoji.len()) && !emoji.contains(char::is_control) {
+        return Ok(());
+    }
+    let message = format!("emoji must be 1 to {EMOJI_BYTES_MAX} bytes without control characters");
+    Err(Refusal::field("emoji", message))
+}
+
+fn client_msg_id(client_msg_id: Option<&str>) -> Result<(), Refusal> {
+    match client_msg_id {
+        Some(text) if !(1..=CLIENT_MSG_ID_BYTES_MAX).contains(&text.len()) => {
+            Err(Refusal::field("client_msg_id", "client_msg_id must be 1 to 64 bytes"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn seq(field: &'static str, seq: Seq) -> Result<(), Refusal> {
@@ -126,11 +174,7 @@ fn send_message(message: &SendMessage<'_>) -> Result<(), Refusal> {
             return Err(Refusal::field("media_url", "leave media_url out when there is none"));
         }
     }
-    if let Some(client_msg_id) = &message.client_msg_id
-        && !(1..=CLIENT_MSG_ID_BYTES_MAX).contains(&client_msg_id.len())
-    {
-        return Err(Refusal::field("client_msg_id", "client_msg_id must be 1 to 64 bytes"));
-    }
+    client_msg_id(message.client_msg_id.as_deref())?;
     match message.reply_to {
         Some(id) if !id.is_valid() => Err(wrong_id("reply_to")),
         _ => Ok(()),
@@ -154,7 +198,8 @@ fn is_base64(text: &[u8]) -> bool {
 }
 
 /// The fields that a refusal may name, over all transports.
-const FIELDS: [&str; 34] = [
+const FIELDS: [&str; 37] = [
+    "ack",
     "after_seq",
     "before_seq",
     "client_msg_id",
@@ -170,6 +215,7 @@ const FIELDS: [&str; 34] = [
     "group_name",
     "history",
     "id",
+    "last_event_id",
     "limit",
     "media_url",
     "member_ids",
@@ -181,6 +227,7 @@ const FIELDS: [&str; 34] = [
     "scope",
     "seq",
     "state",
+    "ticket",
     "timeout_ms",
     "token",
     "type",

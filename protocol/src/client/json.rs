@@ -18,6 +18,8 @@ pub use command::encode_command;
 pub use fields::is_too_deep;
 pub use read::decode;
 pub use server::decode_server;
+#[cfg(feature = "schema")]
+pub(super) use {fields::Field, id::Id};
 
 use serde::Serialize;
 
@@ -64,6 +66,19 @@ pub fn encode(frame: &ServerFrame<'_>, out: &mut Vec<u8>) {
         ServerFrame::Reconnect { after_ms, reason } => {
             write(out, &shape::Reconnect { after_ms: *after_ms, reason: (*reason).into() });
         }
+        ServerFrame::Typing { conversation, user, start } => {
+            let state = if *start { shape::TypingState::Start } else { shape::TypingState::Stop };
+            write(out, &shape::Typing { conversation_id: *conversation, user_id: *user, state });
+        }
+        ServerFrame::Presence(view) => write(out, &shape::PresenceFrame::from(view)),
+        ServerFrame::ReadSync { conversation, read_seq, unread_count } => write(
+            out,
+            &shape::ReadSync {
+                conversation_id: *conversation,
+                read_seq: *read_seq,
+                unread_count: *unread_count,
+            },
+        ),
         ServerFrame::Ok(done) => write(out, &shape::Done::from(done)),
         ServerFrame::Error { id, refusal, request_id } => write(
             out,

@@ -98,6 +98,11 @@ impl<'a> Reader<'a> {
         (count.checked_mul(bytes_each)? <= self.bytes.len()).then_some(count)
     }
 
+    /// Whether everything was read: optional parts stand last.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// The value, if everything was read.
     pub(super) fn end<T>(self, value: T) -> Option<T> {
         self.bytes.is_empty().then_some(value)

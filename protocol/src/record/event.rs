@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 
 use super::codec::{Reader, put_bytes, put_option, put_varint};
-use super::{ConversationType, Encoding, History, MessageType, VERSION};
-use crate::ids::{CLIENT_MSG_ID_BYTES_MAX, MessageId, UserId};
+use super::{ConversationType, Encoding, History, MessageType, Role, VERSION};
+use crate::ids::{CLIENT_MSG_ID_BYTES_MAX, MessageId, Seq, UserId};
 
 /// One durable event, borrowed from its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,67 @@ pub enum Body<'a> {
         /// The first members, the creator among them.
         members: Vec<UserId>,
     },
+    /// What is left of a message that was deleted for everyone (FU5): its place, id, sender and type. It stands where
+    /// the message stood; id and sender are the message's.
+    Tombstone {
+        /// The message's.
+        message_type: MessageType,
+        /// The `Deleted` event that made it so.
+        deleted_seq: Seq,
+    },
+    /// The group has another name.
+    Renamed {
+        /// The new one.
+        group_name: Option<&'a str>,
+    },
+    /// Members joined; they see the log from this event on, or all of it.
+    MembersAdded {
+        /// Who, ascending.
+        users: Vec<UserId>,
+        /// Those of them who had been members before, ascending: what they hold ends before this event.
+        returning: Vec<UserId>,
+        /// The conversation's, so that whoever hands the event on need not look it up.
+        history: History,
+    },
+    /// A member left or was removed; this is the last event they see.
+    MemberRemoved {
+        /// Who.
+        user: UserId,
+        /// Who became the owner by it, when the owner left.
+        heir: Option<UserId>,
+    },
+    /// A member may do more, or less.
+    RoleChanged {
+        /// Who.
+        user: UserId,
+        /// From now on.
+        role: Role,
+    },
+    /// A message was deleted for everyone.
+    Deleted {
+        /// Where the tombstone stands.
+        target_seq: Seq,
+        /// The message.
+        message: MessageId,
+    },
+    /// Somebody reacted.
+    ReactionAdded {
+        /// To the message there.
+        target_seq: Seq,
+        /// The message.
+        message: MessageId,
+        /// At most [`crate::limits::EMOJI_BYTES_MAX`] bytes.
+        emoji: &'a str,
+    },
+    /// Somebody took a reaction back.
+    ReactionRemoved {
+        /// From the message there.
+        target_seq: Seq,
+        /// The message.
+        message: MessageId,
+        /// Which.
+        emoji: &'a str,
+    },
 }
 
 /// The content of a message.
@@ -54,7 +115,15 @@ pub struct Message<'a> {
 }
 
 const KIND_MESSAGE: u8 = 1;
+const KIND_TOMBSTONE: u8 = 2;
 const KIND_CREATED: u8 = 3;
+const KIND_RENAMED: u8 = 4;
+const KIND_MEMBERS_ADDED: u8 = 5;
+const KIND_MEMBER_REMOVED: u8 = 6;
+const KIND_DELETED: u8 = 7;
+const KIND_REACTION_ADDED: u8 = 8;
+const KIND_REACTION_REMOVED: u8 = 9;
+const KIND_ROLE_CHANGED: u8 = 10;
 
 impl<'a> Event<'a> {
     /// The stored bytes.
@@ -62,25 +131,11 @@ impl<'a> Event<'a> {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + self.body_bytes_hint());
         out.push(VERSION);
-        out.push(match self.body {
-            Body::Message(_) => KIND_MESSAGE,
-            Body::Created { .. } => KIND_CREATED,
-        });
+        out.push(self.body.kind());
         out.extend_from_slice(&self.id.0.to_le_bytes());
         put_varint(&mut out, self.sender.0);
         put_client_msg_id(&mut out, &self.client_msg_id);
-        match &self.body {
-            Body::Message(message) => put_message(&mut out, message),
-            Body::Created { conversation_type, group_name, history, members } => {
-                out.push(*conversation_type as u8);
-                out.push(*history as u8);
-                put_option(&mut out, *group_name);
-                put_varint(&mut out, members.len() as u64);
-                for member in members {
-                    put_varint(&mut out, member.0);
-                }
-            }
-        }
+        self.body.put(&mut out);
         out
     }
 
@@ -92,39 +147,144 @@ impl<'a> Event<'a> {
         let id = MessageId(reader.u64_le()?);
         let sender = UserId(reader.varint()?);
         let client_msg_id = read_client_msg_id(&mut reader)?;
-        let body = match kind {
-            KIND_MESSAGE => Body::Message(read_message(&mut reader)?),
-            KIND_CREATED => {
-                let conversation_type = ConversationType::from_number(reader.byte()?)?;
-                let history = History::from_number(reader.byte()?)?;
-                let group_name = reader.option()?;
-                let members_count = reader.count(1)?;
-                let mut members = Vec::with_capacity(members_count);
-                for _ in 0..members_count {
-                    members.push(UserId(reader.varint()?));
-                }
-                Body::Created { conversation_type, group_name, history, members }
-            }
-            _ => return None,
-        };
+        let body = Body::read(kind, &mut reader)?;
         reader.end(Event { id, sender, client_msg_id, body })
     }
 
-    /// The sender of stored bytes, without reading the rest.
+    /// Id and sender of stored bytes, without reading the rest, and whether they are a message or what is left of one:
+    /// both count in the message index, so that a deletion moves nobody's position.
     #[must_use]
     pub fn decode_sender(bytes: &[u8]) -> Option<(MessageId, UserId, bool)> {
         let mut reader = Reader::versioned(bytes)?;
         let kind = reader.byte()?;
         let id = MessageId(reader.u64_le()?);
-        Some((id, UserId(reader.varint()?), kind == KIND_MESSAGE))
+        Some((id, UserId(reader.varint()?), matches!(kind, KIND_MESSAGE | KIND_TOMBSTONE)))
     }
 
     fn body_bytes_hint(&self) -> usize {
         match &self.body {
             Body::Message(message) => message.content.len() + message.media_url.map_or(0, str::len),
             Body::Created { members, .. } => members.len() * 9,
+            Body::MembersAdded { users, returning, .. } => (users.len() + returning.len()) * 9,
+            _ => 32,
         }
     }
+}
+
+impl<'a> Body<'a> {
+    const fn kind(&self) -> u8 {
+        match self {
+            Body::Message(_) => KIND_MESSAGE,
+            Body::Created { .. } => KIND_CREATED,
+            Body::Tombstone { .. } => KIND_TOMBSTONE,
+            Body::Renamed { .. } => KIND_RENAMED,
+            Body::MembersAdded { .. } => KIND_MEMBERS_ADDED,
+            Body::MemberRemoved { .. } => KIND_MEMBER_REMOVED,
+            Body::RoleChanged { .. } => KIND_ROLE_CHANGED,
+            Body::Deleted { .. } => KIND_DELETED,
+            Body::ReactionAdded { .. } => KIND_REACTION_ADDED,
+            Body::ReactionRemoved { .. } => KIND_REACTION_REMOVED,
+        }
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Body::Message(message) => put_message(out, message),
+            Body::Created { conversation_type, group_name, history, members } => {
+                out.push(*conversation_type as u8);
+                out.push(*history as u8);
+                put_option(out, *group_name);
+                put_users(out, members);
+            }
+            Body::Tombstone { message_type, deleted_seq } => {
+                out.push(*message_type as u8);
+                put_varint(out, *deleted_seq);
+            }
+            Body::Renamed { group_name } => put_option(out, *group_name),
+            Body::MembersAdded { users, returning, history } => {
+                out.push(*history as u8);
+                put_users(out, users);
+                put_users(out, returning);
+            }
+            Body::MemberRemoved { user, heir } => {
+                put_varint(out, user.0);
+                put_varint(out, heir.map_or(0, |heir| heir.0));
+            }
+            Body::RoleChanged { user, role } => {
+                put_varint(out, user.0);
+                out.push(*role as u8);
+            }
+            Body::Deleted { target_seq, message } => {
+                put_varint(out, *target_seq);
+                put_varint(out, message.0);
+            }
+            Body::ReactionAdded { target_seq, message, emoji }
+            | Body::ReactionRemoved { target_seq, message, emoji } => {
+                put_varint(out, *target_seq);
+                put_varint(out, message.0);
+                put_bytes(out, emoji.as_bytes());
+            }
+        }
+    }
+
+    fn read(kind: u8, reader: &mut Reader<'a>) -> Option<Body<'a>> {
+        Some(match kind {
+            KIND_MESSAGE => Body::Message(read_message(reader)?),
+            KIND_CREATED => Body::Created {
+                conversation_type: ConversationType::from_number(reader.byte()?)?,
+                history: History::from_number(reader.byte()?)?,
+                group_name: reader.option()?,
+                members: read_users(reader)?,
+            },
+            KIND_TOMBSTONE => Body::Tombstone {
+                message_type: MessageType::from_number(reader.byte()?)?,
+                deleted_seq: reader.varint()?,
+            },
+            KIND_RENAMED => Body::Renamed { group_name: reader.option()? },
+            KIND_MEMBERS_ADDED => Body::MembersAdded {
+                history: History::from_number(reader.byte()?)?,
+                users: read_users(reader)?,
+                returning: read_users(reader)?,
+            },
+            KIND_MEMBER_REMOVED => Body::MemberRemoved {
+                user: UserId(reader.varint()?),
+                heir: Some(reader.varint()?).filter(|heir| *heir != 0).map(UserId),
+            },
+            KIND_ROLE_CHANGED => {
+                Body::RoleChanged { user: UserId(reader.varint()?), role: Role::from_number(reader.byte()?)? }
+            }
+            KIND_DELETED => {
+                Body::Deleted { target_seq: reader.varint()?, message: MessageId(reader.varint()?) }
+            }
+            KIND_REACTION_ADDED => Body::ReactionAdded {
+                target_seq: reader.varint()?,
+                message: MessageId(reader.varint()?),
+                emoji: reader.text()?,
+            },
+            KIND_REACTION_REMOVED => Body::ReactionRemoved {
+                target_seq: reader.varint()?,
+                message: MessageId(reader.varint()?),
+                emoji: reader.text()?,
+            },
+            _ => return None,
+        })
+    }
+}
+
+fn put_users(out: &mut Vec<u8>, users: &[UserId]) {
+    put_varint(out, users.len() as u64);
+    for user in users {
+        put_varint(out, user.0);
+    }
+}
+
+fn read_users(reader: &mut Reader<'_>) -> Option<Vec<UserId>> {
+    let count = reader.count(1)?;
+    let mut users = Vec::with_capacity(count);
+    for _ in 0..count {
+        users.push(UserId(reader.varint()?));
+    }
+    Some(users)
 }
 
 impl Message<'_> {
@@ -248,18 +408,39 @@ mod tests {
     }
 
     #[test]
-    fn a_created_event_names_its_members() {
-        let event = Event {
-            id: MessageId(1),
-            sender: UserId(1),
-            client_msg_id: Cow::Borrowed(""),
-            body: Body::Created {
+    fn every_kind_survives_the_store() {
+        let (target_seq, message) = (300, MessageId(77 << 22));
+        let bodies = [
+            Body::Created {
                 conversation_type: ConversationType::Group,
                 group_name: Some("five"),
                 history: History::All,
                 members: (1..=5).map(UserId).collect(),
             },
-        };
-        assert_eq!(Event::decode(&event.encode()), Some(event.clone()));
+            Body::Tombstone { message_type: MessageType::Image, deleted_seq: 9 },
+            Body::Renamed { group_name: Some("six") },
+            Body::MembersAdded {
+                users: (6..=8).map(UserId).collect(),
+                returning: vec![UserId(7)],
+                history: History::FromJoin,
+            },
+            Body::MemberRemoved { user: UserId(6), heir: None },
+            Body::MemberRemoved { user: UserId(1), heir: Some(UserId(2)) },
+            Body::RoleChanged { user: UserId(2), role: Role::Admin },
+            Body::Deleted { target_seq, message },
+            Body::ReactionAdded { target_seq, message, emoji: "\u{1f44d}" },
+            Body::ReactionRemoved { target_seq, message, emoji: "\u{1f44d}" },
+        ];
+        for body in bodies {
+            let event =
+                Event { id: MessageId(1), sender: UserId(1), client_msg_id: Cow::Borrowed("c"), body };
+            let bytes = event.encode();
+            assert_eq!(Event::decode(&bytes), Some(event.clone()));
+            let counts = matches!(event.body, Body::Tombstone { .. });
+            assert_eq!(Event::decode_sender(&bytes), Some((event.id, event.sender, counts)));
+            for cut in 0..bytes.len() {
+                assert_eq!(Event::decode(&bytes[..cut]), None, "{event:?} cut at {cut}");
+            }
+        }
     }
 }

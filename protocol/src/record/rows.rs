@@ -18,6 +18,8 @@ pub struct ConversationRow {
     pub created_by: UserId,
     /// Its name, for groups.
     pub group_name: Option<String>,
+    /// The event that gave it this name: 1, or the last renaming.
+    pub named_seq: Seq,
 }
 
 impl ConversationRow {
@@ -28,6 +30,10 @@ impl ConversationRow {
         put_varint(&mut out, self.created_at.0);
         put_varint(&mut out, self.created_by.0);
         put_option(&mut out, self.group_name.as_deref());
+        // Rows of conversations that were never renamed have the form they always had.
+        if self.named_seq > 1 {
+            put_varint(&mut out, self.named_seq);
+        }
         out
     }
 
@@ -41,6 +47,7 @@ impl ConversationRow {
             created_at: WallMs(reader.varint()?),
             created_by: UserId(reader.varint()?),
             group_name: reader.option()?.map(str::to_owned),
+            named_seq: if reader.is_empty() { 1 } else { reader.varint()? },
         };
         reader.end(row)
     }
@@ -59,6 +66,9 @@ pub struct HeadRow {
     pub members_version: u64,
     /// How many members there are.
     pub members_count: u64,
+    /// The highest seq of a message that was deleted; 0: none was. Who has read up to there needs no look at the
+    /// deleted ones to count what is unread.
+    pub deleted_seq: Seq,
 }
 
 impl HeadRow {
@@ -70,6 +80,9 @@ impl HeadRow {
         for number in [self.seq, self.message_index, self.last_id.0, self.members_version, self.members_count]
         {
             put_varint(&mut out, number);
+        }
+        if self.deleted_seq > 0 {
+            put_varint(&mut out, self.deleted_seq);
         }
         out
     }
@@ -84,6 +97,7 @@ impl HeadRow {
             last_id: MessageId(reader.varint()?),
             members_version: reader.varint()?,
             members_count: reader.varint()?,
+            deleted_seq: if reader.is_empty() { 0 } else { reader.varint()? },
         };
         reader.end(row)
     }
@@ -106,6 +120,8 @@ pub struct MemberRow {
     pub own_since_read: u64,
     /// Delivered up to here, on whichever of their devices is furthest.
     pub delivered_seq: Seq,
+    /// The last event that changed their role after they joined; 0: none did.
+    pub role_seq: Seq,
 }
 
 impl MemberRow {
@@ -126,6 +142,9 @@ impl MemberRow {
         for number in numbers {
             put_varint(&mut out, number);
         }
+        if self.role_seq > 0 {
+            put_varint(&mut out, self.role_seq);
+        }
         out
     }
 
@@ -141,6 +160,7 @@ impl MemberRow {
             read_index: reader.varint()?,
             own_since_read: reader.varint()?,
             delivered_seq: reader.varint()?,
+            role_seq: if reader.is_empty() { 0 } else { reader.varint()? },
         };
         reader.end(row)
     }
@@ -210,6 +230,149 @@ impl UserRow {
     }
 }
 
+/// `u/user/c/conv`: a conversation of a user's, current or left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UserConversationRow {
+    /// The first seq the user may see.
+    pub first_seq: Seq,
+    /// The last one, for a conversation they left; 0 while they are a member.
+    pub left_seq: Seq,
+    /// Whether they had been a member before this membership: what their devices hold ends before it.
+    pub is_returning: bool,
+}
+
+impl UserConversationRow {
+    /// The stored bytes. A first membership is only its first seq.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        put_varint(&mut out, self.first_seq);
+        if self.left_seq > 0 || self.is_returning {
+            put_varint(&mut out, self.left_seq);
+            out.push(u8::from(self.is_returning));
+        }
+        out
+    }
+
+    /// Reads stored bytes.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<UserConversationRow> {
+        let mut reader = Reader::versioned(bytes)?;
+        let mut row = UserConversationRow { first_seq: reader.varint()?, ..Self::default() };
+        if !reader.is_empty() {
+            row.left_seq = reader.varint()?;
+            row.is_returning = reader.byte()? != 0;
+        }
+        reader.end(row)
+    }
+}
+
+/// `v/user/device`: a device of a user's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceRow {
+    /// When it was last connected, or asked something; none before its first disconnect.
+    pub last_seen_at: Option<WallMs>,
+    /// Tokens issued up to then are refused; none when it was never revoked.
+    pub revoked_at: Option<WallMs>,
+    /// Where its notifications go: the platform's number and the token.
+    pub push_token: Option<(u8, String)>,
+}
+
+impl DeviceRow {
+    /// The stored bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        put_varint(&mut out, self.last_seen_at.map_or(0, |at| at.0));
+        put_varint(&mut out, self.revoked_at.map_or(0, |at| at.0));
+        if let Some((platform, token)) = &self.push_token {
+            out.push(*platform);
+            put_option(&mut out, Some(token));
+        }
+        out
+    }
+
+    /// Reads stored bytes.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<DeviceRow> {
+        let mut reader = Reader::versioned(bytes)?;
+        let last_seen_at = Some(reader.varint()?).filter(|at| *at != 0).map(WallMs);
+        let revoked_at = Some(reader.varint()?).filter(|at| *at != 0).map(WallMs);
+        let push_token = match reader.is_empty() {
+            true => None,
+            false => Some((reader.byte()?, reader.option()??.to_owned())),
+        };
+        reader.end(DeviceRow { last_seen_at, revoked_at, push_token })
+    }
+}
+
+/// `z/conv/target`: how often each emoji stands under a message, in the order of their first use. Who put it there is
+/// in `r/conv/target/user/emoji`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReactionsRow {
+    /// Emoji and count, at most [`crate::limits::MESSAGE_EMOJIS_MAX`]; no count is 0.
+    pub counts: Vec<(String, u64)>,
+}
+
+impl ReactionsRow {
+    /// The stored bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        put_varint(&mut out, self.counts.len() as u64);
+        for (emoji, count) in &self.counts {
+            put_option(&mut out, Some(emoji));
+            put_varint(&mut out, *count);
+        }
+        out
+    }
+
+    /// Reads stored bytes.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<ReactionsRow> {
+        let mut reader = Reader::versioned(bytes)?;
+        let mut counts = Vec::new();
+        for _ in 0..reader.count(2)? {
+            counts.push((reader.option()??.to_owned(), reader.varint()?));
+        }
+        reader.end(ReactionsRow { counts })
+    }
+}
+
+/// `a/conv/n`: who sent how many of the messages of one stretch of a log, deleted ones too, so that a member who reads
+/// far on costs a row for each stretch in between, and not an event each. Written by the first who needs it; the log
+/// does not change, so it holds for ever.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TallyRow {
+    /// Sender and how many, ascending by sender; no count is 0.
+    pub messages: Vec<(UserId, u64)>,
+}
+
+impl TallyRow {
+    /// The stored bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        put_varint(&mut out, self.messages.len() as u64);
+        for (sender, count) in &self.messages {
+            put_varint(&mut out, sender.0);
+            put_varint(&mut out, *count);
+        }
+        out
+    }
+
+    /// Reads stored bytes.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<TallyRow> {
+        let mut reader = Reader::versioned(bytes)?;
+        let mut messages = Vec::new();
+        for _ in 0..reader.count(2)? {
+            messages.push((UserId(reader.varint()?), reader.varint()?));
+        }
+        reader.end(TallyRow { messages })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,16 +385,34 @@ mod tests {
             created_at: WallMs(1_700_000_000_000),
             created_by: UserId(1),
             group_name: Some("five".into()),
+            named_seq: 1,
         };
-        assert_eq!(ConversationRow::decode(&conversation.encode()), Some(conversation));
+        assert_eq!(ConversationRow::decode(&conversation.encode()), Some(conversation.clone()));
+        let renamed = ConversationRow { named_seq: 300, ..conversation };
+        assert_eq!(ConversationRow::decode(&renamed.encode()), Some(renamed));
+        for (left_seq, is_returning) in [(0, false), (9, false), (0, true), (12, true)] {
+            let row = UserConversationRow { first_seq: 7, left_seq, is_returning };
+            assert_eq!(UserConversationRow::decode(&row.encode()), Some(row));
+        }
+        for push_token in [None, Some((2, "t".to_owned()))] {
+            let row = DeviceRow { last_seen_at: Some(WallMs(5)), revoked_at: None, push_token };
+            assert_eq!(DeviceRow::decode(&row.encode()), Some(row));
+        }
+        let reactions = ReactionsRow { counts: vec![("x".into(), 2), ("\u{1f44d}".into(), 300)] };
+        assert_eq!(ReactionsRow::decode(&reactions.encode()), Some(reactions));
         let head = HeadRow {
             seq: 9,
             message_index: 8,
             last_id: MessageId(u64::MAX),
             members_version: 1,
             members_count: 5,
+            deleted_seq: 0,
         };
         assert_eq!(HeadRow::decode(&head.encode()), Some(head));
+        let shortened = HeadRow { deleted_seq: 7, ..head };
+        assert_eq!(HeadRow::decode(&shortened.encode()), Some(shortened));
+        let tally = TallyRow { messages: vec![(UserId(1), 1_023), (UserId(300), 1)] };
+        assert_eq!(TallyRow::decode(&tally.encode()), Some(tally));
         let member = MemberRow {
             from: 1,
             to: 0,
@@ -240,8 +421,11 @@ mod tests {
             read_index: 3,
             own_since_read: 1,
             delivered_seq: 6,
+            role_seq: 0,
         };
         assert_eq!(MemberRow::decode(&member.encode()), Some(member));
+        let promoted = MemberRow { role_seq: 8, ..member };
+        assert_eq!(MemberRow::decode(&promoted.encode()), Some(promoted));
         let idempotency = IdempotencyRow { seq: 300, payload_hash: [7; 16] };
         assert_eq!(IdempotencyRow::decode(&idempotency.encode()), Some(idempotency));
         let user = UserRow { username: "alice".into(), created_at: WallMs(1), last_seen_at: None };

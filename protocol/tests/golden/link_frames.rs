@@ -3,9 +3,11 @@
 use std::fmt::Debug;
 
 use carillon_protocol::frame::{
-    Accepted, Command, Concerned, ConversationView, Deliver, Entry, Find, Found, Joined, LinkFrame, Mark,
-    NotOwner, Notified, Notify, Open, Page, Peek, Peeked, Read, Receipt, Refused, Register, Registered,
-    Replaced, Standing, Submit, Unregister, UserView, Wanted, Watermark, read,
+    Accepted, Change, Command, Concerned, ConversationView, Counts, Deliver, DeviceView, Entry, Find,
+    Findings, Found, Joined, LinkFrame, Mark, MemberView, NotOwner, Notified, Notify, Open, Page, Peek,
+    Peeked, Presence, PushTokenView, Reacted, ReactionCount, Read, ReadSync, Receipt, Refused, Register,
+    Registered, Replaced, Revoked, Standing, Submit, Typed, Typing, Unregister, UserPresence, UserView,
+    Wanted, Watch, Watched, Watermark, read,
 };
 use carillon_protocol::framing;
 use carillon_protocol::ids::{ConversationId, MessageId, UserId};
@@ -63,6 +65,8 @@ fn registration() -> Vec<Sample> {
                 name: "a name longer than a string is kept inline".into(),
                 auto_provision: true,
                 again: false,
+                waited_ms: 1_200,
+                issued_at_s: 1_790_000_000,
             },
         ),
         sample(
@@ -70,12 +74,12 @@ fn registration() -> Vec<Sample> {
             Registered {
                 session: 5,
                 request: 6,
-                conversations: vec![Joined { conversation: CONVERSATION, cursor: 141 }],
+                conversations: vec![Joined { conversation: CONVERSATION, cursor: 141, is_returning: true }],
                 more: true,
             },
         ),
         sample("replaced", Replaced { session: 5 }),
-        sample("unregister", Unregister { session: 5, user: ALICE }),
+        sample("unregister", Unregister { session: 5, user: ALICE, bye: true }),
         sample("peek", Peek { session: 5, request: 7, user: ALICE, conversations: vec![CONVERSATION] }),
         sample(
             "peeked",
@@ -85,6 +89,7 @@ fn registration() -> Vec<Sample> {
                 standings: vec![Standing {
                     conversation: CONVERSATION,
                     first_seq: 1,
+                    joined_seq: 7,
                     head_seq: 142,
                     fanned_out_seq: 141,
                 }],
@@ -122,6 +127,18 @@ fn commands() -> Vec<Sample> {
                 members: vec![ALICE, BOB],
             }),
         ),
+        sample(
+            "submit.mute",
+            submit(Command::Mute { conversation: CONVERSATION, until_ms: 1_790_000_000_123 }),
+        ),
+        sample("submit.profile", submit(Command::Profile { username: "alice".into() })),
+        sample(
+            "submit.push_token",
+            submit(Command::PushToken { device: "phone".into(), token: Some((2, "a token".into())) }),
+        ),
+        sample("submit.push_token_none", submit(Command::PushToken { device: "phone".into(), token: None })),
+        sample("submit.revoke", submit(Command::Revoke { device: "phone".into() })),
+        sample("submit.provision", submit(Command::Provision { name: "alice".into() })),
         sample("submit.create_user", submit(Command::CreateUser { user: None, username: "alice".into() })),
         sample(
             "accepted",
@@ -132,6 +149,7 @@ fn commands() -> Vec<Sample> {
                 seq: 142,
                 id: MESSAGE.0,
                 duplicate: true,
+                unchanged: false,
             },
         ),
         sample(
@@ -146,6 +164,48 @@ fn commands() -> Vec<Sample> {
             },
         ),
         sample("not_owner", NotOwner { session: 5, request: 8, slot: 4_095 }),
+    ]
+}
+
+fn changes() -> Vec<Sample> {
+    let change = |name, change| {
+        let command = Command::Change { conversation: CONVERSATION, change };
+        let client_msg_id = "mine".into();
+        sample(name, Submit { session: 5, request: 8, user: ALICE, client_msg_id, command })
+    };
+    vec![
+        change("submit.change.add_members", Change::AddMembers { users: vec![ALICE, BOB] }),
+        change("submit.change.remove_member", Change::RemoveMember { user: BOB }),
+        change("submit.change.rename", Change::Rename { group_name: "six".into() }),
+        change("submit.change.set_role", Change::SetRole { user: BOB, role: 1 }),
+        change("submit.change.delete", Change::Delete { message: MESSAGE }),
+        change("submit.change.react", Change::React { message: MESSAGE, emoji: "\u{1f44d}".into() }),
+        change("submit.change.unreact", Change::Unreact { message: MESSAGE, emoji: "\u{1f44d}".into() }),
+    ]
+}
+
+fn live() -> Vec<Sample> {
+    let presence = UserPresence { user: BOB, online: false, last_seen_at_ms: 1_790_000_000_123 };
+    vec![
+        sample("watch", Watch { session: 5, request: 12, user: ALICE, users: vec![BOB], watch: true }),
+        sample("watched", Watched { session: 5, request: 12, users: vec![presence] }),
+        sample("presence", Presence { user: presence, sessions: vec![5, 6] }),
+        sample(
+            "typing",
+            Typing { session: 5, request: 0, user: ALICE, conversation: CONVERSATION, start: true },
+        ),
+        sample("typed", Typed { conversation: CONVERSATION, user: ALICE, start: true, users: vec![BOB] }),
+        sample(
+            "read_sync",
+            ReadSync {
+                user: ALICE,
+                conversation: CONVERSATION,
+                read_seq: 140,
+                unread_count: 2,
+                except_session: 5,
+            },
+        ),
+        sample("revoked", Revoked { user: ALICE, device: "phone".into(), at_ms: 1_790_000_000_123 }),
     ]
 }
 
@@ -195,7 +255,7 @@ fn fan_out() -> Vec<Sample> {
                 read: true,
                 at_ms: 1_790_000_000_123,
                 named: true,
-                senders: vec![Concerned { user: ALICE, seq: 142, message: MESSAGE }],
+                senders: vec![Concerned { user: ALICE, seq: 142, message: MESSAGE, count: 17 }],
             },
         ),
     ]
@@ -204,6 +264,7 @@ fn fan_out() -> Vec<Sample> {
 fn reading() -> Vec<Sample> {
     let marks = vec![Mark { user: BOB, delivered_seq: 141, read_seq: 140 }];
     let entry = Entry { seq: 142, record: RECORD.to_vec() };
+    let reactions = vec![ReactionCount { emoji: "\u{1f44d}".into(), count: 3, mine: true }];
     let find = |what| Find { request: 11, user: ALICE, what };
     let view = ConversationView {
         conversation: CONVERSATION,
@@ -220,13 +281,21 @@ fn reading() -> Vec<Sample> {
         last_id: MESSAGE.0,
         last_message: Some(entry.clone()),
         marks: marks.clone(),
+        last_reactions: reactions.clone(),
+        muted_until_ms: u64::MAX,
     };
+    let push_token = PushTokenView { device: "phone".into(), platform: 1, token: "a token".into() };
     let user = UserView {
         user: ALICE,
         username: "alice".into(),
         created_at_ms: 1_790_000_000_000,
         last_seen_at_ms: 0,
+        push_tokens: vec![push_token],
     };
+    let found = |findings| Found { request: 11, findings };
+    let counts = Counts { seq: 142, delivered_count: 900, read_count: 17 };
+    let member = MemberView { user: BOB, role: 2, joined_seq: 7 };
+    let device = DeviceView { device: "phone".into(), last_seen_at_ms: 1_790_000_000_123, cursor_lag: 3 };
     vec![
         sample(
             "read",
@@ -253,19 +322,40 @@ fn reading() -> Vec<Sample> {
                 fanned_out_seq: 142,
                 entries: vec![entry],
                 has_more: false,
-                marks,
+                marks: marks.clone(),
+                counts: Some(counts),
+                reacted: vec![Reacted { seq: 142, reactions }],
             },
         ),
         sample("find.conversations", find(Wanted::Conversations { below: (u64::MAX, u64::MAX), limit: 50 })),
         sample("find.conversation", find(Wanted::Conversation(CONVERSATION))),
         sample("find.user", find(Wanted::User(BOB))),
         sample("find.username", find(Wanted::Username("alice".into()))),
-        sample("found", Found { request: 11, conversations: vec![view], users: vec![user], more: true }),
+        sample(
+            "find.members",
+            find(Wanted::Members { conversation: CONVERSATION, after: ALICE, limit: 200 }),
+        ),
+        sample("find.receipts", find(Wanted::Receipts { conversation: CONVERSATION, seq: 142 })),
+        sample("find.devices", find(Wanted::Devices)),
+        sample("find.admission", find(Wanted::Admission { device: "phone".into() })),
+        sample(
+            "found.conversations",
+            found(Findings::Conversations { conversations: vec![view], more: true }),
+        ),
+        sample("found.user", found(Findings::User(user))),
+        sample("found.members", found(Findings::Members { members: vec![member], more: false })),
+        sample("found.marks", found(Findings::Marks(marks.clone()))),
+        sample("found.counts", found(Findings::Counts(counts))),
+        sample("found.devices", found(Findings::Devices(vec![device]))),
+        sample(
+            "found.admission",
+            found(Findings::Admission { known: true, revoked_at_ms: 1_790_000_000_123 }),
+        ),
     ]
 }
 
 fn samples() -> Vec<Sample> {
-    [registration(), commands(), fan_out(), reading()].into_iter().flatten().collect()
+    [registration(), commands(), changes(), live(), fan_out(), reading()].into_iter().flatten().collect()
 }
 
 pub(crate) fn golden() -> Vec<Golden> {

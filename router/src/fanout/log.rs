@@ -16,8 +16,22 @@ pub(super) struct Recent {
     pub(super) seq: Seq,
     /// Empty: read it from the store.
     pub(super) record: Bytes,
+    /// Of the members, after this event.
+    pub(super) members_version: u64,
     pub(super) origin: Option<Origin>,
     pub(super) since: Time,
+}
+
+/// How many hear a conversation: what decides when its turn comes. Few until it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Crowd {
+    /// Handed on in the turn of the commit.
+    #[default]
+    Few,
+    /// One event a visit, in turn.
+    Many,
+    /// The same, behind all others.
+    Mass,
 }
 
 pub(super) struct Log {
@@ -31,10 +45,10 @@ pub(super) struct Log {
     pub(super) tail: VecDeque<Recent>,
     /// Read from the store, rising from `next` on.
     pub(super) fetched: VecDeque<Entry>,
-    /// The member list in use has to be of this version at least; `None`: it has to be read.
-    pub(super) members_version: Option<u64>,
-    /// The highest version that a commit told.
-    pub(super) version_seen: u64,
+    /// The list of members includes every change below `next`: it was read for that event, or has been brought along.
+    pub(super) is_followed: bool,
+    /// As of the list used last.
+    pub(super) crowd: Crowd,
     /// The first seq that was committed since this state began.
     pub(super) first_seen: Option<Seq>,
     /// A question to the store is open.
@@ -60,8 +74,8 @@ impl Log {
             exploring: false,
             tail: VecDeque::new(),
             fetched: VecDeque::new(),
-            members_version: None,
-            version_seen: 0,
+            is_followed: false,
+            crowd: Crowd::Few,
             first_seen: None,
             is_asking: false,
             is_queued: false,
@@ -95,6 +109,11 @@ impl Log {
         }
         while self.fetched.pop_front_if(|entry| entry.seq < seq).is_some() {}
         (bytes, events)
+    }
+
+    /// The version of the members after the event `seq`, if it was committed lately.
+    pub(super) fn members_version_at(&self, seq: Seq) -> Option<u64> {
+        self.tail.front().filter(|recent| recent.seq == seq).map(|recent| recent.members_version)
     }
 
     pub(super) fn record_at(&self, seq: Seq) -> Option<Bytes> {

@@ -1,31 +1,64 @@
-//! Member lists of conversations that were active lately, and the lanes on which their members hear.
+//! Who hears which events of conversations that were active lately, and the lanes on which they hear.
+//!
+//! A list is read once. Afterwards the events that change it are applied to it when their turn to be handed on comes, so
+//! that a conversation whose members come and go is not read again for each.
 //!
 //! # Invariants
-//! - A list is used only while it is at least as new as the commit that asks for it.
+//! - A list includes every change of its membership up to its version; it may include later ones, because each member
+//!   hears an interval of seqs and nothing else (G11).
 //! - Bounded in members of all lists together; the list that was unused for longest goes first.
 
 use std::collections::BTreeMap;
 
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::record::{Body, Event};
+use carillon_store::verb::Hearer;
 
 use crate::outbox::{LaneId, Outbox};
 use crate::registry::Registry;
 
-/// Members in all lists: 16 bytes each, and again up to 8 for the lanes.
+/// Members in all lists, former ones included: 24 bytes each, and again up to 8 for the lanes.
 pub(super) const MEMBERS_MAX: usize = 1 << 20;
 
 /// A list that was used among so many latest uses is not moved up again: order among the busiest does not matter.
 const RECENT_USES: u64 = 256;
 
+/// What an event does to the membership, as its record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// The conversation began with these.
+    Created(Vec<UserId>),
+    /// These joined; the second ones among them had been members before.
+    Added(Vec<UserId>, Vec<UserId>),
+    /// This is the last event that the user hears.
+    Removed(UserId),
+}
+
+impl Change {
+    /// `None` for events that change nothing about who hears. A record that this build does not know is none that it
+    /// wrote, nor one that a member of this conversation could have.
+    pub(super) fn of(record: &[u8]) -> Option<Change> {
+        if let Some((_, _, true)) = Event::decode_sender(record) {
+            return None;
+        }
+        match Event::decode(record)?.body {
+            Body::Created { members, .. } => Some(Change::Created(members)),
+            Body::MembersAdded { users, returning, .. } => Some(Change::Added(users, returning)),
+            Body::MemberRemoved { user, .. } => Some(Change::Removed(user)),
+            _ => None,
+        }
+    }
+}
+
 struct Members {
     version: u64,
-    /// Ascending, with the first seq that each may see.
-    list: Vec<(UserId, Seq)>,
-    /// From this seq on all of them may see every event.
-    from_max: Seq,
-    /// Who hears on which lane, as of the registry's version.
+    /// Those who may hear something yet, ascending.
+    list: Vec<Hearer>,
+    /// Those who heard their last event, and which that was: an older snapshot may not know.
+    former: BTreeMap<UserId, Seq>,
+    /// Who hears on which lane: so while the registry is of that version, for the events from – to.
     groups: Vec<(LaneId, Vec<UserId>)>,
-    groups_at: Option<u64>,
+    groups_at: Option<(u64, Seq, Seq)>,
     used: u64,
 }
 
@@ -35,6 +68,19 @@ pub(super) struct Listening<'a> {
     pub(super) groups: &'a [(LaneId, Vec<UserId>)],
     /// What finding out has cost.
     pub(super) users_looked_at: usize,
+}
+
+/// What a list knows of one user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hears {
+    /// There is no list.
+    Unknown,
+    /// Nothing, ever.
+    Nothing,
+    /// From – to.
+    Between(Seq, Seq),
+    /// Nothing any more; up to there before.
+    UpTo(Seq),
 }
 
 /// See the module.
@@ -47,13 +93,13 @@ pub(super) struct MembersCache {
 }
 
 impl MembersCache {
-    pub(super) fn insert(&mut self, conversation: ConversationId, version: u64, list: Vec<(UserId, Seq)>) {
+    pub(super) fn insert(&mut self, conversation: ConversationId, version: u64, list: Vec<Hearer>) {
         self.remove(conversation);
         self.members_count += list.len();
         self.uses_count += 1;
-        let from_max = list.iter().map(|(_, from)| *from).max().unwrap_or(0);
         let used = self.uses_count;
-        let members = Members { version, list, from_max, groups: Vec::new(), groups_at: None, used };
+        let (former, groups) = (BTreeMap::new(), Vec::new());
+        let members = Members { version, list, former, groups, groups_at: None, used };
         self.lists.insert(conversation, members);
         self.by_use.insert(used, conversation);
         // The newest stays, however long it is: it is about to be used.
@@ -63,48 +109,151 @@ impl MembersCache {
         }
     }
 
-    pub(super) fn contains(&self, conversation: ConversationId, user: UserId) -> Option<bool> {
-        let members = self.lists.get(&conversation)?;
-        Some(members.list.binary_search_by_key(&user, |(member, _)| *member).is_ok())
+    /// The version of a list, if there is one.
+    pub(super) fn version(&self, conversation: ConversationId) -> Option<u64> {
+        self.lists.get(&conversation).map(|members| members.version)
     }
 
-    /// Who hears the event `seq`, from a list of `version` at least; `None`: there is none.
+    /// What a user hears of a conversation.
+    pub(super) fn hears(&self, conversation: ConversationId, user: UserId) -> Hears {
+        let Some(members) = self.lists.get(&conversation) else { return Hears::Unknown };
+        match members.list.binary_search_by_key(&user, |hearer| hearer.user) {
+            Ok(at) => {
+                members.list.get(at).map_or(Hears::Nothing, |it| Hears::Between(it.from_seq, it.to_seq))
+            }
+            Err(_) => members.former.get(&user).map_or(Hears::Nothing, |to| Hears::UpTo(*to)),
+        }
+    }
+
+    /// Those who may hear something yet, as far as it was handed on, ascending.
+    pub(super) fn hearers(&self, conversation: ConversationId) -> Option<&[Hearer]> {
+        self.lists.get(&conversation).map(|members| members.list.as_slice())
+    }
+
+    /// Applies the event at `seq`, unless the list includes it already. `false`: there is no list, and the event does
+    /// not begin one.
+    pub(super) fn apply(&mut self, conversation: ConversationId, seq: Seq, change: Option<&Change>) -> bool {
+        if let Some(Change::Created(users)) = change
+            && !self.lists.contains_key(&conversation)
+        {
+            let hearer = |user: &UserId| Hearer { user: *user, from_seq: seq, to_seq: Seq::MAX };
+            let mut list: Vec<Hearer> = users.iter().map(hearer).collect();
+            list.sort_unstable_by_key(|hearer| hearer.user);
+            self.insert(conversation, 1, list);
+            return true;
+        }
+        let Some(members) = self.lists.get_mut(&conversation) else { return false };
+        let count_before = members.count();
+        if change.is_some_and(|change| members.apply(seq, change)) {
+            members.version += 1;
+            members.groups_at = None;
+        }
+        self.members_count = self.members_count - count_before + members.count();
+        true
+    }
+
+    /// Who hears the event `seq`; `None`: there is no list.
     pub(super) fn listening(
         &mut self,
         conversation: ConversationId,
-        version: u64,
         seq: Seq,
-        registry: &mut Registry,
+        registry: &Registry,
         outbox: &Outbox,
     ) -> Option<Listening<'_>> {
-        let members = self.lists.get_mut(&conversation).filter(|members| members.version >= version)?;
+        let members = self.lists.get_mut(&conversation)?;
         self.uses_count += 1;
         if self.uses_count - members.used > RECENT_USES {
             self.by_use.remove(&members.used);
             members.used = self.uses_count;
             self.by_use.insert(members.used, conversation);
         }
-
-        let everybody_sees = members.from_max <= seq;
-        if everybody_sees && !registry.has_pending() && members.groups_at == Some(registry.version()) {
-            return Some(Listening { groups: &members.groups, users_looked_at: members.groups.len() });
+        let is_known = members
+            .groups_at
+            .is_some_and(|(version, from, to)| version == registry.version() && from <= seq && seq <= to);
+        let users_looked_at = if is_known { members.groups.len() } else { members.count() };
+        if !is_known {
+            members.retire(seq);
+            members.group(seq, registry, outbox);
         }
-        let mut groups: BTreeMap<LaneId, Vec<UserId>> = BTreeMap::new();
-        for (user, _) in members.list.iter().filter(|(_, from)| *from <= seq) {
-            for lane in registry.lanes_of(*user, outbox) {
-                groups.entry(lane).or_default().push(*user);
-            }
-            registry.note_late(*user, conversation, seq);
-        }
-        members.groups = groups.into_iter().collect();
-        members.groups_at = everybody_sees.then_some(registry.version());
-        Some(Listening { groups: &members.groups, users_looked_at: members.list.len() })
+        Some(Listening { groups: &members.groups, users_looked_at })
     }
 
-    fn remove(&mut self, conversation: ConversationId) {
+    pub(super) fn remove(&mut self, conversation: ConversationId) {
         if let Some(members) = self.lists.remove(&conversation) {
-            self.members_count -= members.list.len();
+            self.members_count -= members.count();
             self.by_use.remove(&members.used);
         }
+    }
+}
+
+impl Members {
+    fn count(&self) -> usize {
+        self.list.len() + self.former.len()
+    }
+
+    /// Whether it changed anything: `false` when the list is as new as the event.
+    fn apply(&mut self, seq: Seq, change: &Change) -> bool {
+        match change {
+            Change::Created(_) => false,
+            Change::Added(users, _) => {
+                let mut changed = false;
+                for user in users {
+                    let hearer = Hearer { user: *user, from_seq: seq, to_seq: Seq::MAX };
+                    match self.list.binary_search_by_key(user, |hearer| hearer.user) {
+                        Ok(at) => {
+                            if let Some(old) = self.list.get_mut(at).filter(|old| old.to_seq < seq) {
+                                (*old, changed) = (hearer, true);
+                            }
+                        }
+                        Err(at) => {
+                            if self.former.get(user).is_none_or(|to| *to < seq) {
+                                self.former.remove(user);
+                                self.list.insert(at, hearer);
+                                changed = true;
+                            }
+                        }
+                    }
+                }
+                changed
+            }
+            Change::Removed(user) => {
+                let Ok(at) = self.list.binary_search_by_key(user, |hearer| hearer.user) else { return false };
+                let open = self.list.get_mut(at).filter(|it| it.from_seq <= seq && it.to_seq == Seq::MAX);
+                open.map(|hearer| hearer.to_seq = seq).is_some()
+            }
+        }
+    }
+
+    /// Sets those aside who hear nothing from `seq` on.
+    fn retire(&mut self, seq: Seq) {
+        if self.list.iter().all(|hearer| hearer.to_seq >= seq) {
+            return;
+        }
+        let former = &mut self.former;
+        self.list.retain(|hearer| {
+            let hears = hearer.to_seq >= seq;
+            if !hears {
+                former.insert(hearer.user, hearer.to_seq);
+            }
+            hears
+        });
+    }
+
+    /// Finds out who hears `seq` on which lane, and for which seqs around it that is the same.
+    fn group(&mut self, seq: Seq, registry: &Registry, outbox: &Outbox) {
+        let mut groups: BTreeMap<LaneId, Vec<UserId>> = BTreeMap::new();
+        let mut to = Seq::MAX;
+        for hearer in &self.list {
+            if hearer.from_seq > seq {
+                to = to.min(hearer.from_seq - 1);
+                continue;
+            }
+            to = to.min(hearer.to_seq);
+            for lane in registry.lanes_of(hearer.user, outbox) {
+                groups.entry(lane).or_default().push(hearer.user);
+            }
+        }
+        self.groups = groups.into_iter().collect();
+        self.groups_at = Some((registry.version(), seq, to));
     }
 }

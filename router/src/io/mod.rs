@@ -127,7 +127,7 @@ pub fn start(
         };
         threads.push(spawn(format!("reader-{number}"), move || reader.run())?);
     }
-    let shard_settings = ShardSettings { commit_lanes_count, turn_users_max: settings.fanout.turn_users_max };
+    let shard_settings = ShardSettings::of(settings, commit_lanes_count);
     let seed = random::seed();
     let router = Router {
         shard: Shard::new(shard_settings, seed, claim.incarnation, metrics.meter(&[])),
@@ -262,6 +262,7 @@ impl Router {
                 Order::Stop => return Then::End,
             }
         }
+        self.shard.handle(now, Input::Wall(WallMs(Clock.wall_ms())));
         for report in self.reports.try_iter() {
             let input = match report {
                 Report::Committed { commit_lane, at, results } => {

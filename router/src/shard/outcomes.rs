@@ -1,14 +1,15 @@
 //! What became of operations, told to those who wait.
 
-use carillon_protocol::frame::Accepted;
+use carillon_protocol::frame::{Accepted, Revoked};
 use carillon_protocol::ids::ConversationId;
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::WallMs;
-use carillon_store::verb::{Outcome, ReceiptOp};
+use carillon_store::verb::{Outcome, Query, ReceiptOp};
 
 use super::{Shard, UNAVAILABLE_RETRY_MS};
-use crate::batch::{Done, Failure, OVERLOADED_RETRY_MS, Origin, Part, Waiter};
+use crate::batch::{Done, Failure, OVERLOADED_RETRY_MS, Origin, Part, Touches, Waiter};
 use crate::meters::{Metric, Told, nanos};
+use crate::outbox::Asked;
 
 impl Shard {
     pub(super) fn committed(&mut self, commit_lane: u16, at: WallMs, results: Vec<Result<Outcome, Failure>>) {
@@ -26,9 +27,13 @@ impl Shard {
 
     /// Tells those who wait what became of their operation.
     fn settle(&mut self, done: Done, at: WallMs) {
-        let Done { waiter, slot, appends_to, since, result } = done;
-        if let (Err(Failure::Unknown), Some(conversation)) = (&result, appends_to) {
+        let Done { waiter, slot, touches, since, result } = done;
+        if let (Err(Failure::Unknown), Some(conversation)) = (&result, touches.appends_to()) {
             self.fanout.suspect(self.now, conversation);
+        }
+        self.cache.settled(self.now, &touches, &result);
+        if let Touches::Profile(user) = touches {
+            self.profiles.forget(user);
         }
         match (waiter, result) {
             (Waiter::Submit(origin), Ok(outcome)) => {
@@ -43,6 +48,11 @@ impl Shard {
                 self.registry.refuse(origin, &refusal, &mut self.outbox);
             }
             (Waiter::Registration(origin), Ok(_)) => self.registry.provisioned(origin, &mut self.outbox),
+            (Waiter::Devices(origin, user), Ok(_)) => {
+                self.ask(origin, Asked::Devices(origin, user, true), Query::Devices { user });
+            }
+            (Waiter::Devices(origin, _), Err(failure)) => self.outbox.refuse(origin, &refusal_of(&failure)),
+            (Waiter::Nobody, _) => {}
             (Waiter::FanOut(conversation, seq), result) => {
                 self.fanout.marked(self.now, conversation, seq, result.is_ok(), &self.outbox);
             }
@@ -72,6 +82,7 @@ impl Shard {
                     seq: appended.seq,
                     id: appended.id.0,
                     duplicate: appended.duplicate,
+                    unchanged: false,
                 };
                 self.outbox.send(lane, &accepted);
                 if appended.duplicate {
@@ -81,11 +92,26 @@ impl Shard {
                     self.fanout.committed(self.now, appended, Some(origin));
                 }
             }
-            Outcome::User { user, existed } => {
-                let conversation = ConversationId(0);
-                let accepted =
-                    Accepted { session, request, conversation, seq: 0, id: user.0, duplicate: existed };
+            Outcome::Unchanged { conversation, seq, duplicate } => {
+                self.outbox.count(if duplicate { Told::Duplicate } else { Told::Unchanged });
+                let accepted = Accepted {
+                    conversation,
+                    seq: seq.unwrap_or(0),
+                    duplicate,
+                    unchanged: true,
+                    ..beside_the_logs(origin)
+                };
                 self.outbox.send(lane, &accepted);
+            }
+            Outcome::User { user, existed } => {
+                let accepted = Accepted { id: user.0, duplicate: existed, ..beside_the_logs(origin) };
+                self.outbox.send(lane, &accepted);
+            }
+            Outcome::Stored => self.outbox.send(lane, &beside_the_logs(origin)),
+            // The connections of the device are closed before anybody hears that it is revoked.
+            Outcome::Revoked { user, device, at } => {
+                self.outbox.broadcast(&Revoked { user, device, at_ms: at.0 });
+                self.outbox.send(lane, &beside_the_logs(origin));
             }
             Outcome::Refused(refusal) => self.outbox.refuse(origin, &refusal),
             Outcome::Receipted(_) | Outcome::FannedOut => {
@@ -107,11 +133,13 @@ impl Shard {
                         seq: after,
                         id: 0,
                         duplicate: before == after,
+                        unchanged: false,
                     };
                     self.outbox.send(part.origin.lane, &accepted);
                 }
                 self.outbox.count(Told::Receipt);
-                self.receipts.committed(receipted, at, &mut self.outbox);
+                let (now, registry, outbox) = (self.now, &self.registry, &mut self.outbox);
+                self.receipts.committed(now, receipted, parts, at, registry, outbox);
             }
             Outcome::Refused(refusal) if parts.len() == 1 => {
                 parts.iter().for_each(|part| self.outbox.refuse(part.origin, &refusal));
@@ -129,6 +157,13 @@ impl Shard {
             _ => panic!("a receipt has the outcome of another operation"),
         }
     }
+}
+
+/// What is accepted without an event.
+fn beside_the_logs(origin: Origin) -> Accepted {
+    let Origin { session, request, .. } = origin;
+    let conversation = ConversationId(0);
+    Accepted { session, request, conversation, seq: 0, id: 0, duplicate: false, unchanged: false }
 }
 
 fn refusal_of(failure: &Failure) -> Refusal {

@@ -177,7 +177,7 @@ fn a_broken_lane_is_closed_alone() {
     let (mut hand, lane) = room();
     let other = LaneId(2);
     hand.input(Input::LaneUp { lane: other });
-    let early = carillon_protocol::frame::Unregister { session: 1, user: ALICE };
+    let early = carillon_protocol::frame::Unregister { session: 1, user: ALICE, bye: false };
     hand.say(other, &early);
     assert_eq!(hand.closed, [other], "the first frame has to be Open");
     let mut garbage = rkyv::util::AlignedVec::<16>::new();

@@ -1,20 +1,25 @@
 //! A router driven by hand: its shard, a model of the store that answers when it is told to, and ears on every lane.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use carillon_node::metrics::Meter;
-use carillon_protocol::frame::{self, Command, Frame, LinkFrame};
+use carillon_protocol::frame::{self, Command, Find, Frame, LinkFrame, Wanted};
 use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
+use carillon_protocol::limits::SMALL_GROUP_MEMBERS_MAX;
 use carillon_protocol::reason::{Code, Refusal};
+use carillon_protocol::record::{Body, ConversationType, Event, History};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_router::batch::Failure;
 use carillon_router::meters::Metric;
 use carillon_router::outbox::{LaneId, Output, Ticket};
 use carillon_router::shard::{Input, Shard, ShardSettings};
+use carillon_router::{DEFAULTS, Settings};
 use carillon_store::error::ReadError;
 use carillon_store::verb::{
-    Answer, Appended, Entry, Incarnation, Op, Outcome, Page, Query, Receipted, Standing,
+    Answer, Appended, Change, Counts, Device, Entry, Hearer, Incarnation, Joined, Op, Outcome, Page, Query,
+    Receipted, Standing,
 };
 use rkyv::util::AlignedVec;
 
@@ -37,6 +42,11 @@ pub(crate) enum Heard {
     Page(frame::Page),
     Watermark(frame::Watermark),
     Found(frame::Found),
+    Revoked(frame::Revoked),
+    ReadSync(frame::ReadSync),
+    Watched(frame::Watched),
+    Presence(frame::Presence),
+    Typed(frame::Typed),
 }
 
 fn owned<T>(archived: &T::Archived) -> T
@@ -60,6 +70,11 @@ pub(crate) fn heard(bytes: &AlignedVec) -> Heard {
         Frame::Page(x) => Heard::Page(owned(x)),
         Frame::Watermark(x) => Heard::Watermark(owned(x)),
         Frame::Found(x) => Heard::Found(owned(x)),
+        Frame::Revoked(x) => Heard::Revoked(owned(x)),
+        Frame::ReadSync(x) => Heard::ReadSync(owned(x)),
+        Frame::Watched(x) => Heard::Watched(owned(x)),
+        Frame::Presence(x) => Heard::Presence(owned(x)),
+        Frame::Typed(x) => Heard::Typed(owned(x)),
         other => panic!("a router does not say {other:?}"),
     }
 }
@@ -67,7 +82,10 @@ pub(crate) fn heard(bytes: &AlignedVec) -> Heard {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Conversation {
     pub(crate) events: Vec<(Bytes, UserId)>,
-    pub(crate) members: Vec<(UserId, Seq)>,
+    /// From the event by which each joined, to the one by which they left, if they did.
+    pub(crate) members: BTreeMap<UserId, (Seq, Option<Seq>)>,
+    /// Those who were removed and added again.
+    pub(crate) returned: Vec<UserId>,
     pub(crate) version: u64,
     pub(crate) marker: Option<Seq>,
     pub(crate) marks: BTreeMap<UserId, (Seq, Seq)>,
@@ -78,13 +96,20 @@ pub(crate) struct Conversation {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
     pub(crate) users: Vec<UserId>,
+    /// Devices that were seen or revoked: when last.
+    pub(crate) devices: BTreeMap<(UserId, String), (Option<WallMs>, Option<WallMs>)>,
     pub(crate) conversations: BTreeMap<ConversationId, Conversation>,
+    /// What revocations are dated with.
+    pub(crate) wall_ms: u64,
+    /// Every `Seen` that was written, in order.
+    pub(crate) seen: Vec<Op>,
 }
 
 impl Model {
     pub(crate) fn with_room(members: &[UserId]) -> Model {
         let mut model = Model { users: members.to_vec(), ..Model::default() };
-        let members = members.iter().map(|user| (*user, 1)).collect();
+        // Members since before the first event: the room began in no event of its own.
+        let members = members.iter().map(|user| (*user, (0, None))).collect();
         model.conversations.insert(ROOM, Conversation { members, version: 1, ..Conversation::default() });
         model
     }
@@ -93,7 +118,7 @@ impl Model {
         match op {
             Op::Send(send) => {
                 let Some(log) = self.conversations.get_mut(&send.conversation) else { return forbidden() };
-                if !log.members.iter().any(|(user, _)| *user == send.sender) {
+                if !log.is_member(send.sender) {
                     return forbidden();
                 }
                 if send.content == "poison" {
@@ -109,14 +134,44 @@ impl Model {
                 appended(send.conversation, seq, false, record, log.version)
             }
             Op::Create(create) => {
-                let mut members: Vec<(UserId, Seq)> = create.members.iter().map(|user| (*user, 1)).collect();
-                members.push((create.creator, 1));
+                let mut members = create.members.clone();
+                members.push(create.creator);
                 members.sort_unstable();
                 let log = self.conversations.entry(create.conversation).or_default();
-                (log.members, log.version) = (members, 1);
-                let record = Bytes::from_static(b"created");
-                let seq = log.append(record.clone(), create.creator);
+                log.members = members.iter().map(|user| (*user, (1, None))).collect();
+                log.version = 1;
+                let (conversation_type, history) = (ConversationType::Group, History::FromJoin);
+                let body = Body::Created { conversation_type, group_name: None, history, members };
+                let (seq, record) = log.append_event(create.creator, body);
                 appended(create.conversation, seq, false, record, 1)
+            }
+            Op::Change(op) => {
+                let Some(log) = self.conversations.get_mut(&op.conversation) else { return forbidden() };
+                if !log.is_member(op.by) {
+                    return forbidden();
+                }
+                let key = (op.by, op.client_msg_id.clone());
+                if let Some(seq) = log.ids.get(&key) {
+                    return appended(op.conversation, *seq, true, Bytes::new(), log.version);
+                }
+                let Some((seq, record)) = log.change(op.by, &op.change) else {
+                    return Outcome::Unchanged { conversation: op.conversation, seq: None, duplicate: false };
+                };
+                log.ids.insert(key, seq);
+                appended(op.conversation, seq, false, record, log.version)
+            }
+            Op::Mute { .. } | Op::PushToken { .. } => Outcome::Stored,
+            Op::Profile { user, .. } => Outcome::User { user: *user, existed: true },
+            Op::Seen { user, device, at, .. } => {
+                let seen = &mut self.devices.entry((*user, device.clone())).or_default().0;
+                *seen = (*seen).max(Some(*at));
+                self.seen.push(op.clone());
+                Outcome::Stored
+            }
+            Op::Revoke { user, device } => {
+                let at = WallMs(self.wall_ms);
+                self.devices.entry((*user, device.clone())).or_default().1 = Some(at);
+                Outcome::Revoked { user: *user, device: device.clone(), at }
             }
             Op::Provision { user, .. } | Op::CreateUser { user, .. } => {
                 let existed = self.users.contains(user);
@@ -137,7 +192,8 @@ impl Model {
                     conversation: receipt.conversation,
                     delivered: (delivered, delivered_after),
                     read: (read, read_after),
-                    small: true,
+                    unread_count: log.head() - read_after,
+                    small: log.members.len() <= SMALL_GROUP_MEMBERS_MAX,
                 })
             }
             Op::FannedOut { conversation, seq } => {
@@ -151,29 +207,52 @@ impl Model {
 
     pub(crate) fn answer(&self, query: &Query) -> Answer {
         match query {
-            Query::Session { user, .. } => Answer::Session {
+            Query::Session { user, device } => Answer::Session {
                 known: self.users.contains(user),
-                conversations: self.of_user(*user).map(|(conversation, _)| (conversation, 0)).collect(),
+                revoked_at: self
+                    .devices
+                    .get(&(*user, device.clone()))
+                    .and_then(|(_, revoked_at)| *revoked_at),
+                conversations: self
+                    .of_user(*user)
+                    .map(|(conversation, log)| Joined {
+                        conversation,
+                        cursor: 0,
+                        is_returning: log.returned.contains(user),
+                    })
+                    .collect(),
             },
             Query::Peek { user, conversations } => Answer::Standings(
                 self.of_user(*user)
                     .filter(|(conversation, _)| conversations.contains(conversation))
-                    .map(|(conversation, log)| Standing { conversation, first_seq: 1, head_seq: log.head() })
+                    .map(|(conversation, log)| log.standing(conversation, *user))
                     .collect(),
             ),
             Query::Page(page) => {
-                let log = &self.conversations[&page.conversation];
-                let standing =
-                    Standing { conversation: page.conversation, first_seq: 1, head_seq: log.head() };
-                let entries = log.entries(page.from_seq, page.limit);
-                Answer::Page(Page { standing, entries, has_more: false, marks: Vec::new() })
+                let Some(log) = self.conversations.get(&page.conversation) else { return refused() };
+                let standing = log.standing(page.conversation, page.user);
+                let mut entries = log.entries(page.from_seq.max(standing.first_seq), page.limit);
+                entries.retain(|entry| entry.seq <= standing.head_seq);
+                let (marks, reactions) = (Vec::new(), Vec::new());
+                Answer::Page(Page { standing, entries, has_more: false, marks, counts: None, reactions })
             }
+            Query::Devices { user } => Answer::Devices(
+                self.devices
+                    .iter()
+                    .filter(|((owner, _), _)| owner == user)
+                    .map(|((_, device), (last_seen_at, _))| Device {
+                        device: device.clone(),
+                        last_seen_at: *last_seen_at,
+                        cursor_lag: 7,
+                    })
+                    .collect(),
+            ),
             Query::Events { conversation, from_seq, limit } => Answer::Events(
                 self.conversations.get(conversation).map_or(Vec::new(), |log| log.entries(*from_seq, *limit)),
             ),
             Query::Members { conversation } => {
-                let log = &self.conversations[conversation];
-                Answer::Members { version: log.version, members: log.members.clone() }
+                let Some(log) = self.conversations.get(conversation) else { return refused() };
+                Answer::Members { version: log.version, members: log.hearers() }
             }
             Query::Senders { conversation, after_seq, up_to_seq, except } => {
                 let log = &self.conversations[conversation];
@@ -185,23 +264,103 @@ impl Model {
                 }
                 Answer::Senders(highest.into_iter().map(|(user, seq)| (user, seq, MessageId(seq))).collect())
             }
+            Query::Counts { conversation, senders } => {
+                let log = &self.conversations[conversation];
+                let count = |(sender, seq): &(UserId, Seq)| {
+                    let others = || log.marks.iter().filter(|(user, _)| *user != sender);
+                    let delivered_count =
+                        others().filter(|(_, (delivered, _))| delivered >= seq).count() as u64;
+                    let read_count = others().filter(|(_, (_, read))| read >= seq).count() as u64;
+                    Counts { seq: *seq, delivered_count, read_count }
+                };
+                Answer::Counts(senders.iter().map(count).collect())
+            }
+            Query::Presence { asker, users, .. } => {
+                let share = |user: &&UserId| {
+                    let of_both = |log: &Conversation| log.is_member(*asker) && log.is_member(**user);
+                    self.conversations.values().any(of_both)
+                };
+                let last_seen = |user: &UserId| {
+                    let seen = |op: &Op| match op {
+                        Op::Seen { user: seen, at, offline: true, .. } if seen == user => Some(*at),
+                        _ => None,
+                    };
+                    self.seen.iter().filter_map(seen).max()
+                };
+                Answer::Presence(users.iter().filter(share).map(|user| (*user, last_seen(user))).collect())
+            }
             Query::Markers => {
                 let markers = self.conversations.iter().filter_map(|(id, log)| Some((*id, log.marker?)));
                 Answer::Markers(markers.collect())
             }
-            _ => Answer::Refused(Refusal::new(Code::NotFound, "not there")),
+            _ => refused(),
         }
     }
 
     fn of_user(&self, user: UserId) -> impl Iterator<Item = (ConversationId, &Conversation)> {
-        let is_member = move |log: &Conversation| log.members.iter().any(|(member, _)| *member == user);
-        self.conversations.iter().filter(move |(_, log)| is_member(log)).map(|(id, log)| (*id, log))
+        let was_member = move |log: &Conversation| log.members.contains_key(&user);
+        self.conversations.iter().filter(move |(_, log)| was_member(log)).map(|(id, log)| (*id, log))
     }
 }
 
 impl Conversation {
     pub(crate) fn head(&self) -> Seq {
         self.events.len() as u64
+    }
+
+    pub(crate) fn is_member(&self, user: UserId) -> bool {
+        self.members.get(&user).is_some_and(|(_, to)| to.is_none())
+    }
+
+    pub(crate) fn hearers(&self) -> Vec<Hearer> {
+        let hearer = |(user, (from, to)): (&UserId, &(Seq, Option<Seq>))| Hearer {
+            user: *user,
+            from_seq: *from,
+            to_seq: to.unwrap_or(Seq::MAX),
+        };
+        self.members.iter().map(hearer).collect()
+    }
+
+    fn standing(&self, conversation: ConversationId, user: UserId) -> Standing {
+        let (from, to) = self.members.get(&user).copied().unwrap_or_default();
+        let head_seq = to.unwrap_or(self.head());
+        Standing { conversation, first_seq: from.max(1), joined_seq: from, head_seq }
+    }
+
+    fn change(&mut self, by: UserId, change: &Change) -> Option<(Seq, Bytes)> {
+        let seq = self.head() + 1;
+        let body = match change {
+            Change::AddMembers { users } => {
+                let mut users = users.clone();
+                users.retain(|user| !self.is_member(*user));
+                if users.is_empty() {
+                    return None;
+                }
+                let mut returning = users.clone();
+                returning.retain(|user| self.members.contains_key(user));
+                self.returned.extend(&returning);
+                self.version += 1;
+                self.members.extend(users.iter().map(|user| (*user, (seq, None))));
+                Body::MembersAdded { users, returning, history: History::FromJoin }
+            }
+            Change::RemoveMember { user } => {
+                if !self.is_member(*user) {
+                    return None;
+                }
+                self.version += 1;
+                self.members.entry(*user).or_default().1 = Some(seq);
+                Body::MemberRemoved { user: *user, heir: None }
+            }
+            Change::Rename { group_name } => Body::Renamed { group_name: Some(group_name) },
+            other => panic!("the model does not know {other:?}"),
+        };
+        Some(self.append_event(by, body))
+    }
+
+    fn append_event(&mut self, by: UserId, body: Body<'_>) -> (Seq, Bytes) {
+        let id = MessageId(self.head() + 1);
+        let record = Bytes::from(Event { id, sender: by, client_msg_id: Cow::Borrowed(""), body }.encode());
+        (self.append(record.clone(), by), record)
     }
 
     fn append(&mut self, record: Bytes, sender: UserId) -> Seq {
@@ -225,6 +384,10 @@ fn appended(
     members_version: u64,
 ) -> Outcome {
     Outcome::Appended(Appended { conversation, seq, id: MessageId(seq), duplicate, record, members_version })
+}
+
+fn refused() -> Answer {
+    Answer::Refused(Refusal::new(Code::NotFound, "not there"))
 }
 
 fn forbidden() -> Outcome {
@@ -258,7 +421,16 @@ impl Hand {
 
     /// A router that has not begun.
     pub(crate) fn cold(store: Model) -> Hand {
-        let settings = ShardSettings { commit_lanes_count: 1, turn_users_max: 64 };
+        Hand::with(store, |_| ())
+    }
+
+    /// A router that has not begun, with other settings than the shipped ones.
+    pub(crate) fn with(store: Model, change: impl FnOnce(&mut Settings)) -> Hand {
+        let mut settings: Settings = toml::from_str(DEFAULTS).unwrap();
+        settings.fanout.turn_users_max = 64;
+        (settings.limits.send_per_s, settings.limits.conversation_per_s) = (0, 0);
+        change(&mut settings);
+        let settings = ShardSettings::of(&settings, 1);
         Hand {
             shard: Shard::new(settings, 7, Incarnation(3), Meter::detached()),
             now: Time(1),
@@ -318,7 +490,14 @@ impl Hand {
 
     pub(crate) fn pass_ms(&mut self, millis: u64) {
         self.now = self.now.after_ms(millis);
+        self.store.wall_ms = self.wall_ms();
+        self.input(Input::Wall(WallMs(self.wall_ms())));
         self.turn();
+    }
+
+    /// What the wall clock shows.
+    pub(crate) fn wall_ms(&self) -> u64 {
+        1_790_000_000_000 + self.now.0 / 1_000_000
     }
 
     /// The commit in flight succeeds.
@@ -380,12 +559,51 @@ impl Hand {
         device: &str,
         again: bool,
     ) {
-        let (device, name) = (device.to_owned(), "name".to_owned());
+        let mut register = self.registration(session, user, device);
+        register.again = again;
+        self.say(lane, &register);
+    }
+
+    /// A registration of a client that identified just now.
+    pub(crate) fn registration(&mut self, session: u64, user: UserId, device: &str) -> frame::Register {
+        frame::Register {
+            session,
+            request: self.request(),
+            user,
+            device: device.to_owned(),
+            name: "name".to_owned(),
+            auto_provision: true,
+            again: false,
+            waited_ms: 0,
+            issued_at_s: self.wall_ms() / 1_000,
+        }
+    }
+
+    /// Asks for a change of the room.
+    pub(crate) fn change(&mut self, lane: LaneId, session: u64, user: UserId, change: frame::Change) -> u64 {
         let request = self.request();
-        self.say(
-            lane,
-            &frame::Register { session, request, user, device, name, auto_provision: true, again },
-        );
+        let command = Command::Change { conversation: ROOM, change };
+        self.submit(lane, session, request, user, &format!("{request}"), command);
+        request
+    }
+
+    pub(crate) fn submit(
+        &mut self,
+        lane: LaneId,
+        session: u64,
+        request: u64,
+        user: UserId,
+        id: &str,
+        command: Command,
+    ) {
+        self.say(lane, &frame::Submit { session, request, user, client_msg_id: id.to_owned(), command });
+    }
+
+    /// Looks something up.
+    pub(crate) fn find(&mut self, lane: LaneId, user: UserId, what: Wanted) -> u64 {
+        let request = self.request();
+        self.say(lane, &Find { request, user, what });
+        request
     }
 
     pub(crate) fn send(&mut self, lane: LaneId, session: u64, user: UserId, content: &str) -> u64 {
@@ -412,7 +630,7 @@ impl Hand {
             media_url: None,
             reply_to: None,
         };
-        self.say(lane, &frame::Submit { session, request, user, client_msg_id: id.to_owned(), command });
+        self.submit(lane, session, request, user, id, command);
     }
 
     pub(crate) fn receipt(&mut self, lane: LaneId, user: UserId, delivered_seq: Seq, read_seq: Seq) -> u64 {
@@ -454,6 +672,16 @@ impl Hand {
     pub(crate) fn gauge(&self, metric: Metric) -> i64 {
         self.shard.gauge();
         self.shard.meter().value(metric)
+    }
+
+    /// What a counter shows.
+    pub(crate) fn count(&self, metric: Metric) -> u64 {
+        self.count_at(metric, 0)
+    }
+
+    /// What a counter shows for one value of its label.
+    pub(crate) fn count_at(&self, metric: Metric, at: usize) -> u64 {
+        self.shard.meter().value_at(metric, at).cast_unsigned()
     }
 
     pub(crate) fn request(&mut self) -> u64 {

@@ -49,7 +49,7 @@ fn g6_events_are_handed_on_in_order_once_a_lane_with_the_origin_on_its_own() {
 #[test]
 fn g11_a_member_hears_only_from_their_first_seq_on() {
     let mut hand = room();
-    hand.store.conversations.get_mut(&ROOM).unwrap().members.push((CAROL, 2));
+    hand.store.conversations.get_mut(&ROOM).unwrap().members.insert(CAROL, (2, None));
     hand.store.users.push(CAROL);
     let lane = hand.lane(1);
     hand.register(lane, 5, CAROL);
@@ -336,7 +336,7 @@ fn g11_a_list_of_members_has_to_be_as_new_as_the_event() {
     assert_eq!(query, Query::Members { conversation: ROOM });
     let old = hand.store.answer(&query);
     let log = hand.store.conversations.get_mut(&ROOM).unwrap();
-    log.members.push((CAROL, 2));
+    log.members.insert(CAROL, (2, None));
     log.version = 2;
     hand.send(lane, 5, ALICE, "two");
     hand.turn();

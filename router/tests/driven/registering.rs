@@ -71,16 +71,8 @@ fn an_unknown_user_is_provisioned_or_refused() {
     hand.settle();
     assert!(matches!(&hand.hear(lane)[..], [Heard::Registered(r)] if r.conversations.is_empty() && !r.more));
     assert!(hand.store.users.contains(&UserId(50)));
-    let (device, name) = ("default".to_owned(), String::new());
-    let register = frame::Register {
-        session: 6,
-        request: 1,
-        user: UserId(51),
-        device,
-        name,
-        auto_provision: false,
-        again: false,
-    };
+    let mut register = hand.registration(6, UserId(51), "default");
+    register.auto_provision = false;
     hand.say(lane, &register);
     hand.settle();
     assert!(matches!(hand.hear(lane)[..], [Heard::Refused(_)]));

@@ -5,12 +5,12 @@ use carillon_protocol::reason::Code;
 use carillon_protocol::record::ConversationType;
 
 use super::Reopen;
-use super::world::{World, create, page, receipt, send};
+use super::world::{World, add, change, create, page, receipt, remove, send};
 use crate::error::CommitError;
 use crate::ops::{Context, advance_generation, append};
 use crate::retry::BatchError;
 use crate::txn::{Abort, Engine};
-use crate::verb::{Answer, Op, Outcome, Query};
+use crate::verb::{Answer, Change, Joined, Op, Outcome, Query};
 
 pub(super) fn dense(engine: Box<dyn Engine>) {
     let mut world = World::begin(engine);
@@ -100,6 +100,47 @@ pub(super) fn receipts(engine: Box<dyn Engine>) {
     }
     assert_eq!(world.refusal(receipt(2, group, 6, 0)).field, Some("seq"), "beyond the head");
     assert_eq!(world.refusal(receipt(9, group, 1, 0)).code, Code::Forbidden);
+
+    // A log of more than two stretches: even seqs are of user 1, odd ones of user 2. The second reader finds the first
+    // stretch counted.
+    let long = world.group(11, &[1, 2, 3]);
+    for batch in 0..6 {
+        let key = |index: u64| (batch * 400 + index).to_string();
+        let ops: Vec<Op> = (0..400).map(|index| send(1 + index % 2, long, &key(index), "hello")).collect();
+        world.commit(&ops);
+    }
+    for (user, unread) in [(2, 650), (3, 1_301), (1, 651)] {
+        let outcome = world.one(receipt(user, long, 0, 1_100));
+        assert!(matches!(&outcome, Outcome::Receipted(now) if now.unread_count == unread), "{outcome:?}");
+    }
+}
+
+pub(super) fn changes(engine: Box<dyn Engine>) {
+    let mut world = World::begin(engine);
+    let group = world.group(10, &[1, 2]);
+    world.users([3]);
+    let message = world.append(send(1, group, "a", "hello")).id;
+    let react = Change::React { message, emoji: "+".to_owned() };
+    let steps = [
+        (change(2, group, "b", react.clone()), "new 3"),
+        (change(2, group, "b", react.clone()), "duplicate 3"),
+        (change(2, group, "c", react), "same 3"),
+        (change(2, group, "d", Change::Delete { message }), "forbidden"),
+        (change(1, group, "a", Change::Delete { message }), "idempotency_conflict"),
+        (change(1, group, "d", Change::Delete { message }), "new 4"),
+        (send(1, group, "a", "hello"), "duplicate 2"),
+        (change(2, group, "e", add(&[3, 1])), "new 5"),
+        (change(3, group, "f", remove(2)), "forbidden"),
+        (change(1, group, "f", remove(2)), "new 6"),
+        (send(2, group, "g", "hello"), "forbidden"),
+        (change(2, group, "e", add(&[1, 3])), "duplicate 5"),
+    ];
+    let (ops, expected): (Vec<Op>, Vec<&str>) = steps.into_iter().unzip();
+    let outcomes = world.commit(&ops);
+    assert_eq!(outcomes.iter().map(describe).collect::<Vec<_>>(), expected);
+    assert_eq!(world.seqs(1, group), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(world.seqs(2, group), [1, 2, 3, 4, 5, 6], "to the event that removed them");
+    assert_eq!(world.seqs(3, group), [5, 6], "from the event that added them");
 }
 
 pub(super) fn markers(engine: Box<dyn Engine>) {
@@ -179,10 +220,9 @@ pub(super) fn survives(engine: Box<dyn Engine>, reopen: &mut Reopen<'_>) {
     let again = world.append(create(12, ConversationType::OneToOne, &[2, 1], ""));
     assert_eq!((again.conversation, again.duplicate), (pair.conversation, true));
     let session = world.ask(&Query::Session { user: UserId(2), device: "phone".to_owned() });
-    assert_eq!(
-        session,
-        Answer::Session { known: true, conversations: vec![(group, 2), (pair.conversation, 0)] }
-    );
+    let joined = |conversation, cursor| Joined { conversation, cursor, is_returning: false };
+    let conversations = vec![joined(group, 2), joined(pair.conversation, 0)];
+    assert_eq!(session, Answer::Session { known: true, revoked_at: None, conversations });
 }
 
 fn describe(outcome: &Outcome) -> String {
@@ -190,6 +230,7 @@ fn describe(outcome: &Outcome) -> String {
         Outcome::Appended(appended) if appended.duplicate => format!("duplicate {}", appended.seq),
         Outcome::Appended(appended) => format!("new {}", appended.seq),
         Outcome::Refused(refusal) => refusal.code.name().to_owned(),
+        Outcome::Unchanged { seq, .. } => format!("same {}", seq.unwrap_or(0)),
         other => format!("{other:?}"),
     }
 }

@@ -12,7 +12,8 @@ use crate::query::answer;
 use crate::retry::{self, BatchError, commit_batch};
 use crate::txn::Engine;
 use crate::verb::{
-    Answer, Appended, CreateOp, Incarnation, Op, Outcome, Page, PageQuery, Query, ReceiptOp, SendOp,
+    Answer, Appended, Change, ChangeOp, CreateOp, Incarnation, Op, Outcome, Page, PageQuery, Query,
+    ReceiptOp, SendOp,
 };
 
 /// A router's life in a store.
@@ -221,6 +222,25 @@ pub fn create(
         group_name: (conversation_type == ConversationType::Group).then(|| "group".to_owned()),
         members: members.iter().copied().map(UserId).collect(),
     })
+}
+
+/// A change of a log.
+#[must_use]
+pub fn change(by: u64, conversation: ConversationId, client_msg_id: &str, change: Change) -> Op {
+    let client_msg_id = client_msg_id.to_owned();
+    Op::Change(ChangeOp { conversation, by: UserId(by), client_msg_id, change })
+}
+
+/// These users join.
+#[must_use]
+pub fn add(users: &[u64]) -> Change {
+    Change::AddMembers { users: users.iter().copied().map(UserId).collect() }
+}
+
+/// This user is removed, or leaves.
+#[must_use]
+pub fn remove(user: u64) -> Change {
+    Change::RemoveMember { user: UserId(user) }
 }
 
 /// Watermarks of the user's device `phone`.

@@ -94,6 +94,32 @@ pub fn advance_generation(txn: &mut dyn Txn) -> Result<u64, Abort> {
     Ok(generation)
 }
 
+/// Clears rows of an idempotency generation that no longer counts, at most `rows_max` of them, and says whether there may
+/// be more. Nothing is cleared of the two generations that count, whatever is asked for.
+///
+/// # Errors
+/// [`Abort::Read`] when the engine could not read; nothing may be committed then.
+pub fn clear_generation(txn: &mut dyn Txn, generation: u64, rows_max: usize) -> Result<bool, Abort> {
+    let newest = super::number(txn, &keys::generation())?.unwrap_or(0);
+    if generation.saturating_add(1) >= newest {
+        return Ok(false);
+    }
+    let mut left = rows_max;
+    for range in [keys::sent_in(generation), keys::created_in(generation)] {
+        let mut keys = Vec::new();
+        walk(txn, range, left, |(key, _)| {
+            keys.push(key);
+            Ok(Walk::On)
+        })
+        .map_err(abort)?;
+        left -= keys.len().min(left);
+        for key in keys {
+            txn.clear(key);
+        }
+    }
+    Ok(left == 0)
+}
+
 /// A claim over rows that cannot be read would be a claim over an unknown owner.
 fn abort(halt: Halt) -> Abort {
     match halt {

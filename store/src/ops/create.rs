@@ -8,6 +8,7 @@ use carillon_protocol::ids::{MessageId, UserId};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::record::{
     Body, ConversationRow, ConversationType, Event, HeadRow, IdempotencyRow, MemberRow, Role,
+    UserConversationRow,
 };
 use carillon_protocol::record::{idempotency_hash, payload_hash};
 
@@ -15,7 +16,7 @@ use super::{Attempt, check_client_msg_id, conflict};
 use crate::keys;
 use crate::rows::{self, Halt, expect};
 use crate::txn::VALUE_BYTES_MAX;
-use crate::verb::{Appended, CreateOp, Outcome};
+use crate::verb::{CreateOp, Outcome};
 
 /// The first seq, which is also the first that every first member may see.
 const FIRST: u64 = 1;
@@ -140,6 +141,7 @@ fn begin(
         created_at: id.created_at(),
         created_by: op.creator,
         group_name: op.group_name.clone(),
+        named_seq: FIRST,
     };
     let head = HeadRow {
         seq: FIRST,
@@ -147,23 +149,25 @@ fn begin(
         last_id: id,
         members_version: 1,
         members_count: members.len() as u64,
+        deleted_seq: 0,
     };
     let record = Bytes::from(created_event(op, members, id).encode());
     if record.len() > VALUE_BYTES_MAX {
         return Err(Refusal::new(Code::TooLarge, "the conversation is too large to be stored").into());
     }
 
-    attempt.mark(conversation, FIRST)?;
+    let appended = attempt.append_event(conversation, &head, record)?;
     attempt.set(keys::conversation(conversation), row.encode());
-    attempt.set(keys::head(conversation), head.encode());
-    attempt.set(keys::event(conversation, FIRST), record.clone());
     for member in members {
         let role = if *member == op.creator { Role::Owner } else { Role::Member };
         attempt.set(
             keys::member(conversation, *member),
             MemberRow { from: FIRST, role, ..MemberRow::default() }.encode(),
         );
-        attempt.set(keys::user_conversation(*member, conversation), rows::number(FIRST));
+        attempt.set(
+            keys::user_conversation(*member, conversation),
+            UserConversationRow { first_seq: FIRST, ..UserConversationRow::default() }.encode(),
+        );
     }
     if let Some(pair) = pair_key(op, members) {
         attempt.set(pair, rows::number(conversation.0));
@@ -172,12 +176,5 @@ fn begin(
             keys::created(attempt.generation, op.creator, &idempotency_hash(op.creator, &op.client_msg_id));
         attempt.set(key, IdempotencyRow { seq: conversation.0, payload_hash: hash }.encode());
     }
-    Ok(Outcome::Appended(Appended {
-        conversation,
-        seq: FIRST,
-        id,
-        duplicate: false,
-        record,
-        members_version: head.members_version,
-    }))
+    Ok(appended)
 }

@@ -12,7 +12,7 @@ use super::{Attempt, check_client_msg_id, conflict};
 use crate::keys;
 use crate::rows::{self, Halt, expect, forbidden};
 use crate::txn::{Read, VALUE_BYTES_MAX};
-use crate::verb::{Appended, Outcome, SendOp};
+use crate::verb::{Outcome, SendOp};
 
 /// Idempotency is decided before membership: a sender who was removed meanwhile still learns what became of a message
 /// that was committed (G2). Nothing leaks by it, because the hash holds the sender.
@@ -41,15 +41,15 @@ pub(super) fn send(attempt: &mut Attempt<'_, '_>, op: &SendOp) -> Result<Outcome
     let head = expect(rows::load_head(attempt.read(), conversation)?)?;
     if let Some(target) = op.reply_to {
         let from = rows::first_visible(attempt.read(), conversation, &member)?;
-        if !is_message(attempt.read(), conversation, from, head.seq, target)? {
+        if find_message(attempt.read(), conversation, from, head.seq, target)?.is_none() {
             return Err(reply_to_nothing().into());
         }
     }
 
-    let id = attempt.message_id(head.last_id)?;
-    let head = HeadRow { seq: head.seq + 1, message_index: head.message_index + 1, last_id: id, ..head };
+    let head = attempt.next_head(&head)?;
+    let head = HeadRow { message_index: head.message_index + 1, ..head };
     let event = Event {
-        id,
+        id: head.last_id,
         sender: op.sender,
         client_msg_id: Cow::Borrowed(&op.client_msg_id),
         body: Body::Message(message),
@@ -60,42 +60,33 @@ pub(super) fn send(attempt: &mut Attempt<'_, '_>, op: &SendOp) -> Result<Outcome
     }
     member.own_since_read += 1;
 
-    // Everything is read and allowed: from here on, writes.
-    attempt.mark(conversation, head.seq)?;
-    attempt.set(keys::event(conversation, head.seq), record.clone());
+    let appended = attempt.append_event(conversation, &head, record)?;
     attempt.set(key(attempt.generation), IdempotencyRow { seq: head.seq, payload_hash }.encode());
-    attempt.set(keys::head(conversation), head.encode());
     attempt.set(keys::member(conversation, op.sender), member.encode());
-    Ok(Outcome::Appended(Appended {
-        conversation,
-        seq: head.seq,
-        id,
-        duplicate: false,
-        record,
-        members_version: head.members_version,
-    }))
+    Ok(appended)
 }
 
-/// Whether `target` is a message among the events `from..=head`. Ids rise with seq, so the log itself is the index.
-fn is_message(
+/// The message `target`, or what is left of it, among the events `from..=head`: its seq and its record. Ids rise with
+/// seq, so the log itself is the index.
+pub(super) fn find_message(
     read: &mut dyn Read,
     conversation: ConversationId,
     from: Seq,
     head: Seq,
     target: MessageId,
-) -> Result<bool, Halt> {
-    let (mut low, mut high) = (from, head);
+) -> Result<Option<(Seq, Bytes)>, Halt> {
+    let (mut low, mut high) = (from.max(1), head);
     while low <= high {
         let middle = low + (high - low) / 2;
         let record = expect(read.get(&keys::event(conversation, middle))?)?;
         let (id, _, is_message) = expect(Event::decode_sender(&record))?;
         match id.cmp(&target) {
-            std::cmp::Ordering::Equal => return Ok(is_message),
+            std::cmp::Ordering::Equal => return Ok(is_message.then_some((middle, record))),
             std::cmp::Ordering::Less => low = middle + 1,
             std::cmp::Ordering::Greater => high = middle - 1,
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 fn reply_to_nothing() -> Refusal {

@@ -1,13 +1,14 @@
-//! Users become known: at their first log-in, or by an administrator.
+//! Users become known, at their first log-in or by an administrator; they take another name, and mute conversations.
 
-use carillon_protocol::ids::UserId;
+use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::limits::USERNAME_BYTES_MAX;
-use carillon_protocol::reason::Refusal;
-use carillon_protocol::record::UserRow;
+use carillon_protocol::reason::{Code, Refusal};
+use carillon_protocol::record::{MemberRow, UserRow};
+use carillon_protocol::time::WallMs;
 
 use super::Attempt;
 use crate::keys;
-use crate::rows::{self, Halt};
+use crate::rows::{self, Halt, forbidden};
 use crate::verb::Outcome;
 
 /// How many names are tried for a user whose wish is taken. All taken means that somebody took them on purpose: the
@@ -30,9 +31,7 @@ pub(super) fn create_user(
     user: UserId,
     username: &str,
 ) -> Result<Outcome, Halt> {
-    if username.is_empty() || username.len() > USERNAME_BYTES_MAX {
-        return Err(Refusal::field("username", "username must have 1 to 64 bytes").into());
-    }
+    check_username(username)?;
     if let Some(row) = rows::load_user(attempt.read(), user)? {
         return if row.username == username && row.created_at == attempt.context.now {
             Ok(Outcome::User { user, existed: false })
@@ -41,10 +40,54 @@ pub(super) fn create_user(
         };
     }
     if is_taken(attempt, username)? {
-        return Err(Refusal::field("username", "this username is taken; choose another").into());
+        return Err(taken().into());
     }
     write(attempt, user, username.to_owned());
     Ok(Outcome::User { user, existed: false })
+}
+
+/// Another name; the old one is free from then on. Asked again it is so already.
+pub(super) fn rename(attempt: &mut Attempt<'_, '_>, user: UserId, username: &str) -> Result<Outcome, Halt> {
+    check_username(username)?;
+    let row = rows::load_user(attempt.read(), user)?;
+    let row = row.ok_or_else(|| Refusal::new(Code::NotFound, "there is no such user"))?;
+    if row.username == username {
+        return Ok(Outcome::User { user, existed: true });
+    }
+    if is_taken(attempt, username)? {
+        return Err(taken().into());
+    }
+    attempt.clear(keys::name(&row.username));
+    attempt.set(keys::name(username), rows::number(user.0));
+    attempt.set(keys::user(user), UserRow { username: username.to_owned(), ..row }.encode());
+    Ok(Outcome::User { user, existed: false })
+}
+
+pub(super) fn mute(
+    attempt: &mut Attempt<'_, '_>,
+    user: UserId,
+    conversation: ConversationId,
+    until: Option<WallMs>,
+) -> Result<Outcome, Halt> {
+    let member = rows::load_member(attempt.read(), conversation, user)?;
+    member.filter(MemberRow::is_current).ok_or_else(forbidden)?;
+    let key = keys::mute(user, conversation);
+    match until {
+        Some(until) => attempt.set(key, rows::number(until.0)),
+        None => attempt.clear(key),
+    }
+    Ok(Outcome::Stored)
+}
+
+fn check_username(username: &str) -> Result<(), Refusal> {
+    if (1..=USERNAME_BYTES_MAX).contains(&username.len()) {
+        return Ok(());
+    }
+    Err(Refusal::field("username", "username must have 1 to 64 bytes"))
+}
+
+fn taken() -> Refusal {
+    Refusal::field("username", "this username is taken; choose another")
 }
 
 fn free_name(attempt: &mut Attempt<'_, '_>, user: UserId, wish: &str) -> Result<String, Halt> {

@@ -1,14 +1,14 @@
 //! Events of one conversation for one member, in either direction.
 
 use carillon_protocol::ids::{ConversationId, Seq};
-use carillon_protocol::limits::{PAGE_BYTES_MAX, RESUME_EVENTS_MAX, SMALL_GROUP_MEMBERS_MAX};
+use carillon_protocol::limits::{PAGE_BYTES_MAX, RESUME_EVENTS_MAX};
 use carillon_protocol::record::Event;
 
-use super::{current_members, entry, marks, view};
+use super::{entry, members, reactions, view};
 use crate::keys;
 use crate::rows::{Halt, expect, forbidden};
 use crate::txn::Read;
-use crate::verb::{Answer, Entry, Page, PageQuery};
+use crate::verb::{Answer, Counts, Entry, Page, PageQuery};
 
 /// The most events that one page gives, whatever it is asked for.
 const LIMIT_MAX: u32 = RESUME_EVENTS_MAX as u32;
@@ -30,10 +30,27 @@ pub(super) fn page(read: &mut dyn Read, query: &PageQuery) -> Result<Answer, Hal
     };
     let (entries, has_more) = scan.page(read, query.limit.min(LIMIT_MAX) as usize)?;
     // Watermarks are for members; a former one has seen the last of them.
-    let is_shown = view.member.is_current() && view.head.members_count <= SMALL_GROUP_MEMBERS_MAX as u64;
-    let marks =
-        if is_shown { marks(&current_members(read, query.conversation)?, query.user) } else { Vec::new() };
-    Ok(Answer::Page(Page { standing: view.standing, entries, has_more, marks }))
+    let (marks, counts) = match (view.member.is_current(), view.is_small()) {
+        (false, _) => (Vec::new(), None),
+        (true, true) => (members::small_marks(read, &view, query.user)?, None),
+        (true, false) => (Vec::new(), Some(counts(read, query, &entries)?)),
+    };
+    let reactions = reactions::under(read, query.conversation, &entries, query.user)?;
+    Ok(Answer::Page(Page { standing: view.standing, entries, has_more, marks, counts, reactions }))
+}
+
+/// At the reader's own highest message of a page; nothing is read when there is none.
+fn counts(read: &mut dyn Read, query: &PageQuery, entries: &[Entry]) -> Result<Counts, Halt> {
+    let mut own = None;
+    for entry in entries {
+        let (_, sender, is_message) = expect(Event::decode_sender(&entry.record))?;
+        if is_message && sender == query.user {
+            own = own.max(Some(entry.seq));
+        }
+    }
+    let Some(seq) = own else { return Ok(Counts::default()) };
+    let counted = members::count(read, query.conversation, &[(query.user, seq)])?;
+    Ok(counted.into_iter().next().unwrap_or_default())
 }
 
 /// The last message among the events `first..=head`.

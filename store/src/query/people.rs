@@ -1,34 +1,48 @@
 //! Users and their devices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use carillon_protocol::ids::{Seq, UserId};
+use carillon_protocol::ids::{ConversationId, Seq, UserId, is_device_id};
+use carillon_protocol::limits::PRESENCE_IDS_MAX;
 use carillon_protocol::reason::{Code, Refusal};
+use carillon_protocol::record::UserConversationRow;
+use carillon_protocol::time::WallMs;
 
-use super::USER_CONVERSATIONS_MAX;
-use crate::keys::{self, KeyRange};
-use crate::rows::{self, CHUNK_ROWS, Halt, Walk, expect, walk};
+use super::{USER_CONVERSATIONS_MAX, devices};
+use crate::keys;
+use crate::rows::{self, Halt, Walk, expect, walk};
 use crate::txn::Read;
-use crate::verb::{Answer, Profile};
+use crate::verb::{Answer, Joined, Profile};
 
 /// Two range reads, however many conversations there are: the user's list says what each may see first, the device's
 /// cursors how far it has got.
 pub(super) fn session(read: &mut dyn Read, user: UserId, device: &str) -> Result<Answer, Halt> {
     let known = rows::load_user(read, user)?.is_some();
-    let mut cursors: BTreeMap<_, Seq> = BTreeMap::new();
-    walk(read, keys::user_conversations(user), USER_CONVERSATIONS_MAX, |(key, value)| {
-        let first_visible = rows::read_number(&value)?;
-        cursors.insert(expect(keys::user_conversation_id(&key))?, first_visible.saturating_sub(1));
+    let revoked_at = revoked_at(read, user, device)?;
+    let mut cursors: BTreeMap<ConversationId, Seq> = BTreeMap::new();
+    walk(read, keys::device_cursors(user, device), USER_CONVERSATIONS_MAX, |(key, value)| {
+        cursors.insert(expect(keys::device_cursor_conversation(&key))?, rows::read_number(&value)?);
         Ok(Walk::On)
     })?;
-    walk(read, keys::device_cursors(user, device), USER_CONVERSATIONS_MAX, |(key, value)| {
-        // A cursor of a conversation that the user has left stays for when they are added again.
-        if let Some(cursor) = cursors.get_mut(&expect(keys::device_cursor_conversation(&key))?) {
-            *cursor = rows::read_number(&value)?.max(*cursor);
+    let mut conversations = Vec::new();
+    walk(read, keys::user_conversations(user), USER_CONVERSATIONS_MAX, |(key, value)| {
+        let row = expect(UserConversationRow::decode(&value))?;
+        let conversation = expect(keys::user_conversation_id(&key))?;
+        let cursor = cursors.get(&conversation).copied().unwrap_or(0);
+        // A conversation that was left is done with once the device has its last event.
+        if row.left_seq == 0 || cursor < row.left_seq {
+            conversations.push(Joined { conversation, cursor, is_returning: row.is_returning });
         }
         Ok(Walk::On)
     })?;
-    Ok(Answer::Session { known, conversations: cursors.into_iter().collect() })
+    Ok(Answer::Session { known, revoked_at, conversations })
+}
+
+fn revoked_at(read: &mut dyn Read, user: UserId, device: &str) -> Result<Option<WallMs>, Halt> {
+    if !is_device_id(device) {
+        return Ok(None);
+    }
+    Ok(rows::load_device(read, user, device)?.and_then(|row| row.revoked_at))
 }
 
 pub(super) fn username(read: &mut dyn Read, asker: UserId, username: &str) -> Result<Answer, Halt> {
@@ -42,55 +56,94 @@ pub(super) fn username(read: &mut dyn Read, asker: UserId, username: &str) -> Re
 pub(super) fn user(read: &mut dyn Read, asker: UserId, user: UserId) -> Result<Answer, Halt> {
     let row = rows::load_user(read, user)?.ok_or_else(nobody)?;
     let last_seen_at = match row.last_seen_at {
-        Some(at) if asker == user || share_a_conversation(read, asker, user)? => Some(at),
+        Some(at) if asker == user || Ids::of(read, asker)?.meet(read, user)? => Some(at),
         _ => None,
     };
-    Ok(Answer::User(Profile { user, username: row.username, created_at: row.created_at, last_seen_at }))
+    let devices = if asker == user { devices::rows(read, user)? } else { Vec::new() };
+    let push_tokens = devices.into_iter().filter_map(|(device, row)| {
+        let (platform, token) = row.push_token?;
+        Some((device, platform, token))
+    });
+    Ok(Answer::User(Profile {
+        user,
+        username: row.username,
+        created_at: row.created_at,
+        last_seen_at,
+        push_tokens: push_tokens.collect(),
+    }))
 }
 
 fn nobody() -> Refusal {
     Refusal::new(Code::NotFound, "there is no such user")
 }
 
-/// Walks both lists, which are sorted, side by side. Each step skips at least one row of one list, so there are at most
-/// twice [`USER_CONVERSATIONS_MAX`] rows; beyond that bound they count as strangers.
-fn share_a_conversation(read: &mut dyn Read, one: UserId, other: UserId) -> Result<bool, Halt> {
-    let mut ones = Ids::new(keys::user_conversations(one));
-    let mut others = Ids::new(keys::user_conversations(other));
-    let (mut left, mut right) = (ones.next(read)?, others.next(read)?);
-    for _ in 0..2 * USER_CONVERSATIONS_MAX {
-        let (Some(a), Some(b)) = (left, right) else { return Ok(false) };
-        match a.cmp(&b) {
-            std::cmp::Ordering::Equal => return Ok(true),
-            std::cmp::Ordering::Less => left = ones.next(read)?,
-            std::cmp::Ordering::Greater => right = others.next(read)?,
-        }
-    }
-    Ok(false)
+pub(super) fn admission(read: &mut dyn Read, user: UserId, device: &str) -> Result<Answer, Halt> {
+    let known = rows::load_user(read, user)?.is_some();
+    Ok(Answer::Admission { known, revoked_at: revoked_at(read, user, device)? })
 }
 
-/// The conversations of a range, one after the other, read in chunks.
-struct Ids {
-    range: KeyRange,
-    chunk: std::vec::IntoIter<crate::txn::Row>,
-    is_end: bool,
+/// The asker hears of themself. Of the others by the pair's own key, or by a conversation that both are members of.
+pub(super) fn presence(
+    read: &mut dyn Read,
+    asker: UserId,
+    users: &[UserId],
+    pairs_only: bool,
+) -> Result<Answer, Halt> {
+    if users.len() > PRESENCE_IDS_MAX {
+        let too_large = Refusal::new(Code::TooLarge, "user_ids may name 200 users");
+        return Err(Refusal { field: Some("user_ids"), ..too_large }.into());
+    }
+    let asked = if pairs_only { None } else { Some(Ids::of(read, asker)?) };
+    let mut heard = Vec::new();
+    for user in users.iter().copied().collect::<BTreeSet<_>>() {
+        let Some(row) = rows::load_user(read, user)? else { continue };
+        let is_heard = user == asker
+            || match &asked {
+                None => read.get(&keys::pair(asker, user))?.is_some(),
+                Some(ids) => ids.meet(read, user)?,
+            };
+        if is_heard {
+            heard.push((user, row.last_seen_at));
+        }
+    }
+    Ok(Answer::Presence(heard))
 }
+
+/// The conversations that a user is a member of: at most [`USER_CONVERSATIONS_MAX`], beyond which the others count as
+/// strangers.
+struct Ids(BTreeSet<ConversationId>);
 
 impl Ids {
-    fn new(range: KeyRange) -> Ids {
-        Ids { range, chunk: Vec::new().into_iter(), is_end: false }
+    fn of(read: &mut dyn Read, user: UserId) -> Result<Ids, Halt> {
+        let mut ids = BTreeSet::new();
+        current(read, user, |conversation| {
+            ids.insert(conversation);
+            Walk::On
+        })?;
+        Ok(Ids(ids))
     }
 
-    fn next(&mut self, read: &mut dyn Read) -> Result<Option<u64>, Halt> {
-        if self.chunk.len() == 0 && !self.is_end {
-            let rows = read.range(&self.range.0, &self.range.1, CHUNK_ROWS, false)?;
-            self.is_end = rows.len() < CHUNK_ROWS;
-            if let Some((key, _)) = rows.last() {
-                self.range.0 = keys::after(key);
-            }
-            self.chunk = rows.into_iter();
-        }
-        let Some((key, _)) = self.chunk.next() else { return Ok(None) };
-        Ok(Some(expect(keys::user_conversation_id(&key))?.0))
+    /// Whether another user is a member of one of them.
+    fn meet(&self, read: &mut dyn Read, other: UserId) -> Result<bool, Halt> {
+        let mut meet = false;
+        current(read, other, |conversation| {
+            meet = self.0.contains(&conversation);
+            if meet { Walk::Stop } else { Walk::On }
+        })?;
+        Ok(meet)
     }
+}
+
+/// The conversations that a user is a member of, ascending.
+pub(super) fn current(
+    read: &mut dyn Read,
+    user: UserId,
+    mut each: impl FnMut(ConversationId) -> Walk,
+) -> Result<(), Halt> {
+    walk(read, keys::user_conversations(user), USER_CONVERSATIONS_MAX, |(key, value)| {
+        if expect(UserConversationRow::decode(&value))?.left_seq > 0 {
+            return Ok(Walk::On);
+        }
+        Ok(each(expect(keys::user_conversation_id(&key))?))
+    })
 }

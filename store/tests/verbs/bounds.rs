@@ -122,7 +122,7 @@ fn cp10_operations_write_what_they_must_and_no_more() {
     let group = world.group(10, &[1, 2]);
     world.append(send(1, group, "a", "x"));
     let families = |ops: &[Op]| written(&world, ops).iter().map(|key| char::from(key[0])).collect::<String>();
-    assert_eq!(families(&[send(1, group, "b", "x")]), "eihm");
+    assert_eq!(families(&[send(1, group, "b", "x")]), "ehim");
     let nothing = [
         send(1, group, "a", "x"),
         send(1, group, "a", "y"),
@@ -138,7 +138,7 @@ fn cp10_operations_write_what_they_must_and_no_more() {
     assert_eq!(families(&[receipt(2, group, 1, 0), receipt(2, group, 1, 0)]), "md");
     assert_eq!(
         families(&[Op::FannedOut { conversation: group, seq: 2 }, send(1, group, "b", "x")]),
-        "ooeihm"
+        "ooehim"
     );
     world.now = WallMs(world.now.0 + carillon_store::ids::CEILING_AHEAD_MS);
     let families = written(&world, &[send(1, group, "b", "x")]);

@@ -1,19 +1,27 @@
 //! What each verb promises, on the reference engine. See `guarantees.md` for the numbers in the names.
 
 mod bounds;
+mod changes;
+mod costs;
+mod damaged;
+mod deletion;
+mod members;
+mod model;
+mod people;
 mod reading;
+mod watermarks;
 mod writing;
 
 use std::sync::Arc;
 
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::reason::Code;
-use carillon_protocol::record::{ConversationRow, History, MemberRow};
+use carillon_protocol::record::{ConversationRow, History, MemberRow, UserConversationRow};
 use carillon_store::backend::memory::{Memory, Options};
 use carillon_store::conformance::world::{World, send};
 use carillon_store::keys;
-use carillon_store::txn::{Engine, Txn};
-use carillon_store::verb::{Answer, PageQuery, Query, Summary};
+use carillon_store::txn::{Engine, Row, Txn};
+use carillon_store::verb::{Answer, Op, Outcome, PageQuery, Query, Summary};
 
 type MemoryWorld = World<Arc<dyn Engine>>;
 
@@ -38,9 +46,8 @@ fn add_member(world: &MemoryWorld, conversation: ConversationId, user: u64, from
         let row = MemberRow { from, to, read_seq: from - 1, ..MemberRow::default() };
         txn.set(keys::member(conversation, UserId(user)), row.encode().into());
         if to == 0 {
-            // The version byte and a small varint.
-            let first = u8::try_from(from).unwrap();
-            txn.set(keys::user_conversation(UserId(user), conversation), vec![1, first].into());
+            let row = UserConversationRow { first_seq: from, ..UserConversationRow::default() };
+            txn.set(keys::user_conversation(UserId(user), conversation), row.encode().into());
         }
     });
 }
@@ -64,6 +71,33 @@ fn summary(world: &MemoryWorld, user: u64, conversation: ConversationId) -> Summ
         Answer::Conversations { mut summaries, more: false } if summaries.len() == 1 => summaries.remove(0),
         other => panic!("no conversation: {other:?}"),
     }
+}
+
+/// Everything that is stored.
+fn all_rows(world: &MemoryWorld) -> Vec<Row> {
+    world.engine.snapshot().unwrap().range(b"", b"\xff", usize::MAX, false).unwrap()
+}
+
+/// Refused for this reason, and without a trace.
+fn refused(world: &mut MemoryWorld, op: &Op, code: Code, field: Option<&str>) {
+    let before = all_rows(world);
+    let refusal = world.refusal(op.clone());
+    assert_eq!((refusal.code, refusal.field), (code, field), "{op:?}");
+    assert!(all_rows(world) == before, "a refused operation leaves no trace: {op:?}");
+}
+
+/// So already, by this event.
+fn unchanged(world: &mut MemoryWorld, op: &Op, by: Option<u64>) {
+    let conversation = match op {
+        Op::Change(op) => op.conversation,
+        other => panic!("not a change: {other:?}"),
+    };
+    let head = |world: &MemoryWorld| world.engine.snapshot().unwrap().get(&keys::head(conversation)).unwrap();
+    let before = head(world);
+    let unchanged = |duplicate| Outcome::Unchanged { conversation, seq: by, duplicate };
+    assert_eq!(world.one(op.clone()), unchanged(false), "{op:?}");
+    assert_eq!(world.one(op.clone()), unchanged(true), "{op:?}");
+    assert_eq!(head(world), before, "no number is taken");
 }
 
 fn code(answer: &Answer) -> Option<Code> {

@@ -6,9 +6,9 @@ use carillon_protocol::reason::Code;
 use carillon_protocol::record::{ConversationType, UserRow};
 use carillon_protocol::time::WallMs;
 use carillon_store::chance::Chance;
-use carillon_store::conformance::world::{create, page, receipt, send};
+use carillon_store::conformance::world::{add, change, create, page, receipt, remove, send};
 use carillon_store::keys;
-use carillon_store::verb::{Answer, Mark, Outcome, PageQuery, Query, Standing, Summary};
+use carillon_store::verb::{Answer, Hearer, Joined, Mark, Outcome, PageQuery, Query, Standing, Summary};
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn g11_everything_a_query_shows_lies_within_the_membership() {
     assert_eq!(world.seqs(3, group), (4..=10).collect::<Vec<_>>());
     assert_eq!(world.seqs(4, group), (4..=7).collect::<Vec<_>>());
     for (user, first_seq, head_seq) in [(1, 1, 10), (3, 4, 10), (4, 4, 7)] {
-        let standing = Standing { conversation: group, first_seq, head_seq };
+        let standing = Standing { conversation: group, first_seq, joined_seq: first_seq, head_seq };
         assert_eq!(world.log(user, group).standing, standing);
         let peeked = world.ask(&Query::Peek { user: UserId(user), conversations: vec![group] });
         assert_eq!(peeked, Answer::Standings(vec![standing]));
@@ -37,15 +37,19 @@ fn g11_everything_a_query_shows_lies_within_the_membership() {
     );
     let members = world.ask(&Query::Members { conversation: group });
     assert!(matches!(members, Answer::Members { members, .. }
-        if members == [(UserId(1), 1), (UserId(2), 1), (UserId(3), 4)]));
+        if members == hearers(&[(1, 1, u64::MAX), (2, 1, u64::MAX), (3, 4, u64::MAX), (4, 4, 7)])));
     let session = |world: &MemoryWorld, user| {
         world.ask(&Query::Session { user: UserId(user), device: PHONE.to_owned() })
     };
-    assert_eq!(session(&world, 3), Answer::Session { known: true, conversations: vec![(group, 3)] });
-    assert_eq!(session(&world, 4), Answer::Session { known: true, conversations: vec![] });
-    world.one(receipt(3, group, 2, 0));
-    let unmoved = Answer::Session { known: true, conversations: vec![(group, 3)] };
-    assert_eq!(session(&world, 3), unmoved, "a cursor from before begins at the first visible");
+    let listed = |cursors: &[u64]| {
+        let joined = |cursor: &u64| Joined { conversation: group, cursor: *cursor, is_returning: false };
+        let conversations = cursors.iter().map(joined).collect();
+        Answer::Session { known: true, revoked_at: None, conversations }
+    };
+    assert_eq!(session(&world, 3), listed(&[0]));
+    assert_eq!(session(&world, 4), listed(&[]));
+    world.one(receipt(3, group, 5, 0));
+    assert_eq!(session(&world, 3), listed(&[5]));
     assert_eq!(summary(&world, 3, group).last_message.unwrap().seq, 10);
     let query = Query::Conversation { user: UserId(4), conversation: group };
     assert_eq!(code(&world.ask(&query)), Some(Code::Forbidden));
@@ -55,6 +59,15 @@ fn g11_everything_a_query_shows_lies_within_the_membership() {
     set_history_all(&world, group);
     assert_eq!(world.seqs(3, group), (1..=10).collect::<Vec<_>>());
     assert_eq!(world.seqs(4, group), (1..=7).collect::<Vec<_>>(), "nothing after, whatever came before");
+}
+
+fn hearers(members: &[(u64, u64, u64)]) -> Vec<Hearer> {
+    let hearer = |(user, from_seq, to_seq): &(u64, u64, u64)| Hearer {
+        user: UserId(*user),
+        from_seq: *from_seq,
+        to_seq: *to_seq,
+    };
+    members.iter().map(hearer).collect()
 }
 
 /// G12, and the unread count: others' messages above the watermark, counted here one by one.
@@ -237,4 +250,17 @@ fn fan_out_reads_events_and_senders_in_pieces() {
     assert_eq!(senders(6, 2, 9), []);
     assert_eq!(senders(0, 1, 9), [], "a creation is nobody's message");
     assert_eq!(senders(0, u64::MAX, 3), [], "only the last thousand of a range");
+}
+
+/// G11: who was removed hears no more of how far their messages get.
+#[test]
+fn g11_senders_are_those_who_are_members() {
+    let mut world = world();
+    let group = world.group(10, &[1, 2, 3]);
+    world.append(send(2, group, "a", "x"));
+    world.append(change(1, group, "r", remove(2)));
+    let senders = Query::Senders { conversation: group, after_seq: 0, up_to_seq: 3, except: UserId(3) };
+    assert_eq!(world.ask(&senders), Answer::Senders(Vec::new()));
+    world.append(change(1, group, "again", add(&[2])));
+    assert!(matches!(world.ask(&senders), Answer::Senders(senders) if senders.len() == 1));
 }

@@ -162,7 +162,7 @@ fn g12_nothing_moves_nothing_is_written_and_devices_have_their_own_cursors() {
     world.one(Op::Receipt(carillon_store::verb::ReceiptOp { device: "tablet".to_owned(), ..op.clone() }));
     let cursor =
         |device: &str| match world.ask(&Query::Session { user: UserId(2), device: device.to_owned() }) {
-            Answer::Session { conversations, .. } => conversations[0].1,
+            Answer::Session { conversations, .. } => conversations[0].cursor,
             other => panic!("{other:?}"),
         };
     assert_eq!((cursor(PHONE), cursor("tablet"), cursor("new")), (3, 2, 0));

@@ -199,5 +199,7 @@ pub(super) fn sight<'a>(event: &'a EventFrame<'_>) -> (Sight, Option<&'a str>) {
         EventFrame::ConversationCreated { by, .. } => {
             (Sight { message: MessageId(0), sender: *by, content: "created".to_owned() }, None)
         }
+        // Nothing in this world changes a conversation otherwise than by messages.
+        other => (Sight { message: MessageId(0), sender: UserId(0), content: format!("{other:?}") }, None),
     }
 }

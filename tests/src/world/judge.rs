@@ -80,6 +80,7 @@ impl World<'_> {
                     Body::Created { members, .. } => {
                         (MessageId(0), "created".to_owned(), Some(members.clone()))
                     }
+                    other => (MessageId(0), format!("{other:?}"), None),
                 };
                 let sight = Sight { message, sender: event.sender, content };
                 log.push(Logged { sight, client_msg_id: event.client_msg_id.to_string(), members });

@@ -3,6 +3,7 @@
 use carillon_gateway::settings::Settings;
 use carillon_node::config::Config;
 use carillon_node::prng::Prng;
+use carillon_router::shard::ShardSettings;
 use carillon_store::backend::memory::Chances;
 
 /// Nanoseconds of a millisecond.
@@ -93,6 +94,7 @@ pub(super) struct Plan {
     /// Messages without a `client_msg_id`: times in 100.
     pub(super) unnamed: u64,
     pub(super) settings: Settings,
+    pub(super) shard_settings: ShardSettings,
 }
 
 impl Plan {
@@ -153,6 +155,7 @@ impl Plan {
             large: [0, 0, 20][prng.index(3)],
             unnamed: [0, 20][prng.index(2)],
             settings,
+            shard_settings: shard_defaults(),
         }
     }
 }
@@ -163,4 +166,16 @@ pub(super) fn defaults() -> Settings {
         Config::builder().defaults("gateway", carillon_gateway::DEFAULTS).and_then(|builder| builder.build());
     let settings = config.and_then(|config| Settings::from_config(&config));
     settings.expect("the shipped settings are valid")
+}
+
+/// The router's, with nobody limited: how much is too much is tested elsewhere.
+pub(super) fn shard_defaults() -> ShardSettings {
+    let builder = Config::builder()
+        .defaults("gateway", carillon_gateway::DEFAULTS)
+        .and_then(|builder| builder.defaults("router", carillon_router::settings::DEFAULTS));
+    let config = builder.and_then(|builder| builder.build()).expect("the shipped settings are valid");
+    let settings = carillon::configure::router_settings(&config);
+    let mut settings = settings.expect("the shipped settings are valid");
+    (settings.limits.send_per_s, settings.limits.conversation_per_s) = (0, 0);
+    ShardSettings::of(&settings, 1)
 }

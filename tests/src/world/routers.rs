@@ -117,8 +117,8 @@ impl World<'_> {
         let lanes_count = self.plan.commit_lanes_count;
         let ids = (0..lanes_count).map(|lane| claim.message_ids(lane, lanes_count)).collect();
         let life = self.router.life + 1;
-        let turn_users_max = TURN_USERS[self.prng.index(3)];
-        let settings = ShardSettings { commit_lanes_count: lanes_count, turn_users_max };
+        let mut settings = ShardSettings { commit_lanes_count: lanes_count, ..self.plan.shard_settings };
+        settings.fanout.turn_users_max = TURN_USERS[self.prng.index(3)];
         let shard = Shard::new(settings, self.prng.next_u64(), claim.incarnation, Meter::detached());
         let mut identities = std::mem::take(&mut self.router.identities);
         identities.insert(life, Identity { incarnation: claim.incarnation, ids });
@@ -303,6 +303,7 @@ impl World<'_> {
         let Some(mut shard) = self.router.shard.take() else { return };
         let offset_ns = self.router.offset_ns;
         let now = Time(self.now + offset_ns);
+        shard.handle(now, Input::Wall(self.wall()));
         if std::mem::take(&mut self.router.drain) {
             shard.handle(now, Input::Drain);
         }
@@ -452,6 +453,7 @@ fn describe(ops: &[Op], results: &Results) -> String {
             Op::FannedOut { conversation, seq } => format!("fanned out {conversation}/{seq}"),
             Op::Provision { user, .. } => format!("provision {user}"),
             Op::CreateUser { user, .. } => format!("create user {user}"),
+            other => format!("{other:?}"),
         };
         let became = match result {
             Ok(Outcome::Appended(appended)) if appended.duplicate => format!("duplicate of {}", appended.seq),

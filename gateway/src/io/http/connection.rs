@@ -1,21 +1,25 @@
 //! One HTTP connection: hyper reads requests off it, one after the other, and each waits for its response.
 
 use std::io::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::Event;
+use super::body::ResponseBody;
 use super::rewind::Rewind;
+use super::{Answer, Event};
 use crate::io::HandedOff;
-use crate::rest::{Body, Headers, Request, Response};
+use crate::rest::{Body, Headers, Request};
 
 /// How long a body may take to arrive, in milliseconds; then the connection is closed.
 pub const BODY_MS_MAX: u64 = 10_000;
@@ -23,9 +27,9 @@ pub const BODY_MS_MAX: u64 = 10_000;
 /// How long a connection may be kept alive, in milliseconds; then its request in progress is its last.
 pub const CONNECTION_MS_MAX: u64 = 300_000;
 
-/// How long the last request of a connection may take, in milliseconds: longer than a body and an answer. Then it is cut,
-/// for nobody reads.
-pub const LAST_REQUEST_MS_MAX: u64 = 30_000;
+/// How long the last request of a connection may take, in milliseconds: longer than a body and an answer, a poll's
+/// included. Then it is cut, for nobody reads. A stream is not cut: it ends by itself.
+pub const LAST_REQUEST_MS_MAX: u64 = 60_000;
 
 /// The most headers of a request.
 const HEADERS_MAX: usize = 64;
@@ -72,7 +76,14 @@ pub(super) async fn serve(
 ) {
     let HandedOff { stream, received } = handed_off;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
-    let service = service_fn(move |request| answer(request, events.clone(), options));
+    let address = stream.peer_addr().ok().map(|address| address.ip());
+    let is_streaming = Arc::new(AtomicBool::new(false));
+    let streams = Arc::clone(&is_streaming);
+    let has_asked = AtomicBool::new(false);
+    let service = service_fn(move |request| {
+        let origin = Origin { address, is_follower: has_asked.swap(true, Ordering::Relaxed) };
+        answer(request, origin, events.clone(), options, Arc::clone(&streams))
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_millis(options.head_ms_max))
@@ -87,7 +98,13 @@ pub(super) async fn serve(
         () = tokio::time::sleep(Duration::from_millis(CONNECTION_MS_MAX)) => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = tokio::time::timeout(Duration::from_millis(LAST_REQUEST_MS_MAX), connection).await;
+    loop {
+        let last = Duration::from_millis(LAST_REQUEST_MS_MAX);
+        let is_over = tokio::time::timeout(last, connection.as_mut()).await.is_ok();
+        if is_over || !is_streaming.load(Ordering::Relaxed) {
+            return;
+        }
+    }
 }
 
 /// Says that there is no room, as far as the socket takes it at once.
@@ -95,11 +112,20 @@ pub(super) fn turn_away(handed_off: &HandedOff) {
     let _ = (&handed_off.stream).write(TURNED_AWAY);
 }
 
+/// Where a request comes from.
+struct Origin {
+    address: Option<IpAddr>,
+    /// Whether others came on the same connection before.
+    is_follower: bool,
+}
+
 async fn answer(
     request: hyper::Request<Incoming>,
+    origin: Origin,
     events: mpsc::Sender<Event>,
     options: Options,
-) -> Result<hyper::Response<Full<Bytes>>, Cut> {
+    is_streaming: Arc<AtomicBool>,
+) -> Result<hyper::Response<ResponseBody>, Cut> {
     let (parts, body) = request.into_parts();
     let body =
         tokio::time::timeout(Duration::from_millis(BODY_MS_MAX), collect(body, options.body_bytes_max))
@@ -110,17 +136,21 @@ async fn answer(
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: headers(&parts.headers),
+        address: origin.address,
+        is_follower: origin.is_follower,
         body,
     };
     let (tell, told) = oneshot::channel();
-    events.send(Event::Request(request, tell)).await.map_err(|_| Cut::Stopped)?;
-    let response = told.await.map_err(|_| Cut::Stopped)?;
+    events.send(Event::Request(Box::new(request), tell)).await.map_err(|_| Cut::Stopped)?;
+    let answer = told.await.map_err(|_| Cut::Stopped)?;
+    let response = &answer.response;
+    is_streaming.store(matches!(answer.body, ResponseBody::Stream(_)), Ordering::Relaxed);
     if response.status >= 500 {
         let request_id =
             response.headers.iter().find(|(name, _)| *name == "x-request-id").map(|(_, id)| id.as_str());
         tracing::warn!(status = response.status, request_id, "an HTTP request failed");
     }
-    Ok(written(response))
+    Ok(written(answer))
 }
 
 /// The whole body, or that it is too large.
@@ -152,11 +182,14 @@ fn headers(headers: &HeaderMap) -> Headers {
         idempotency_key: bytes(HeaderName::from_static("idempotency-key")),
         request_id: bytes(HeaderName::from_static("x-request-id")),
         origin: bytes(ORIGIN),
+        last_event_id: bytes(HeaderName::from_static("last-event-id")),
+        host: bytes(HOST),
     }
 }
 
-fn written(response: Response) -> hyper::Response<Full<Bytes>> {
-    let mut written = hyper::Response::new(Full::new(Bytes::from(response.body)));
+fn written(answer: Answer) -> hyper::Response<ResponseBody> {
+    let Answer { response, body } = answer;
+    let mut written = hyper::Response::new(body);
     // The status comes from our own tables.
     *written.status_mut() =
         hyper::StatusCode::from_u16(response.status).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);

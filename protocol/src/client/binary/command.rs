@@ -45,6 +45,38 @@ pub fn encode_command(id: Option<&FrameId>, command: &Command<'_>, out: &mut Ali
             let frame = wire::Sync { id, conversation_id: *conversation, from_seq: *from_seq, limit: *limit };
             framing::append(out, Kind::Sync as u16, &frame);
         }
+        Command::Typing { conversation, start } => {
+            let frame = wire::Typing { id, conversation_id: *conversation, state: u8::from(*start) };
+            framing::append(out, Kind::Typing as u16, &frame);
+        }
+        Command::PresenceSubscribe { users } => {
+            let frame = wire::Users { id, user_ids: Cow::Borrowed(users) };
+            framing::append(out, Kind::PresenceSubscribe as u16, &frame);
+        }
+        Command::PresenceUnsubscribe { users } => {
+            let frame = wire::Users { id, user_ids: Cow::Borrowed(users) };
+            framing::append(out, Kind::PresenceUnsubscribe as u16, &frame);
+        }
+        Command::DeleteMessage { conversation, message, client_msg_id } => {
+            let frame = wire::DeleteMessage {
+                id,
+                conversation_id: *conversation,
+                message_id: *message,
+                client_msg_id: client_msg_id.as_deref().map(Cow::Borrowed),
+            };
+            framing::append(out, Kind::DeleteMessage as u16, &frame);
+        }
+        Command::React { conversation, message, emoji, client_msg_id, add } => {
+            let frame = wire::React {
+                id,
+                conversation_id: *conversation,
+                message_id: *message,
+                emoji: Cow::Borrowed(emoji),
+                client_msg_id: client_msg_id.as_deref().map(Cow::Borrowed),
+            };
+            let kind = if *add { Kind::React } else { Kind::Unreact };
+            framing::append(out, kind as u16, &frame);
+        }
         Command::RefreshToken { token } => {
             let frame = wire::RefreshToken { id, token: Cow::Borrowed(token) };
             framing::append(out, Kind::RefreshToken as u16, &frame);

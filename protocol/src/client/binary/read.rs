@@ -8,8 +8,8 @@ use rkyv::string::ArchivedString;
 use super::{Kind, wire};
 use crate::client::{ArchivedFrameId, Command, FrameId, Incoming, SendMessage, Wrong, check};
 use crate::framing::{self, FramingError};
-use crate::ids::{ConversationId, MessageId};
-use crate::limits::FRAME_BYTES_DEFAULT;
+use crate::ids::{ConversationId, MessageId, UserId};
+use crate::limits::{FRAME_BYTES_DEFAULT, PRESENCE_IDS_MAX};
 use crate::reason::{Code, Refusal};
 use crate::record::{Encoding, MessageType};
 
@@ -112,6 +112,38 @@ fn open(kind: u16, archive: &[u8]) -> Result<Opened<'_>, Wrong> {
                 cursors.map(|cursor| (ConversationId(cursor.conversation_id.0.into()), cursor.seq.into()));
             (&frame.id, Ok(Command::Identify { token: optional(&frame.token), cursors: cursors.collect() }))
         }
+        Some(Kind::Typing) => {
+            let frame = access::<wire::ArchivedTyping>(archive)?;
+            (&frame.id, typing(frame))
+        }
+        Some(Kind::PresenceSubscribe) => {
+            let frame = access::<wire::ArchivedUsers<'static>>(archive)?;
+            (&frame.id, Ok(Command::PresenceSubscribe { users: users(frame) }))
+        }
+        Some(Kind::PresenceUnsubscribe) => {
+            let frame = access::<wire::ArchivedUsers<'static>>(archive)?;
+            (&frame.id, Ok(Command::PresenceUnsubscribe { users: users(frame) }))
+        }
+        Some(Kind::DeleteMessage) => {
+            let frame = access::<wire::ArchivedDeleteMessage<'static>>(archive)?;
+            let command = Command::DeleteMessage {
+                conversation: ConversationId(frame.conversation_id.0.into()),
+                message: MessageId(frame.message_id.0.into()),
+                client_msg_id: optional(&frame.client_msg_id),
+            };
+            (&frame.id, Ok(command))
+        }
+        Some(kind @ (Kind::React | Kind::Unreact)) => {
+            let frame = access::<wire::ArchivedReact<'static>>(archive)?;
+            let command = Command::React {
+                conversation: ConversationId(frame.conversation_id.0.into()),
+                message: MessageId(frame.message_id.0.into()),
+                emoji: Cow::Borrowed(&frame.emoji),
+                client_msg_id: optional(&frame.client_msg_id),
+                add: kind == Kind::React,
+            };
+            (&frame.id, Ok(command))
+        }
         Some(Kind::RefreshToken) => {
             let frame = access::<wire::ArchivedRefreshToken<'static>>(archive)?;
             (&frame.id, Ok(Command::RefreshToken { token: Cow::Borrowed(&frame.token) }))
@@ -151,6 +183,19 @@ pub(super) fn frame_id(id: &ArchivedFrameId) -> FrameId {
 
 pub(super) fn optional(text: &ArchivedOption<ArchivedString>) -> Option<Cow<'_, str>> {
     text.as_ref().map(|text| Cow::Borrowed(text.as_str()))
+}
+
+fn typing(frame: &wire::ArchivedTyping) -> Result<Command<'_>, Refusal> {
+    let conversation = ConversationId(frame.conversation_id.0.into());
+    match frame.state {
+        0 | 1 => Ok(Command::Typing { conversation, start: frame.state == 1 }),
+        _ => Err(Refusal::field("state", "state must be 0 (stop) or 1 (start)")),
+    }
+}
+
+/// One more than allowed is enough to be refused by.
+fn users(frame: &wire::ArchivedUsers<'static>) -> Vec<UserId> {
+    frame.user_ids.iter().take(PRESENCE_IDS_MAX + 1).map(|id| UserId(id.0.into())).collect()
 }
 
 fn send_message<'a>(frame: &'a wire::ArchivedSendMessage<'static>) -> Result<SendMessage<'a>, Refusal> {

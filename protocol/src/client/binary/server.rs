@@ -7,13 +7,13 @@ use rkyv::option::ArchivedOption;
 use super::read::{access_raw, frame_id, optional};
 use super::{Kind, wire};
 use crate::client::{
-    ArchivedFrameId, DeliveryAck, Done, EventFrame, FrameId, Hello, MessageView, ReceiptView, ServerFrame,
-    Status, SyncBatch, Unreadable, field_name, reason_name,
+    ArchivedFrameId, DeliveryAck, Done, EventFrame, FrameId, Hello, MessageView, PresenceView, ReactionView,
+    ReceiptView, ReceiptsView, ServerFrame, Status, SyncBatch, Unreadable, field_name, reason_name,
 };
 use crate::framing;
 use crate::ids::{ConversationId, MessageId, UserId};
 use crate::reason::{Code, Refusal};
-use crate::record::{ConversationType, Encoding, History, MessageType};
+use crate::record::{ConversationType, Encoding, History, MessageType, Role};
 use crate::time::WallMs;
 
 /// The frames of a WebSocket message, which has to be aligned to [`framing::ALIGN`].
@@ -95,7 +95,30 @@ fn frame(kind: u16, archive: &[u8]) -> Result<ServerFrame<'_>, Unreadable> {
             let frame: &wire::ArchivedReconnect<'static> = access(kind, archive)?;
             ServerFrame::Reconnect { after_ms: frame.after_ms.into(), reason: reason_name(&frame.reason) }
         }
-        Kind::Ok => ServerFrame::Ok(done(access(kind, archive)?)),
+        Kind::ConversationUpdated => ServerFrame::Event(updated(access(kind, archive)?)?),
+        Kind::MemberAdded => ServerFrame::Event(member_added(access(kind, archive)?)),
+        Kind::MemberRemoved => ServerFrame::Event(member_removed(access(kind, archive)?)),
+        Kind::MessageDeleted => ServerFrame::Event(message_deleted(access(kind, archive)?)),
+        Kind::ReactionAdded => ServerFrame::Event(reaction(true, access(kind, archive)?)),
+        Kind::ReactionRemoved => ServerFrame::Event(reaction(false, access(kind, archive)?)),
+        Kind::Typed => {
+            let frame: &wire::ArchivedTyped = access(kind, archive)?;
+            ServerFrame::Typing {
+                conversation: ConversationId(frame.conversation_id.0.into()),
+                user: UserId(frame.user_id.0.into()),
+                start: one_of_two("state", frame.state)?,
+            }
+        }
+        Kind::Presence => ServerFrame::Presence(presence(access(kind, archive)?)?),
+        Kind::ReadSync => {
+            let frame: &wire::ArchivedReadSync = access(kind, archive)?;
+            ServerFrame::ReadSync {
+                conversation: ConversationId(frame.conversation_id.0.into()),
+                read_seq: frame.read_seq.into(),
+                unread_count: frame.unread_count.into(),
+            }
+        }
+        Kind::Ok => ServerFrame::Ok(done(access(kind, archive)?)?),
         Kind::Error => error(access(kind, archive)?),
         Kind::HeartbeatAck => {
             let frame: &wire::ArchivedBare = access(kind, archive)?;
@@ -115,6 +138,10 @@ fn named<T>(field: &str, variant: Option<T>) -> Result<T, Unreadable> {
     variant.ok_or_else(|| Unreadable::Invalid(format!("{field} is not a number of this version")))
 }
 
+fn one_of_two(field: &str, number: u8) -> Result<bool, Unreadable> {
+    named(field, [false, true].get(usize::from(number)).copied())
+}
+
 fn hello(frame: &wire::ArchivedHello) -> Hello {
     Hello {
         server_time: WallMs(frame.server_time.into()),
@@ -132,6 +159,11 @@ fn new_message<'a>(frame: &'a wire::ArchivedNewMessage<'static>) -> Result<Event
 }
 
 fn message<'a>(message: &'a wire::ArchivedMessage<'static>) -> Result<MessageView<'a>, Unreadable> {
+    let reactions = message.reactions.iter().map(|tally| ReactionView {
+        emoji: Cow::Borrowed(&tally.emoji),
+        count: tally.count.into(),
+        mine: tally.mine,
+    });
     Ok(MessageView {
         message: MessageId(message.message_id.0.into()),
         conversation: ConversationId(message.conversation_id.0.into()),
@@ -144,6 +176,8 @@ fn message<'a>(message: &'a wire::ArchivedMessage<'static>) -> Result<MessageVie
         reply_to: message.reply_to.as_ref().map(|id| MessageId(id.0.into())),
         status: named("status", Status::from_number(message.status))?,
         created_at: WallMs(message.created_at.into()),
+        deleted: message.deleted,
+        reactions: reactions.collect(),
         client_msg_id: optional(&message.client_msg_id),
     })
 }
@@ -162,6 +196,74 @@ fn created<'a>(frame: &'a wire::ArchivedConversationCreated<'static>) -> Result<
     })
 }
 
+fn updated<'a>(frame: &'a wire::ArchivedConversationUpdated<'static>) -> Result<EventFrame<'a>, Unreadable> {
+    let role = frame.role.as_ref().map(|of| {
+        let role = named("role", Role::from_number(of.role))?;
+        Ok::<_, Unreadable>((UserId(of.user_id.0.into()), role))
+    });
+    Ok(EventFrame::ConversationUpdated {
+        conversation: ConversationId(frame.conversation_id.0.into()),
+        seq: frame.seq.into(),
+        by: UserId(frame.by.0.into()),
+        group_name: optional(&frame.group_name),
+        role: role.transpose()?,
+        created_at: WallMs(frame.created_at.into()),
+    })
+}
+
+fn member_added<'a>(frame: &'a wire::ArchivedMemberAdded<'static>) -> EventFrame<'a> {
+    EventFrame::MemberAdded {
+        conversation: ConversationId(frame.conversation_id.0.into()),
+        seq: frame.seq.into(),
+        user_ids: frame.user_ids.iter().map(|id| UserId(id.0.into())).collect(),
+        by: UserId(frame.by.0.into()),
+        created_at: WallMs(frame.created_at.into()),
+    }
+}
+
+fn member_removed(frame: &wire::ArchivedMemberRemoved) -> EventFrame<'static> {
+    EventFrame::MemberRemoved {
+        conversation: ConversationId(frame.conversation_id.0.into()),
+        seq: frame.seq.into(),
+        user: UserId(frame.user_id.0.into()),
+        by: UserId(frame.by.0.into()),
+        owner: frame.owner_id.as_ref().map(|id| UserId(id.0.into())),
+        created_at: WallMs(frame.created_at.into()),
+    }
+}
+
+fn message_deleted(frame: &wire::ArchivedMessageDeleted) -> EventFrame<'static> {
+    EventFrame::MessageDeleted {
+        conversation: ConversationId(frame.conversation_id.0.into()),
+        seq: frame.seq.into(),
+        message: MessageId(frame.message_id.0.into()),
+        target_seq: frame.target_seq.into(),
+        by: UserId(frame.by.0.into()),
+        created_at: WallMs(frame.created_at.into()),
+    }
+}
+
+fn reaction<'a>(added: bool, frame: &'a wire::ArchivedReaction<'static>) -> EventFrame<'a> {
+    EventFrame::Reaction {
+        added,
+        conversation: ConversationId(frame.conversation_id.0.into()),
+        seq: frame.seq.into(),
+        message: MessageId(frame.message_id.0.into()),
+        target_seq: frame.target_seq.into(),
+        user: UserId(frame.user_id.0.into()),
+        emoji: Cow::Borrowed(&frame.emoji),
+        created_at: WallMs(frame.created_at.into()),
+    }
+}
+
+fn presence(view: &wire::ArchivedPresence) -> Result<PresenceView, Unreadable> {
+    Ok(PresenceView {
+        user: UserId(view.user_id.0.into()),
+        online: one_of_two("status", view.status)?,
+        last_seen_at: view.last_seen_at.as_ref().map(|at| WallMs((*at).into())),
+    })
+}
+
 fn delivery_ack<'a>(ack: &'a wire::ArchivedDeliveryAck<'static>) -> Result<DeliveryAck<'a>, Unreadable> {
     Ok(DeliveryAck {
         id: optional_id(&ack.id),
@@ -173,6 +275,7 @@ fn delivery_ack<'a>(ack: &'a wire::ArchivedDeliveryAck<'static>) -> Result<Deliv
         client_msg_id: optional(&ack.client_msg_id),
         duplicate: ack.duplicate,
         user: ack.user_id.as_ref().map(|id| UserId(id.0.into())),
+        count: ack.count.as_ref().map(|count| (*count).into()),
     })
 }
 
@@ -180,11 +283,12 @@ fn sync_batch<'a>(batch: &'a wire::ArchivedSyncBatch<'static>) -> Result<SyncBat
     let events = batch.events.iter().map(|event| match event {
         wire::ArchivedEvent::NewMessage(event) => new_message(event),
         wire::ArchivedEvent::ConversationCreated(event) => created(event),
-    });
-    let receipts = batch.receipts.iter().map(|receipt| ReceiptView {
-        user: UserId(receipt.user_id.0.into()),
-        delivered_seq: receipt.delivered_seq.into(),
-        read_seq: receipt.read_seq.into(),
+        wire::ArchivedEvent::ConversationUpdated(event) => updated(event),
+        wire::ArchivedEvent::MemberAdded(event) => Ok(member_added(event)),
+        wire::ArchivedEvent::MemberRemoved(event) => Ok(member_removed(event)),
+        wire::ArchivedEvent::MessageDeleted(event) => Ok(message_deleted(event)),
+        wire::ArchivedEvent::ReactionAdded(event) => Ok(reaction(true, event)),
+        wire::ArchivedEvent::ReactionRemoved(event) => Ok(reaction(false, event)),
     });
     Ok(SyncBatch {
         id: optional_id(&batch.id),
@@ -194,17 +298,36 @@ fn sync_batch<'a>(batch: &'a wire::ArchivedSyncBatch<'static>) -> Result<SyncBat
         to_seq: batch.to_seq.into(),
         head_seq: batch.head_seq.into(),
         has_more: batch.has_more,
-        receipts: receipts.collect(),
+        receipts: receipts(&batch.receipts),
     })
 }
 
-fn done(done: &wire::ArchivedDone) -> Done {
-    Done {
+fn receipts(receipts: &wire::ArchivedReceipts) -> ReceiptsView {
+    match receipts {
+        wire::ArchivedReceipts::Each(receipts) => {
+            let receipts = receipts.iter().map(|receipt| ReceiptView {
+                user: UserId(receipt.user_id.0.into()),
+                delivered_seq: receipt.delivered_seq.into(),
+                read_seq: receipt.read_seq.into(),
+            });
+            ReceiptsView::Each(receipts.collect())
+        }
+        wire::ArchivedReceipts::Counted { delivered_count, read_count } => ReceiptsView::Counted {
+            delivered_count: (*delivered_count).into(),
+            read_count: (*read_count).into(),
+        },
+    }
+}
+
+fn done(done: &wire::ArchivedDone) -> Result<Done, Unreadable> {
+    let presence = done.presence.as_ref().map(|views| views.iter().map(presence).collect());
+    Ok(Done {
         id: optional_id(&done.id),
         conversation: done.conversation_id.as_ref().map(|id| ConversationId(id.0.into())),
         seq: done.seq.as_ref().map(|seq| (*seq).into()),
         duplicate: done.duplicate,
-    }
+        presence: presence.transpose()?,
+    })
 }
 
 fn error<'a>(error: &'a wire::ArchivedError<'static>) -> ServerFrame<'a> {

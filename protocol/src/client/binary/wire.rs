@@ -57,6 +57,43 @@ pub(super) struct Sync {
 }
 
 #[derive(Archive, Serialize)]
+pub(super) struct Typing {
+    pub(super) id: Option<FrameId>,
+    pub(super) conversation_id: ConversationId,
+    /// 1: began, 0: stopped.
+    pub(super) state: u8,
+}
+
+/// `presence_subscribe` and `presence_unsubscribe`.
+#[derive(Archive, Serialize)]
+pub(super) struct Users<'a> {
+    pub(super) id: Option<FrameId>,
+    #[rkyv(with = AsOwned)]
+    pub(super) user_ids: Cow<'a, [UserId]>,
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct DeleteMessage<'a> {
+    pub(super) id: Option<FrameId>,
+    pub(super) conversation_id: ConversationId,
+    pub(super) message_id: MessageId,
+    #[rkyv(with = Map<AsOwned>)]
+    pub(super) client_msg_id: Option<Cow<'a, str>>,
+}
+
+/// `react` and `unreact`.
+#[derive(Archive, Serialize)]
+pub(super) struct React<'a> {
+    pub(super) id: Option<FrameId>,
+    pub(super) conversation_id: ConversationId,
+    pub(super) message_id: MessageId,
+    #[rkyv(with = AsOwned)]
+    pub(super) emoji: Cow<'a, str>,
+    #[rkyv(with = Map<AsOwned>)]
+    pub(super) client_msg_id: Option<Cow<'a, str>>,
+}
+
+#[derive(Archive, Serialize)]
 pub(super) struct RefreshToken<'a> {
     pub(super) id: Option<FrameId>,
     #[rkyv(with = AsOwned)]
@@ -101,12 +138,23 @@ pub(super) struct Message<'a> {
     pub(super) encoding: u8,
     pub(super) message_type: u8,
     pub(super) status: u8,
+    pub(super) deleted: bool,
     #[rkyv(with = Map<AsOwned>)]
     pub(super) media_url: Option<Cow<'a, str>>,
     pub(super) created_at: u64,
     pub(super) reply_to: Option<MessageId>,
     #[rkyv(with = Map<AsOwned>)]
     pub(super) client_msg_id: Option<Cow<'a, str>>,
+    pub(super) reactions: Vec<Tally<'a>>,
+}
+
+/// How often an emoji stands under a message.
+#[derive(Archive, Serialize)]
+pub(super) struct Tally<'a> {
+    #[rkyv(with = AsOwned)]
+    pub(super) emoji: Cow<'a, str>,
+    pub(super) count: u64,
+    pub(super) mine: bool,
 }
 
 #[derive(Archive, Serialize)]
@@ -129,11 +177,78 @@ pub(super) struct ConversationCreated<'a> {
     pub(super) created_at: u64,
 }
 
+#[derive(Archive, Serialize)]
+pub(super) struct ConversationUpdated<'a> {
+    pub(super) conversation_id: ConversationId,
+    pub(super) seq: Seq,
+    pub(super) by: UserId,
+    #[rkyv(with = Map<AsOwned>)]
+    pub(super) group_name: Option<Cow<'a, str>>,
+    /// Whose role, and [`crate::record::Role`] as a number.
+    pub(super) role: Option<RoleOf>,
+    pub(super) created_at: u64,
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct RoleOf {
+    pub(super) user_id: UserId,
+    pub(super) role: u8,
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct MemberAdded<'a> {
+    pub(super) conversation_id: ConversationId,
+    pub(super) seq: Seq,
+    #[rkyv(with = AsOwned)]
+    pub(super) user_ids: Cow<'a, [UserId]>,
+    pub(super) by: UserId,
+    pub(super) created_at: u64,
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct MemberRemoved {
+    pub(super) conversation_id: ConversationId,
+    pub(super) seq: Seq,
+    pub(super) user_id: UserId,
+    pub(super) by: UserId,
+    pub(super) owner_id: Option<UserId>,
+    pub(super) created_at: u64,
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct MessageDeleted {
+    pub(super) conversation_id: ConversationId,
+    pub(super) seq: Seq,
+    pub(super) message_id: MessageId,
+    pub(super) target_seq: Seq,
+    pub(super) by: UserId,
+    pub(super) created_at: u64,
+}
+
+/// `reaction_added` and `reaction_removed`.
+#[derive(Archive, Serialize)]
+pub(super) struct Reaction<'a> {
+    pub(super) conversation_id: ConversationId,
+    pub(super) seq: Seq,
+    pub(super) message_id: MessageId,
+    pub(super) target_seq: Seq,
+    pub(super) user_id: UserId,
+    #[rkyv(with = AsOwned)]
+    pub(super) emoji: Cow<'a, str>,
+    pub(super) created_at: u64,
+}
+
 /// A durable event inside a `sync_batch`. New variants go to the end.
 #[derive(Archive, Serialize)]
 pub(super) enum Event<'a> {
     NewMessage(NewMessage<'a>),
     ConversationCreated(ConversationCreated<'a>),
+    ConversationUpdated(ConversationUpdated<'a>),
+    MemberAdded(MemberAdded<'a>),
+    MemberRemoved(MemberRemoved),
+    MessageDeleted(MessageDeleted),
+    ReactionAdded(Reaction<'a>),
+    ReactionRemoved(Reaction<'a>),
 }
 
 #[derive(Archive, Serialize)]
@@ -148,6 +263,33 @@ pub(super) struct DeliveryAck<'a> {
     #[rkyv(with = Map<AsOwned>)]
     pub(super) client_msg_id: Option<Cow<'a, str>>,
     pub(super) user_id: Option<UserId>,
+    /// `delivered_count` or `read_count`, by `status`.
+    pub(super) count: Option<u64>,
+}
+
+/// A member types.
+#[derive(Archive, Serialize)]
+pub(super) struct Typed {
+    pub(super) conversation_id: ConversationId,
+    pub(super) user_id: UserId,
+    /// 1: began, 0: stopped.
+    pub(super) state: u8,
+}
+
+/// `presence`, and an entry of `presence` in `ok`.
+#[derive(Archive, Serialize)]
+pub(super) struct Presence {
+    pub(super) user_id: UserId,
+    /// 1: online, 0: offline.
+    pub(super) status: u8,
+    pub(super) last_seen_at: Option<u64>,
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct ReadSync {
+    pub(super) conversation_id: ConversationId,
+    pub(super) read_seq: Seq,
+    pub(super) unread_count: u64,
 }
 
 #[derive(Archive, Serialize)]
@@ -166,7 +308,14 @@ pub(super) struct SyncBatch<'a> {
     pub(super) to_seq: Seq,
     pub(super) head_seq: Seq,
     pub(super) has_more: bool,
-    pub(super) receipts: Vec<Receipt>,
+    pub(super) receipts: Receipts,
+}
+
+/// New variants go to the end.
+#[derive(Archive, Serialize)]
+pub(super) enum Receipts {
+    Each(Vec<Receipt>),
+    Counted { delivered_count: u64, read_count: u64 },
 }
 
 #[derive(Archive, Serialize)]
@@ -203,6 +352,7 @@ pub(super) struct Done {
     pub(super) conversation_id: Option<ConversationId>,
     pub(super) seq: Option<Seq>,
     pub(super) duplicate: bool,
+    pub(super) presence: Option<Vec<Presence>>,
 }
 
 #[derive(Archive, Serialize)]

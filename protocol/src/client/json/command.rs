@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 use super::id::Id;
 use super::write;
 use crate::client::{Command, FrameId};
-use crate::ids::{ConversationId, MessageId, Seq};
+use crate::ids::{ConversationId, MessageId, Seq, UserId};
 use crate::record::{Encoding, MessageType};
 
 /// Every field that a command can have, in the order of protocol.md; a frame is those of them that are there.
@@ -20,6 +20,14 @@ struct Frame<'a> {
     cursors: Option<Cursors<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     conversation_id: Option<ConversationId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<MessageId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    emoji: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_ids: Option<&'a [UserId]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,6 +64,10 @@ pub fn encode_command(id: Option<&FrameId>, command: &Command<'_>, out: &mut Vec
         token: None,
         cursors: None,
         conversation_id: None,
+        message_id: None,
+        emoji: None,
+        state: None,
+        user_ids: None,
         content: None,
         message_type: None,
         media_url: None,
@@ -97,6 +109,32 @@ pub fn encode_command(id: Option<&FrameId>, command: &Command<'_>, out: &mut Vec
             frame.conversation_id = Some(*conversation);
             frame.from_seq = Some(*from_seq);
             frame.limit = Some(*limit);
+        }
+        Command::Typing { conversation, start } => {
+            frame.r#type = "typing";
+            frame.conversation_id = Some(*conversation);
+            frame.state = Some(if *start { "start" } else { "stop" });
+        }
+        Command::PresenceSubscribe { users } => {
+            frame.r#type = "presence_subscribe";
+            frame.user_ids = Some(users);
+        }
+        Command::PresenceUnsubscribe { users } => {
+            frame.r#type = "presence_unsubscribe";
+            frame.user_ids = Some(users);
+        }
+        Command::DeleteMessage { conversation, message, client_msg_id } => {
+            frame.r#type = "delete_message";
+            frame.conversation_id = Some(*conversation);
+            frame.message_id = Some(*message);
+            frame.client_msg_id = client_msg_id.as_deref();
+        }
+        Command::React { conversation, message, emoji, client_msg_id, add } => {
+            frame.r#type = if *add { "react" } else { "unreact" };
+            frame.conversation_id = Some(*conversation);
+            frame.message_id = Some(*message);
+            frame.emoji = Some(emoji);
+            frame.client_msg_id = client_msg_id.as_deref();
         }
         Command::RefreshToken { token } => {
             frame.r#type = "refresh_token";

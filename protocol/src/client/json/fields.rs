@@ -14,13 +14,13 @@ macro_rules! fields {
     ($($field:ident = $name:literal),+ $(,)?) => {
         /// A field that some frame type has.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Field { $($field),+ }
+        pub(in crate::client) enum Field { $($field),+ }
 
         impl Field {
             const COUNT: usize = [$(Field::$field),+].len();
 
             /// Its name on the wire.
-            pub(super) const fn name(self) -> &'static str {
+            pub(in crate::client) const fn name(self) -> &'static str {
                 match self { $(Field::$field => $name),+ }
             }
 
@@ -45,6 +45,10 @@ fields! {
     Limit = "limit",
     Token = "token",
     Cursors = "cursors",
+    State = "state",
+    UserIds = "user_ids",
+    MessageId = "message_id",
+    Emoji = "emoji",
 }
 
 /// The fields of one frame.

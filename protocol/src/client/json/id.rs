@@ -10,7 +10,7 @@ use crate::client::FrameId;
 
 /// The `id` of the frame that an answer belongs to.
 #[derive(Clone, Debug)]
-pub(super) enum Id<'a> {
+pub(in crate::client) enum Id<'a> {
     Text(Cow<'a, str>),
     Number(i64),
 }
@@ -70,5 +70,27 @@ impl Visitor<'_> for IdVisitor {
 
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<FrameId, E> {
         i64::try_from(number).map(FrameId::Number).map_err(E::custom)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Id<'_> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "FrameId".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "The client's own name for a frame, echoed in the answer: a string of at most 64 bytes, or an \
+                integer.",
+            "anyOf": [
+                { "type": "string", "maxLength": crate::limits::FRAME_ID_BYTES_MAX },
+                {
+                    "type": "integer",
+                    "minimum": -crate::limits::FRAME_ID_NUMBER_MAX,
+                    "maximum": crate::limits::FRAME_ID_NUMBER_MAX,
+                },
+            ],
+        })
     }
 }

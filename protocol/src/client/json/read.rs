@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::fields::{Field, Fields};
 use crate::client::{Command, FrameId, Incoming, SendMessage, Wrong, check};
-use crate::ids::{ConversationId, MessageId, Seq, parse_id};
-use crate::limits::{CURSORS_MAX, PAGE_EVENTS_MAX};
+use crate::ids::{ConversationId, MessageId, Seq, UserId, parse_id};
+use crate::limits::{CURSORS_MAX, PAGE_EVENTS_MAX, PRESENCE_IDS_MAX};
 use crate::reason::Refusal;
 
 /// Reads a client's frame. Never fails as a whole: what is wrong is inside, with the `id` when that one is readable.
@@ -63,12 +63,19 @@ fn command<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Wrong> {
         "identify" => {
             Command::Identify { token: optional_text(fields, Field::Token)?, cursors: cursors(fields)? }
         }
+        "typing" => Command::Typing { conversation: conversation(fields)?, start: starts(fields)? },
+        "presence_subscribe" => Command::PresenceSubscribe { users: users(fields)? },
+        "presence_unsubscribe" => Command::PresenceUnsubscribe { users: users(fields)? },
+        "delete_message" => Command::DeleteMessage {
+            conversation: conversation(fields)?,
+            message: message(fields)?,
+            client_msg_id: optional_text(fields, Field::ClientMsgId)?,
+        },
+        "react" => react(fields, true)?,
+        "unreact" => react(fields, false)?,
         "refresh_token" => Command::RefreshToken { token: required_text(fields, Field::Token)? },
         "heartbeat" => Command::Heartbeat,
         "bye" => Command::Bye,
-        name if check::NOT_BUILT.contains(&name) => {
-            return Err(Wrong { refusal: check::not_built(), malformed: false });
-        }
         _ => return Err(Wrong { refusal: check::unknown_type(), malformed: false }),
     };
     check::command(&mut command)?;
@@ -89,6 +96,16 @@ fn send_message<'a>(fields: &Fields<'a>) -> Result<SendMessage<'a>, Refusal> {
     })
 }
 
+fn react<'a>(fields: &Fields<'a>, add: bool) -> Result<Command<'a>, Refusal> {
+    Ok(Command::React {
+        conversation: conversation(fields)?,
+        message: message(fields)?,
+        emoji: required_text(fields, Field::Emoji)?,
+        client_msg_id: optional_text(fields, Field::ClientMsgId)?,
+        add,
+    })
+}
+
 fn required(field: Field) -> Refusal {
     Refusal::field(field.name(), format!("{} is required", field.name()))
 }
@@ -97,6 +114,19 @@ fn conversation(fields: &Fields<'_>) -> Result<ConversationId, Refusal> {
     optional_id(fields, Field::ConversationId)?
         .map(ConversationId)
         .ok_or_else(|| required(Field::ConversationId))
+}
+
+fn message(fields: &Fields<'_>) -> Result<MessageId, Refusal> {
+    optional_id(fields, Field::MessageId)?.map(MessageId).ok_or_else(|| required(Field::MessageId))
+}
+
+fn starts(fields: &Fields<'_>) -> Result<bool, Refusal> {
+    let raw = fields.raw(Field::State).ok_or_else(|| required(Field::State))?;
+    match text(raw).as_deref() {
+        Some("start") => Ok(true),
+        Some("stop") => Ok(false),
+        _ => Err(check::wrong_state()),
+    }
 }
 
 fn optional_id(fields: &Fields<'_>, field: Field) -> Result<Option<u64>, Refusal> {
@@ -156,6 +186,39 @@ fn cursors(fields: &Fields<'_>) -> Result<Vec<(ConversationId, Seq)>, Refusal> {
     let Some(raw) = fields.raw(Field::Cursors) else { return Ok(Vec::new()) };
     let cursors: Cursors = serde_json::from_str(raw).map_err(|_| check::wrong_cursors())?;
     Ok(cursors.0)
+}
+
+fn users(fields: &Fields<'_>) -> Result<Vec<UserId>, Refusal> {
+    let raw = fields.raw(Field::UserIds).ok_or_else(|| required(Field::UserIds))?;
+    let users: Users = serde_json::from_str(raw).map_err(|_| check::wrong_users())?;
+    Ok(users.0)
+}
+
+struct Users(Vec<UserId>);
+
+impl<'de> Deserialize<'de> for Users {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct UsersVisitor;
+        impl<'de> Visitor<'de> for UsersVisitor {
+            type Value = Users;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of user ids")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Users, A::Error> {
+                let mut users = Vec::new();
+                while let Some(user) = seq.next_element()? {
+                    // One more than allowed is enough to be refused by.
+                    if users.len() <= PRESENCE_IDS_MAX {
+                        users.push(user);
+                    }
+                }
+                Ok(Users(users))
+            }
+        }
+        deserializer.deserialize_seq(UsersVisitor)
+    }
 }
 
 struct Cursors(Vec<(ConversationId, Seq)>);

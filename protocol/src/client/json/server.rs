@@ -50,6 +50,23 @@ pub fn decode_server(text: &str) -> Result<ServerFrame<'_>, Unreadable> {
             let reconnect: shape::Reconnect<'_> = parse(text)?;
             ServerFrame::Reconnect { after_ms: reconnect.after_ms, reason: reason_name(&reconnect.reason) }
         }
+        "typing" => {
+            let typing: shape::Typing = parse(text)?;
+            ServerFrame::Typing {
+                conversation: typing.conversation_id,
+                user: typing.user_id,
+                start: matches!(typing.state, shape::TypingState::Start),
+            }
+        }
+        "presence" => ServerFrame::Presence(parse::<shape::PresenceFrame>(text)?.into()),
+        "read_sync" => {
+            let read: shape::ReadSync = parse(text)?;
+            ServerFrame::ReadSync {
+                conversation: read.conversation_id,
+                read_seq: read.read_seq,
+                unread_count: read.unread_count,
+            }
+        }
         "ok" => ServerFrame::Ok(parse::<shape::Done<'_>>(text)?.into()),
         "error" => error(parse(text)?),
         "heartbeat_ack" => {
@@ -81,6 +98,11 @@ fn event<'a>(name: &str, text: &'a str) -> Result<EventFrame<'a>, Unreadable> {
     match name {
         "new_message" => Ok(parse::<shape::NewMessage<'_>>(text)?.into()),
         "conversation_created" => Ok(parse::<shape::ConversationCreated<'_>>(text)?.into()),
+        "conversation_updated" => Ok(parse::<shape::ConversationUpdated<'_>>(text)?.into()),
+        "member_added" => Ok(parse::<shape::MemberAdded<'_>>(text)?.into()),
+        "member_removed" => parse::<shape::MemberRemoved<'_>>(text)?.try_into(),
+        "message_deleted" => Ok(parse::<shape::MessageDeleted>(text)?.into()),
+        "reaction_added" | "reaction_removed" => Ok(parse::<shape::Reaction<'_>>(text)?.into()),
         name => Err(Unreadable::UnknownType(name.to_owned())),
     }
 }
@@ -97,7 +119,7 @@ fn sync_batch(text: &str) -> Result<SyncBatch<'_>, Unreadable> {
         to_seq: Seq,
         head_seq: Seq,
         has_more: bool,
-        receipts: Vec<shape::Receipt>,
+        receipts: shape::Receipts,
     }
     let batch: Batch<'_> = parse(text)?;
     let mut events = Vec::with_capacity(batch.events.len());
@@ -116,7 +138,7 @@ fn sync_batch(text: &str) -> Result<SyncBatch<'_>, Unreadable> {
         to_seq: batch.to_seq,
         head_seq: batch.head_seq,
         has_more: batch.has_more,
-        receipts: batch.receipts.into_iter().map(Into::into).collect(),
+        receipts: batch.receipts.into(),
     })
 }
 

@@ -5,11 +5,20 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+mod event;
+mod live;
+
+pub use event::{
+    ConversationCreated, ConversationUpdated, Event, MemberAdded, MemberRemoved, Message, MessageDeleted,
+    NewMessage, Reaction, ReactionCount, ReactionType,
+};
+pub use live::{Presence, PresenceStatus, Receipt, Receipts};
+pub(in crate::client) use live::{PresenceFrame, ReadSync, Typing, TypingState};
+
 use super::id::Id;
-use crate::client::{self, DeliveryAck as AckFrame, EventFrame, MessageView, ReceiptView, Status};
+use crate::client::{self, DeliveryAck as AckFrame, PresenceView, Status};
 use crate::ids::{ConversationId, MessageId, Seq, UserId};
 use crate::reason::Refusal;
-use crate::record::{ConversationType, Encoding, History, MessageType};
 use crate::time::WallMs;
 
 /// Version of the client protocol, as `hello` states it.
@@ -20,21 +29,34 @@ fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
+/// The first frame of a connection: who is speaking, and within which limits.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename = "hello")]
-pub(super) struct Hello {
+pub(in crate::client) struct Hello {
+    /// Version of this protocol.
     protocol: u32,
+    /// The server's clock.
     server_time: WallMs,
+    /// Say something at least this often.
     heartbeat_interval_ms: u64,
+    /// What this server takes.
     limits: Limits,
 }
 
+/// What this server takes from a client.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct Limits {
+    /// The most bytes of one frame from a client.
     frame_bytes: u64,
+    /// The most bytes of `content`.
     content_bytes: u64,
+    /// Commands that may wait for their answer; above that the server stops reading.
     inflight: u64,
+    /// Messages a second, sustained; 0: not limited.
     send_per_s: u64,
+    /// Messages at once.
     send_burst: u64,
 }
 
@@ -69,179 +91,53 @@ impl From<Hello> for client::Hello {
     }
 }
 
+/// Identified; what follows before `caught_up`.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename = "ready")]
-pub(super) struct Ready<'a> {
+pub(in crate::client) struct Ready<'a> {
     pub(super) user_id: UserId,
+    /// From the token.
     #[serde(borrow)]
     pub(super) device_id: Cow<'a, str>,
+    /// How many conversations have something to catch up with.
     pub(super) pending_conversations: u64,
+    /// How many events come before `caught_up`.
     pub(super) pending_events: u64,
 }
 
+/// From here on, live.
 #[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename = "caught_up")]
-pub(super) struct CaughtUp {}
+pub(in crate::client) struct CaughtUp {}
 
-/// A durable event: `new_message` or `conversation_created`, with its `type`.
-#[derive(Serialize)]
-#[serde(untagged)]
-pub enum Event<'a> {
-    /// `new_message`.
-    NewMessage(NewMessage<'a>),
-    /// `conversation_created`.
-    ConversationCreated(ConversationCreated<'a>),
-}
-
-impl<'a> From<&'a EventFrame<'_>> for Event<'a> {
-    fn from(event: &'a EventFrame<'_>) -> Event<'a> {
-        match event {
-            EventFrame::NewMessage { message, head_seq } => {
-                Event::NewMessage(NewMessage { message: message.into(), head_seq: *head_seq })
-            }
-            EventFrame::ConversationCreated {
-                conversation,
-                seq,
-                user_ids,
-                by,
-                conversation_type,
-                group_name,
-                history,
-                created_at,
-            } => Event::ConversationCreated(ConversationCreated {
-                conversation_id: *conversation,
-                seq: *seq,
-                user_ids: Cow::Borrowed(user_ids),
-                by: *by,
-                conversation_type: *conversation_type,
-                group_name: group_name.as_deref().map(Cow::Borrowed),
-                history: *history,
-                created_at: *created_at,
-            }),
-        }
-    }
-}
-
-/// `new_message`.
+/// A message of one's own was sent, delivered or read. It covers all earlier ones of the same sender.
 #[derive(Serialize, Deserialize)]
-#[serde(tag = "type", rename = "new_message")]
-pub struct NewMessage<'a> {
-    #[serde(borrow)]
-    message: Message<'a>,
-    head_seq: Seq,
-}
-
-impl<'a> From<NewMessage<'a>> for EventFrame<'a> {
-    fn from(event: NewMessage<'a>) -> EventFrame<'a> {
-        EventFrame::NewMessage { message: event.message.into(), head_seq: event.head_seq }
-    }
-}
-
-/// `conversation_created`.
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "type", rename = "conversation_created")]
-pub struct ConversationCreated<'a> {
-    conversation_id: ConversationId,
-    seq: Seq,
-    user_ids: Cow<'a, [UserId]>,
-    by: UserId,
-    conversation_type: ConversationType,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    group_name: Option<Cow<'a, str>>,
-    history: History,
-    created_at: WallMs,
-}
-
-impl<'a> From<ConversationCreated<'a>> for EventFrame<'a> {
-    fn from(event: ConversationCreated<'a>) -> EventFrame<'a> {
-        EventFrame::ConversationCreated {
-            conversation: event.conversation_id,
-            seq: event.seq,
-            user_ids: event.user_ids.into_owned(),
-            by: event.by,
-            conversation_type: event.conversation_type,
-            group_name: event.group_name,
-            history: event.history,
-            created_at: event.created_at,
-        }
-    }
-}
-
-/// A message, as it stands in `new_message`, in `last_message` and in the pages of REST.
-#[derive(Serialize, Deserialize)]
-pub struct Message<'a> {
-    message_id: MessageId,
-    conversation_id: ConversationId,
-    seq: Seq,
-    sender_id: UserId,
-    #[serde(borrow)]
-    content: Cow<'a, str>,
-    encoding: Encoding,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    media_url: Option<Cow<'a, str>>,
-    message_type: MessageType,
-    status: Status,
-    created_at: WallMs,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reply_to: Option<MessageId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    client_msg_id: Option<Cow<'a, str>>,
-}
-
-impl<'a> From<&'a MessageView<'_>> for Message<'a> {
-    fn from(view: &'a MessageView<'_>) -> Message<'a> {
-        Message {
-            message_id: view.message,
-            conversation_id: view.conversation,
-            seq: view.seq,
-            sender_id: view.sender,
-            content: Cow::Borrowed(&view.content),
-            encoding: view.encoding,
-            media_url: view.media_url.as_deref().map(Cow::Borrowed),
-            message_type: view.message_type,
-            status: view.status,
-            created_at: view.created_at,
-            reply_to: view.reply_to,
-            client_msg_id: view.client_msg_id.as_deref().map(Cow::Borrowed),
-        }
-    }
-}
-
-impl<'a> From<Message<'a>> for MessageView<'a> {
-    fn from(message: Message<'a>) -> MessageView<'a> {
-        MessageView {
-            message: message.message_id,
-            conversation: message.conversation_id,
-            seq: message.seq,
-            sender: message.sender_id,
-            content: message.content,
-            encoding: message.encoding,
-            message_type: message.message_type,
-            media_url: message.media_url,
-            reply_to: message.reply_to,
-            status: message.status,
-            created_at: message.created_at,
-            client_msg_id: message.client_msg_id,
-        }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename = "delivery_ack")]
-pub(super) struct DeliveryAck<'a> {
+pub(in crate::client) struct DeliveryAck<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     id: Option<Id<'a>>,
     message_id: MessageId,
     status: Status,
     conversation_id: ConversationId,
     seq: Seq,
+    /// When.
     timestamp: WallMs,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client_msg_id: Option<Cow<'a, str>>,
+    /// It was so before: the same seq as then.
     #[serde(default, skip_serializing_if = "is_false")]
     duplicate: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     user_id: Option<UserId>,
+    /// To how many members it was delivered, in large groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delivered_count: Option<u64>,
+    /// How many members read it, in large groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    read_count: Option<u64>,
 }
 
 impl<'a> From<&'a AckFrame<'_>> for DeliveryAck<'a> {
@@ -256,6 +152,8 @@ impl<'a> From<&'a AckFrame<'_>> for DeliveryAck<'a> {
             client_msg_id: ack.client_msg_id.as_deref().map(Cow::Borrowed),
             duplicate: ack.duplicate,
             user_id: ack.user,
+            delivered_count: ack.count.filter(|_| ack.status == Status::Delivered),
+            read_count: ack.count.filter(|_| ack.status == Status::Read),
         }
     }
 }
@@ -272,22 +170,33 @@ impl<'a> From<DeliveryAck<'a>> for AckFrame<'a> {
             client_msg_id: ack.client_msg_id,
             duplicate: ack.duplicate,
             user: ack.user_id,
+            count: match ack.status {
+                Status::Sent => None,
+                Status::Delivered => ack.delivered_count,
+                Status::Read => ack.read_count,
+            },
         }
     }
 }
 
+/// Events of one conversation in seq order.
 #[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename = "sync_batch")]
-pub(super) struct SyncBatch<'a> {
+pub(in crate::client) struct SyncBatch<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<Id<'a>>,
     conversation_id: ConversationId,
     events: Vec<Event<'a>>,
+    /// The first seq asked for.
     from_seq: Seq,
+    /// The last seq in this batch; `from_seq` - 1 when it is empty.
     to_seq: Seq,
+    /// The last seq of the conversation's log.
     head_seq: Seq,
+    /// Whether to ask again from `to_seq` + 1.
     has_more: bool,
-    receipts: Vec<Receipt>,
+    receipts: Receipts,
 }
 
 impl<'a> From<&'a client::SyncBatch<'_>> for SyncBatch<'a> {
@@ -300,62 +209,50 @@ impl<'a> From<&'a client::SyncBatch<'_>> for SyncBatch<'a> {
             to_seq: batch.to_seq,
             head_seq: batch.head_seq,
             has_more: batch.has_more,
-            receipts: batch.receipts.iter().map(Receipt::from).collect(),
+            receipts: (&batch.receipts).into(),
         }
     }
 }
 
-/// One member's watermarks, in `sync_batch` and on REST.
+/// This connection was too slow: live pushes have stopped. Ask with `sync`; ends with `caught_up`.
 #[derive(Serialize, Deserialize)]
-pub struct Receipt {
-    user_id: UserId,
-    delivered_seq: Seq,
-    read_seq: Seq,
-}
-
-impl From<&ReceiptView> for Receipt {
-    fn from(view: &ReceiptView) -> Receipt {
-        Receipt { user_id: view.user, delivered_seq: view.delivered_seq, read_seq: view.read_seq }
-    }
-}
-
-impl From<Receipt> for ReceiptView {
-    fn from(receipt: Receipt) -> ReceiptView {
-        ReceiptView {
-            user: receipt.user_id,
-            delivered_seq: receipt.delivered_seq,
-            read_seq: receipt.read_seq,
-        }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename = "behind")]
-pub(super) struct Behind {
+pub(in crate::client) struct Behind {
     pub(super) conversations: Vec<Head>,
 }
 
+/// Where a conversation stands.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Head {
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(in crate::client) struct Head {
     pub(super) conversation_id: ConversationId,
+    /// The last seq of the conversation's log.
     pub(super) head_seq: Seq,
 }
 
+/// Drop the local copy of this conversation and page its history; live events go on after `head_seq`.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename = "reset")]
-pub(super) struct Reset<'a> {
+pub(in crate::client) struct Reset<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<Id<'a>>,
     pub(super) conversation_id: ConversationId,
+    /// The first seq that there still is, for this user.
     pub(super) first_seq: Seq,
+    /// The last seq of the conversation's log.
     pub(super) head_seq: Seq,
     #[serde(borrow)]
     pub(super) reason: Cow<'a, str>,
 }
 
+/// The server drains: connect again after this time.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename = "reconnect")]
-pub(super) struct Reconnect<'a> {
+pub(in crate::client) struct Reconnect<'a> {
+    /// How long to wait, in milliseconds.
     pub(super) after_ms: u64,
     #[serde(borrow)]
     pub(super) reason: Cow<'a, str>,
@@ -363,16 +260,22 @@ pub(super) struct Reconnect<'a> {
 
 /// `ok`, on WebSocket with its `type`.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename = "ok")]
 pub struct Done<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     id: Option<Id<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     conversation_id: Option<ConversationId>,
+    /// Beside a `conversation_id` always there: `null` when nothing in the log stands for what was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    seq: Option<Seq>,
+    #[cfg_attr(feature = "schema", schemars(extend("x-null" = true)))]
+    seq: Option<Option<Seq>>,
+    /// It was so before: the same seq as then.
     #[serde(default, skip_serializing_if = "is_false")]
     duplicate: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    presence: Option<Vec<Presence>>,
 }
 
 impl<'a> From<&'a client::Done> for Done<'a> {
@@ -380,8 +283,9 @@ impl<'a> From<&'a client::Done> for Done<'a> {
         Done {
             id: done.id.as_ref().map(Into::into),
             conversation_id: done.conversation,
-            seq: done.seq,
+            seq: (done.conversation.is_some() || done.seq.is_some()).then_some(done.seq),
             duplicate: done.duplicate,
+            presence: done.presence.as_ref().map(|views| views.iter().map(Presence::from).collect()),
         }
     }
 }
@@ -391,15 +295,18 @@ impl From<Done<'_>> for client::Done {
         client::Done {
             id: done.id.map(Into::into),
             conversation: done.conversation_id,
-            seq: done.seq,
+            seq: done.seq.flatten(),
             duplicate: done.duplicate,
+            presence: done.presence.map(|views| views.into_iter().map(PresenceView::from).collect()),
         }
     }
 }
 
+/// Not done.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename = "error")]
-pub(super) struct ErrorFrame<'a> {
+pub(in crate::client) struct ErrorFrame<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<Id<'a>>,
     #[serde(borrow)]
@@ -408,6 +315,7 @@ pub(super) struct ErrorFrame<'a> {
 
 /// The body of a refused REST request: `{"error":{…}}`.
 #[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorBody<'a> {
     /// What is wrong.
     pub error: ErrorObject<'a>,
@@ -415,16 +323,20 @@ pub struct ErrorBody<'a> {
 
 /// What is wrong, in an `error` frame and in the body of a refused REST request.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorObject<'a> {
     #[serde(borrow)]
     pub(super) code: Cow<'a, str>,
     #[serde(borrow)]
     pub(super) message: Cow<'a, str>,
+    /// Whether the same request may succeed later, unchanged.
     retryable: bool,
+    /// How long to wait before that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) retry_after_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) field: Option<Cow<'a, str>>,
+    /// What the operator finds in the log.
     #[serde(borrow)]
     pub(super) request_id: Cow<'a, str>,
 }
@@ -445,9 +357,11 @@ impl<'a> ErrorObject<'a> {
     }
 }
 
+/// Heard.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename = "heartbeat_ack")]
-pub(super) struct HeartbeatAck<'a> {
+pub(in crate::client) struct HeartbeatAck<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<Id<'a>>,
 }

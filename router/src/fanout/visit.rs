@@ -1,0 +1,156 @@
+//! One conversation's turn: its next events leave for every lane on which somebody hears them.
+
+use std::ops::ControlFlow;
+
+use carillon_protocol::frame::Deliver;
+use carillon_protocol::ids::{ConversationId, Seq};
+use carillon_protocol::time::Time;
+use carillon_store::verb::{Hearer, Query};
+
+use super::log::{Crowd, Log};
+use super::members::Change;
+use super::{DELIVER_USERS_MAX, EVENTS_READ_MAX, FRAME_COST, Fanout, TOLD_COST, VISIT_EVENTS_MAX};
+use crate::batch::Batches;
+use crate::cache::Kind;
+use crate::meters::{Metric, nanos};
+use crate::outbox::{Asked, Outbox};
+use crate::registry::Registry;
+
+impl Fanout {
+    /// One conversation's turn; returns what it cost, in users looked at.
+    pub(super) fn visit(
+        &mut self,
+        now: Time,
+        conversation: ConversationId,
+        registry: &mut Registry,
+        batches: &mut Batches,
+        outbox: &mut Outbox,
+    ) -> usize {
+        let Some(log) = self.logs.get_mut(&conversation) else { return 0 };
+        log.is_queued = false;
+        let events_max = if log.crowd == Crowd::Few { VISIT_EVENTS_MAX } else { 1 };
+        let mut users_count = 0;
+        for _ in 0..events_max {
+            match self.hand_on(now, conversation, registry, batches, outbox) {
+                ControlFlow::Continue(users) => users_count += users,
+                ControlFlow::Break(()) => return users_count,
+            }
+        }
+        self.queue(conversation);
+        if self.logs.get(&conversation).is_some_and(Log::is_marked_long_ago) {
+            self.mark(now, conversation, batches, outbox);
+        }
+        users_count
+    }
+
+    /// Hands on a conversation's next event, or finds out what that takes; goes on with what it has cost.
+    fn hand_on(
+        &mut self,
+        now: Time,
+        conversation: ConversationId,
+        registry: &mut Registry,
+        batches: &mut Batches,
+        outbox: &mut Outbox,
+    ) -> ControlFlow<(), usize> {
+        let Some(log) = self.logs.get_mut(&conversation) else { return ControlFlow::Break(()) };
+        let Some(next) = log.next.filter(|_| !log.is_asking) else { return ControlFlow::Break(()) };
+        if next > log.head && !log.exploring {
+            self.rest(now, conversation, batches, outbox);
+            return ControlFlow::Break(());
+        }
+        let (bytes, events) = log.forget_before(next);
+        self.tail_bytes -= bytes;
+        self.tail_events -= events;
+        let Some(record) = log.record_at(next) else {
+            let query = Query::Events { conversation, from_seq: next, limit: EVENTS_READ_MAX };
+            self.ask(conversation, Asked::Events(conversation), query, outbox);
+            return ControlFlow::Break(());
+        };
+        let is_followed = self.follow(conversation, next, &record, registry);
+        let counted = if is_followed { Metric::CacheHits } else { Metric::CacheMisses };
+        outbox.meter.add_at(counted, Kind::Membership as usize, 1);
+        if !is_followed {
+            self.ask(conversation, Asked::Members(conversation), Query::Members { conversation }, outbox);
+            return ControlFlow::Break(());
+        }
+        let listening = self.members.listening(conversation, next, registry, outbox);
+        let (Some(listening), Some(log)) = (listening, self.logs.get_mut(&conversation)) else {
+            return ControlFlow::Break(());
+        };
+        let told_count = listening.groups.iter().map(|(_, users)| users.len()).sum::<usize>();
+        let cost = listening.users_looked_at + FRAME_COST * listening.groups.len() + told_count / TOLD_COST;
+        outbox.meter.observe(Metric::Recipients, told_count as u64);
+        let recent = log.tail.front().filter(|recent| recent.seq == next);
+        if let Some(recent) = recent {
+            outbox.meter.observe(Metric::DeliverTime, nanos(now.since(recent.since)));
+        }
+        let origin = recent.and_then(|recent| recent.origin);
+        let mut deliver = Deliver {
+            conversation,
+            seq: next,
+            head_seq: log.head.max(next),
+            origin_session: 0,
+            origin_request: 0,
+            users: Vec::new(),
+            record: if listening.groups.is_empty() { Vec::new() } else { record.to_vec() },
+        };
+        for (lane, users) in listening.groups {
+            let own = origin.filter(|origin| origin.lane == *lane && origin.session != 0);
+            deliver.origin_session = own.map_or(0, |origin| origin.session);
+            deliver.origin_request = own.map_or(0, |origin| origin.request);
+            for users in users.chunks(DELIVER_USERS_MAX) {
+                deliver.users = users.to_vec();
+                outbox.send(*lane, &deliver);
+                outbox.meter.add(Metric::Delivers, 1);
+            }
+        }
+        log.next = Some(next + 1);
+        log.handed_on_at = now;
+        log.handed_on_before = outbox.next_ticket();
+        ControlFlow::Continue(cost)
+    }
+
+    /// Brings the list of members up to the event `seq`, whose turn it is. `false`: it has to be read.
+    fn follow(
+        &mut self,
+        conversation: ConversationId,
+        seq: Seq,
+        record: &[u8],
+        registry: &mut Registry,
+    ) -> bool {
+        let Some(log) = self.logs.get_mut(&conversation) else { return false };
+        let version = log.members_version_at(seq);
+        let has = self.members.version(conversation);
+        // The usual case: nobody came or went, and nobody registers.
+        let is_same = version.is_some() && version == has;
+        let change = if is_same && !registry.has_pending() { None } else { Change::of(record) };
+        log.is_followed = match (version, has) {
+            _ if matches!(change, Some(Change::Created(_))) => {
+                self.members.apply(conversation, seq, change.as_ref())
+            }
+            (Some(version), Some(has)) if has >= version => true,
+            (Some(version), Some(has)) if has + 1 == version && change.is_some() => {
+                self.members.apply(conversation, seq, change.as_ref())
+            }
+            (Some(_), _) => false,
+            (None, _) => log.is_followed && self.members.apply(conversation, seq, change.as_ref()),
+        };
+        let hearers_count = self.members.hearers(conversation).map_or(0, <[Hearer]>::len);
+        log.crowd = match hearers_count {
+            _ if hearers_count > self.settings.queue_min => Crowd::Mass,
+            _ if hearers_count > self.settings.direct_max => Crowd::Many,
+            _ => Crowd::Few,
+        };
+        // Whoever joins while they register may not find the conversation in what that reads.
+        match &change {
+            Some(Change::Created(users)) => {
+                users.iter().for_each(|user| registry.note_late(*user, conversation, false));
+            }
+            Some(Change::Added(users, returning)) => users.iter().for_each(|user| {
+                registry.note_late(*user, conversation, returning.contains(user));
+            }),
+            Some(Change::Removed(_)) | None => {}
+        }
+        log.is_followed
+    }
+}

@@ -1,0 +1,199 @@
+//! Who types. Never stored, and passed on at the end of a turn, behind everything else.
+//!
+//! # Invariants
+//! - Passed on to other current members only, and only from one (G11).
+//! - Dropped before anything else: while fan-out has more to do than its turn allows typing waits, and what waited
+//!   for [`WAIT_MS`] is forgotten (DS2). Clients let a typing state end by themselves.
+//! - At most one state of a user and conversation waits: the latest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use carillon_protocol::frame::{Accepted, Typed, Typing as TypingFrame};
+use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::reason::{Code, Refusal};
+use carillon_protocol::time::Time;
+use carillon_store::verb::{Hearer, Query};
+
+use crate::batch::{OVERLOADED_RETRY_MS, Origin};
+use crate::meters::Metric;
+use crate::outbox::{Asked, LaneId, Outbox};
+use crate::registry::Registry;
+use crate::settings::TypingSettings;
+
+/// States that wait to be passed on. Beyond: dropped.
+pub const WAITING_MAX: usize = 4_096;
+/// Requests that wait for the answer to one state. Beyond: `overloaded`.
+pub const ORIGINS_MAX: usize = 16;
+/// How long a state waits at most.
+pub const WAIT_MS: u64 = 1_000;
+/// Members that one turn looks at. Beyond: the rest waits for the next one.
+pub const TURN_USERS_MAX: usize = 8_192;
+
+struct Waiting {
+    start: bool,
+    since: Time,
+    /// At least one, the newest last.
+    origins: Vec<Origin>,
+}
+
+/// See the module.
+pub struct Typing {
+    members_max: usize,
+    waiting: BTreeMap<(ConversationId, UserId), Waiting>,
+    /// Conversations whose members are being read.
+    asking: BTreeSet<ConversationId>,
+    /// Members just read, for the end of the turn.
+    read: BTreeMap<ConversationId, Vec<Hearer>>,
+    /// The last turn ended before everything was passed on.
+    is_cut: bool,
+}
+
+impl Typing {
+    /// Nobody types.
+    #[must_use]
+    pub fn new(settings: TypingSettings) -> Typing {
+        Typing {
+            members_max: settings.members_max,
+            waiting: BTreeMap::new(),
+            asking: BTreeSet::new(),
+            read: BTreeMap::new(),
+            is_cut: false,
+        }
+    }
+
+    /// A user types, or stopped.
+    pub fn typed(&mut self, now: Time, lane: LaneId, typing: TypingFrame, outbox: &mut Outbox) {
+        let TypingFrame { session, request, user, conversation, start } = typing;
+        let origin = Origin { lane, session, request };
+        if !user.is_valid() || !conversation.is_valid() {
+            return outbox.refuse(origin, &Refusal::field("conversation_id", "conversation_id is not valid"));
+        }
+        let key = (conversation, user);
+        let is_full = self.waiting.len() >= WAITING_MAX && !self.waiting.contains_key(&key);
+        if is_full {
+            return drop_one(origin, outbox);
+        }
+        let waiting = self.waiting.entry(key).or_insert(Waiting { start, since: now, origins: Vec::new() });
+        (waiting.start, waiting.since) = (start, now);
+        // Who wants no answer hears of a refusal only, and one of them is enough.
+        waiting.origins.retain(|other| other.request != 0);
+        if waiting.origins.len() >= ORIGINS_MAX {
+            return drop_one(origin, outbox);
+        }
+        waiting.origins.push(origin);
+    }
+
+    /// The store told who the members are; `None`: it could not.
+    pub fn members(&mut self, conversation: ConversationId, members: Option<Vec<Hearer>>) {
+        self.asking.remove(&conversation);
+        if let Some(members) = members {
+            self.read.insert(conversation, members);
+        }
+    }
+
+    /// The end of a turn. `known`: the current members, where they are known. `is_busy`: there is more important work
+    /// left over.
+    pub fn advance<'a>(
+        &mut self,
+        now: Time,
+        is_busy: bool,
+        known: impl Fn(ConversationId) -> Option<&'a [Hearer]>,
+        registry: &Registry,
+        outbox: &mut Outbox,
+    ) {
+        self.is_cut = false;
+        let mut users_left = if is_busy { 0 } else { TURN_USERS_MAX };
+        let keys: Vec<(ConversationId, UserId)> = self.waiting.keys().copied().collect();
+        for key in keys {
+            let Some(waiting) = self.waiting.get(&key) else { continue };
+            if now.since(waiting.since).as_millis() >= u128::from(WAIT_MS) {
+                if let Some(waiting) = self.waiting.remove(&key) {
+                    waiting.origins.into_iter().for_each(|origin| drop_one(origin, outbox));
+                }
+                continue;
+            }
+            if self.asking.contains(&key.0) {
+                continue;
+            }
+            if users_left == 0 {
+                self.is_cut = true;
+                continue;
+            }
+            let members = self.read.get(&key.0).map(Vec::as_slice).or_else(|| known(key.0));
+            let Some(members) = members else {
+                let query = Query::Members { conversation: key.0 };
+                if outbox.ask(Asked::Typing(key.0), query).is_ok() {
+                    self.asking.insert(key.0);
+                }
+                continue;
+            };
+            users_left = users_left.saturating_sub(members.len().max(1));
+            if let Some(waiting) = self.waiting.remove(&key) {
+                pass_on(key, &waiting, members, self.members_max, registry, outbox);
+            }
+        }
+        // What was read is as old as its answer: the next turn may know of a change.
+        self.read.clear();
+    }
+
+    /// When [`Typing::advance`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self, now: Time) -> Option<Time> {
+        let over = self.waiting.values().map(|waiting| waiting.since.after_ms(WAIT_MS)).min();
+        if self.is_cut { Some(now) } else { over }
+    }
+
+    /// States that wait to be passed on.
+    #[must_use]
+    pub fn waiting_count(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+fn pass_on(
+    (conversation, user): (ConversationId, UserId),
+    waiting: &Waiting,
+    members: &[Hearer],
+    members_max: usize,
+    registry: &Registry,
+    outbox: &mut Outbox,
+) {
+    let current = || members.iter().filter(|member| member.to_seq == Seq::MAX).map(|member| member.user);
+    if !current().any(|member| member == user) {
+        let refusal = Refusal::new(Code::Forbidden, "not a member of this conversation, or there is none");
+        waiting.origins.iter().for_each(|origin| outbox.refuse(*origin, &refusal));
+        return;
+    }
+    for origin in waiting.origins.iter().filter(|origin| origin.request != 0) {
+        accept(*origin, conversation, outbox);
+    }
+    if current().count() > members_max {
+        return;
+    }
+    let mut lanes: BTreeMap<LaneId, Vec<UserId>> = BTreeMap::new();
+    for member in current().filter(|member| *member != user) {
+        for lane in registry.lanes_of(member, outbox) {
+            lanes.entry(lane).or_default().push(member);
+        }
+    }
+    for (lane, users) in lanes {
+        outbox.send(lane, &Typed { conversation, user, start: waiting.start, users });
+        outbox.meter.add(Metric::TypingFrames, 1);
+    }
+}
+
+fn accept(origin: Origin, conversation: ConversationId, outbox: &mut Outbox) {
+    let Origin { lane, session, request } = origin;
+    let accepted =
+        Accepted { session, request, conversation, seq: 0, id: 0, duplicate: false, unchanged: false };
+    outbox.send(lane, &accepted);
+}
+
+/// There is more important work: the state is not passed on, and who waits for an answer hears so.
+fn drop_one(origin: Origin, outbox: &mut Outbox) {
+    outbox.meter.add(Metric::TypingDropped, 1);
+    if origin.request != 0 {
+        let refusal = Refusal::new(Code::Overloaded, "too much is waiting; try again");
+        outbox.refuse(origin, &refusal.retry_after(OVERLOADED_RETRY_MS));
+    }
+}

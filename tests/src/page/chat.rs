@@ -1,0 +1,227 @@
+//! Two people at two tabs: everything that the page shows of a chat.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::chromium::{Browser, Tab};
+use super::{ALICE, BOB, Trial, Verdict, bubble, open_chat, pictures, say, sign_in, talk_to};
+use crate::http::request;
+use crate::server::{Deployment, Server};
+
+/// Messages written before the page looks back: more than two pages of history.
+const PAST_COUNT: usize = 120;
+
+/// Between two keys of somebody who types, and how many are pressed before somebody else must have noticed.
+const KEY: Duration = Duration::from_millis(150);
+const KEYS_MAX: usize = 100;
+
+/// The two, and what they see.
+struct Two<'a> {
+    browser: &'a mut Browser,
+    address: SocketAddr,
+    alice: Tab,
+    bob: Tab,
+}
+
+/// FR3, FR4, FU5a, FU5b, FU6b, OO6: alice and bob in two tabs see messages, ticks, typing, presence, reactions,
+/// deletions, pictures and history as they happen.
+///
+/// # Errors
+/// What was not to be seen.
+pub fn two_tabs(trial: &Trial, browser: &mut Browser) -> Verdict {
+    let server = Server::start(&trial.binary, Deployment::OneProcess, &["limits.send_per_s=0"]);
+    let address = server.address();
+    let alice = sign_in(browser, address, ALICE)?;
+    let bob = sign_in(browser, address, BOB)?;
+    let mut two = Two { browser, address, alice, bob };
+    two.ticks()?;
+    two.markup_is_text()?;
+    two.typing()?;
+    two.reactions()?;
+    two.deletion()?;
+    two.picture()?;
+    two.reply()?;
+    two.past()?;
+    two.presence()?;
+    let Two { browser, alice, .. } = two;
+    browser.close(&alice)?;
+    Ok("ticks, typing, presence, reactions, deletion, pictures, replies, history".to_owned())
+}
+
+impl Two<'_> {
+    /// Sent, delivered, read: each is shown, in this order.
+    fn ticks(&mut self) -> Result<(), String> {
+        let Two { browser, alice, bob, .. } = self;
+        talk_to(browser, alice, BOB)?;
+        // A person sees what is drawn; this notes every tick that is.
+        let watch = "globalThis.ticks = []; new MutationObserver(() => {\
+             const status = document.querySelector('#messages li.mine:last-child')?.dataset.status;\
+             if (status && status !== ticks.at(-1)) ticks.push(status);\
+         }).observe(document.querySelector('#messages'), {subtree: true, childList: true, attributes: true})";
+        browser.evaluate(alice, watch)?;
+        say(browser, alice, "hello bob")?;
+        browser
+            .until(bob, "document.querySelector('#conversations [data-name=alice][data-unread=\"1\"]')")?;
+        browser.until(alice, &format!("{}?.dataset.status === 'delivered'", bubble("hello bob")))?;
+        open_chat(browser, bob, ALICE)?;
+        browser.until(bob, &bubble("hello bob"))?;
+        browser.until(alice, &format!("{}?.dataset.status === 'read'", bubble("hello bob")))?;
+        browser
+            .until(bob, "document.querySelector('#conversations [data-name=alice][data-unread=\"0\"]')")?;
+        let ticks = browser.evaluate(alice, "ticks")?;
+        if ticks != json!(["pending", "sent", "delivered", "read"]) {
+            return Err(format!("the ticks were {ticks}"));
+        }
+        say(browser, bob, "hello alice")?;
+        browser.until(alice, &bubble("hello alice"))?;
+        browser.until(bob, &format!("{}?.dataset.status === 'read'", bubble("hello alice"))).map(drop)
+    }
+
+    fn markup_is_text(&mut self) -> Result<(), String> {
+        let Two { browser, alice, bob, .. } = self;
+        let markup = "<img src=x onerror=\"document.title='taken over'\"><b>bold</b>";
+        say(browser, alice, markup)?;
+        browser.until(bob, &bubble(markup))?;
+        let found =
+            browser.evaluate(bob, "document.querySelectorAll('#messages img, #messages b').length")?;
+        if found == 0 { Ok(()) } else { Err("a message became markup".to_owned()) }
+    }
+
+    fn typing(&mut self) -> Result<(), String> {
+        let Two { browser, alice, bob, .. } = self;
+        let shown = "document.querySelector('#typing').textContent";
+        // Key after key, as people do: of what is typed only one state in three seconds is passed on.
+        let mut written = String::new();
+        let is_shown = format!("{shown} === 'typing…'");
+        while browser.evaluate(bob, &is_shown)? != true {
+            if written.len() >= KEYS_MAX {
+                return Err(format!("nobody saw that {written:?} was being typed"));
+            }
+            browser.write(alice, "#composer", "a")?;
+            written.push('a');
+            std::thread::sleep(KEY);
+        }
+        browser.until(bob, "document.querySelector('#conversations .last').textContent === 'typing…'")?;
+        browser.press_enter(alice)?;
+        browser.until(bob, &bubble(&written))?;
+        browser.until(bob, &format!("{shown} === ''")).map(drop)
+    }
+
+    fn reactions(&mut self) -> Result<(), String> {
+        let Two { browser, alice, bob, .. } = self;
+        let message = bubble("hello bob");
+        browser.click_on(bob, &format!("{message}.querySelector('.open-menu')"))?;
+        browser.click(bob, "#emojis [data-emoji='🎉']")?;
+        let chip = format!("{message}.querySelector('.reactions [data-emoji=\"🎉\"]')");
+        let shows = |text: &str, is_mine: bool| {
+            format!("{chip}?.textContent === '{text}' && {chip}.getAttribute('aria-pressed') === '{is_mine}'")
+        };
+        browser.until(bob, &shows("🎉 1", true))?;
+        browser.until(alice, &shows("🎉 1", false))?;
+        browser.click_on(alice, &chip)?;
+        browser.until(bob, &shows("🎉 2", true))?;
+        browser.until(alice, &shows("🎉 2", true))?;
+        browser.click_on(bob, &chip)?;
+        browser.until(alice, &shows("🎉 1", true))?;
+        browser.until(bob, &shows("🎉 1", false)).map(drop)
+    }
+
+    fn deletion(&mut self) -> Result<(), String> {
+        let Two { browser, alice, bob, .. } = self;
+        say(browser, alice, "regrettable words")?;
+        let message = bubble("regrettable words");
+        browser.until(bob, &message)?;
+        browser.until(alice, &format!("{message}?.querySelector('.open-menu')"))?;
+        browser.click_on(alice, &format!("{message}.querySelector('.open-menu')"))?;
+        browser.click(alice, "#menu-delete")?;
+        for tab in [alice, bob] {
+            browser.until(tab, "document.querySelector('#messages li.deleted')")?;
+            browser.until(tab, "!document.documentElement.outerHTML.includes('regrettable words')")?;
+        }
+        Ok(())
+    }
+
+    fn picture(&mut self) -> Result<(), String> {
+        let Two { browser, alice, bob, .. } = self;
+        let picture = format!("http://{}/sky.bmp", pictures::serve().map_err(|error| error.to_string())?);
+        browser.click(alice, "#attach")?;
+        browser.write(alice, "#image-url", &picture)?;
+        say(browser, alice, "the sky")?;
+        let loaded = format!("{}?.querySelector('img')?.naturalWidth === 240", bubble("the sky"));
+        browser.until(bob, &loaded)?;
+        browser.until(alice, &loaded).map(drop)
+    }
+
+    fn reply(&mut self) -> Result<(), String> {
+        let Two { browser, alice, bob, .. } = self;
+        browser.click_on(bob, &format!("{}.querySelector('.open-menu')", bubble("the sky")))?;
+        browser.click(bob, "#menu-reply")?;
+        say(browser, bob, "what a sky")?;
+        let quotes =
+            format!("{}?.querySelector('.quote')?.textContent.includes('the sky')", bubble("what a sky"));
+        browser.until(alice, &quotes).map(drop)
+    }
+
+    /// What was said before the page was opened comes in by scrolling up, in order and without holes.
+    fn past(&mut self) -> Result<(), String> {
+        let Two { browser, alice, bob, address } = self;
+        let token =
+            browser.evaluate(alice, "JSON.parse(document.querySelector('#users').textContent)[0].token")?;
+        let conversation =
+            browser.evaluate(alice, "document.querySelector('#conversations li').dataset.conversation")?;
+        for number in 0..PAST_COUNT {
+            let message = json!({"conversation_id": conversation, "content": format!("past {number}"),
+                "message_type": "text"});
+            let answer = request(*address, "POST", "/v1/messages", token.as_str(), &[], Some(&message));
+            if answer.status != 201 {
+                return Err(format!("a message was refused: {}", answer.text));
+            }
+        }
+        browser.until(bob, &bubble(&format!("past {}", PAST_COUNT - 1)))?;
+        browser.evaluate(bob, "location.reload()")?;
+        browser.until(bob, "document.readyState === 'complete'")?;
+        open_chat(browser, bob, ALICE)?;
+        browser.until(bob, &bubble(&format!("past {}", PAST_COUNT - 1)))?;
+        let first = bubble("hello bob");
+        let seqs =
+            "[...document.querySelectorAll('#messages [data-seq]')].map((one) => Number(one.dataset.seq))";
+        let shown_at_first = browser.evaluate(bob, &format!("{seqs}.length"))?;
+        if shown_at_first.as_u64().is_none_or(|count| count > 60) {
+            return Err(format!("{shown_at_first} messages were loaded before anybody scrolled"));
+        }
+        for _ in 0..10 {
+            if browser.evaluate(bob, &format!("Boolean({first})"))? == true {
+                break;
+            }
+            let before = browser.evaluate(bob, &format!("{seqs}.length"))?;
+            browser.evaluate(bob, "document.querySelector('#scroll').scrollTop = 0")?;
+            browser.until(bob, &format!("{seqs}.length > {before}"))?;
+        }
+        let shown = browser.evaluate(bob, seqs)?;
+        let shown: Vec<u64> = shown.as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+        let in_order = shown.windows(2).all(|pair| pair[0] < pair[1]);
+        let past: String = (0..PAST_COUNT).map(|number| format!("past {number}\n")).collect();
+        let texts = browser.evaluate(
+            bob,
+            "[...document.querySelectorAll('#messages .text')].map((one) => one.textContent)\
+             .filter((text) => text.startsWith('past ')).join('\\n') + '\\n'",
+        )?;
+        if !in_order || texts.as_str() != Some(past.as_str()) {
+            return Err(format!("history by scrolling is not what was written: {shown:?}, {texts}"));
+        }
+        Ok(())
+    }
+
+    /// Online while there is a tab; then last seen.
+    fn presence(&mut self) -> Result<(), String> {
+        let Two { browser, alice, bob, .. } = self;
+        let status = "document.querySelector('#chat-status').textContent";
+        browser.until(alice, &format!("{status} === 'online'"))?;
+        browser
+            .until(alice, "document.querySelector('#conversations [data-name=bob][data-presence=online]')")?;
+        browser.close(bob)?;
+        browser.until(alice, &format!("{status}.startsWith('last seen today at ')")).map(drop)
+    }
+}
