@@ -425,8 +425,8 @@ impl Ground {
                 }
                 turn::Output::CloseLane { router } => self.outputs.push_back(Output::CloseLane { router }),
                 turn::Output::Drained => self.outputs.push_back(Output::Drained),
-                // Nothing here is a handshake.
-                turn::Output::HandOff { .. } => {}
+                // Nothing here is a handshake, and nothing is sent on this thread.
+                turn::Output::HandOff { .. } | turn::Output::Yield => {}
             }
         }
     }

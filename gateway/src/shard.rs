@@ -138,8 +138,11 @@ impl Shard {
             }
             if let Some(connection) = self.dirty.pop_front() {
                 self.settle(connection);
-            } else if self.slice() {
+            } else if self.crowd.takes_its_turn() {
+                return Some(Output::Yield);
+            } else if self.crowd.is_next() {
                 // Whoever was given something is settled next.
+                self.slice();
             } else if matches!(self.drain, Drain::Until(_) | Drain::Closing(_))
                 && self.connections.count() == 0
             {

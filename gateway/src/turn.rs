@@ -117,6 +117,9 @@ pub enum Input<'a> {
 /// What to do.
 #[derive(Debug)]
 pub enum Output {
+    /// Everything that somebody waits for was put out; what follows in this turn can wait. Let it leave, and let other
+    /// threads have the processor first.
+    Yield,
     /// Send what [`Shard::pending`](crate::shard::Shard::pending) shows for the connection. At most once a connection
     /// and turn, however much was queued.
     Flush {

@@ -77,8 +77,10 @@ pub enum Waiter {
     },
     /// A registration whose user was not known.
     Registration(Origin),
-    /// Nobody: what is written for later, such as when a user was last seen.
+    /// Nobody: what is written for later.
     Nobody,
+    /// Presence, which writes only so many absences at once.
+    Seen,
     /// A look-up of devices, one of which the store did not know.
     Devices(Origin, UserId),
     /// A conversation that was handed on up to this seq.

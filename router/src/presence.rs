@@ -35,6 +35,9 @@ pub const TURN_SESSIONS_MAX: usize = 65_536;
 pub const FRAME_SESSIONS_MAX: usize = 16_384;
 /// Watches of lost lanes that are forgotten in one turn.
 pub const SWEEP_WATCHES_MAX: usize = 4_096;
+/// Absences that are being written at once. The rest waits, so that messages never wait for more of them than a commit
+/// carries along.
+pub const WRITING_MAX: usize = 128;
 /// When an absence is written that could not be, because too much was waiting.
 pub const SEEN_RETRY_MS: u64 = 1_000;
 
@@ -96,6 +99,8 @@ pub struct Presence {
     settings: PresenceSettings,
     leaving: BTreeMap<(UserId, Device), Leaving>,
     deadlines: BTreeSet<(Time, UserId, Device)>,
+    /// Absences whose commit is under way.
+    writing_count: usize,
     targets: BTreeMap<UserId, Target>,
     watches: BTreeSet<(LaneId, u64, UserId)>,
     asking: BTreeMap<(LaneId, u64, u64), Asking>,
@@ -118,6 +123,7 @@ impl Presence {
             },
             leaving: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            writing_count: 0,
             targets: BTreeMap::new(),
             watches: BTreeSet::new(),
             asking: BTreeMap::new(),
@@ -272,7 +278,8 @@ impl Presence {
     #[must_use]
     pub fn poll_timeout(&self, now: Time) -> Option<Time> {
         let is_busy = !self.due.is_empty() || !self.lost.is_empty();
-        let deadline = self.deadlines.first().map(|(at, ..)| *at);
+        let may_write = self.writing_count < WRITING_MAX;
+        let deadline = self.deadlines.first().map(|(at, ..)| *at).filter(|_| may_write);
         is_busy.then_some(now).into_iter().chain(deadline).min()
     }
 
@@ -283,6 +290,11 @@ impl Presence {
         for key in keys {
             self.postpone(key, now);
         }
+    }
+
+    /// An absence is written, or could not be.
+    pub fn written(&mut self) {
+        self.writing_count -= 1;
     }
 
     /// Whether nothing is left to be written.
@@ -362,7 +374,8 @@ impl Presence {
 
     /// Those who did not come back in time are gone.
     fn let_go(&mut self, now: Time, registry: &Registry, batches: &mut Batches, outbox: &mut Outbox) {
-        for _ in 0..self.settings.transitions_per_turn {
+        let room = WRITING_MAX.saturating_sub(self.writing_count);
+        for _ in 0..self.settings.transitions_per_turn.min(room) {
             let Some((_, user, device)) = self.deadlines.first().filter(|(at, ..)| *at <= now).cloned()
             else {
                 return;
@@ -373,11 +386,12 @@ impl Presence {
             let others = self.leaving.range((user, None)..).take(2).filter(|((other, _), _)| *other == user);
             let offline = others.count() == 1 && !registry.is_online(user);
             let op = Op::Seen { user, device, at, offline };
-            if batches.offer(now, op, Waiter::Nobody).is_err() {
+            if batches.offer(now, op, Waiter::Seen).is_err() {
                 self.postpone(key, now.after_ms(SEEN_RETRY_MS));
                 continue;
             }
             outbox.meter.add(Metric::PresenceWrites, 1);
+            self.writing_count += 1;
             self.deadlines.pop_first();
             self.leaving.remove(&key);
             if offline {

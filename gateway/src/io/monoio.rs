@@ -37,6 +37,9 @@ const READ_BYTES: usize = 64 * 1024;
 const ACCEPTS_PER_TURN_MAX: usize = 256;
 /// Completions taken in one turn; the rest waits for the next.
 const COMPLETIONS_PER_TURN_MAX: usize = 4_096;
+/// Connections that were ended by their clients and are let go in one turn; the rest waits for the next turns, so that
+/// thousands that go at once keep nobody waiting who stays.
+const ENDS_PER_TURN_MAX: usize = 32;
 /// How long a closed connection may still take what was sent to it, and send what we discard.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long accepting rests when the process has no descriptors left (F28).
@@ -182,6 +185,8 @@ struct Table {
     free: Vec<u32>,
     count: usize,
     lingering: VecDeque<(Time, ConnectionId)>,
+    /// Their clients ended them, in the order in which that was seen.
+    ended: VecDeque<ConnectionId>,
     closed: Vec<ConnectionId>,
     reports: Rc<Reports>,
     hand_off: tokio::sync::mpsc::Sender<HandedOff>,
@@ -201,6 +206,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         free: Vec::new(),
         count: 0,
         lingering: VecDeque::new(),
+        ended: VecDeque::new(),
         closed: Vec::new(),
         reports: Rc::clone(&reports),
         hand_off,
@@ -248,6 +254,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
             reports.put(Completion::Acceptable);
         }
         table.end_lingering(&mut station);
+        has_more |= table.let_go(&mut station);
         station.carry_out(&mut table);
         table.report_closed(&mut station);
         meters.turn(&station, taken);
@@ -429,7 +436,7 @@ impl Table {
         let received =
             rustix::net::recv(socket.fd(), &mut *buffer, RecvFlags::DONTWAIT).map(|(count, _)| count);
         match received {
-            Ok(0) => self.drop_socket(connection),
+            Ok(0) => self.ended.push_back(connection),
             Ok(count) => {
                 let Some(flags) = self.flags(connection).copied() else { return };
                 if !flags.is_closing {
@@ -443,7 +450,7 @@ impl Table {
                 }
             }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => socket.tell(Watch::Again),
-            Err(_) => self.drop_socket(connection),
+            Err(_) => self.ended.push_back(connection),
         }
     }
 
@@ -478,6 +485,16 @@ impl Table {
             self.drop_socket(connection);
         }
         self.report_closed(station);
+    }
+
+    /// Lets go of what its clients ended. `true`: there is more.
+    fn let_go(&mut self, station: &mut Station) -> bool {
+        let count = self.ended.len().min(ENDS_PER_TURN_MAX);
+        for connection in self.ended.drain(..count).collect::<Vec<_>>() {
+            self.drop_socket(connection);
+        }
+        self.report_closed(station);
+        !self.ended.is_empty()
     }
 
     fn report_closed(&mut self, station: &mut Station) {

@@ -86,6 +86,10 @@ impl Station {
         self.shard.handle(self.now, self.wall, Input::Tick);
         while let Some(output) = self.shard.poll_output() {
             match output {
+                Output::Yield => {
+                    self.lanes.flush();
+                    std::thread::yield_now();
+                }
                 Output::Flush { connection } => self.flush(connection, sockets),
                 Output::Link { router, frame } => self.lanes.send(router, frame),
                 Output::CloseLane { router } => self.lanes.close(router),

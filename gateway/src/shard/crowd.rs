@@ -35,8 +35,19 @@ pub(super) struct Crowd {
     bytes: usize,
     /// Waiting events by conversation.
     conversations: BTreeMap<ConversationId, usize>,
-    /// Whether this turn's slice is done.
-    is_sliced: bool,
+    turn: Turn,
+}
+
+/// How far this turn is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Turn {
+    /// What somebody waits for goes out first.
+    #[default]
+    Answers,
+    /// That is out, and the slice is next.
+    Yielded,
+    /// The slice is done.
+    Sliced,
 }
 
 #[derive(Debug)]
@@ -105,9 +116,23 @@ impl Crowd {
         self.waiting.push_front(waiting);
     }
 
+    /// Everything else of the turn is done: a crowd that waits may have its slice. At most once a turn.
+    pub(super) fn takes_its_turn(&mut self) -> bool {
+        let is_next = self.turn == Turn::Answers && !self.is_empty();
+        if is_next {
+            self.turn = Turn::Yielded;
+        }
+        is_next
+    }
+
+    /// Whether the slice is what comes next.
+    pub(super) fn is_next(&self) -> bool {
+        self.turn == Turn::Yielded
+    }
+
     /// A turn is over: the next one may work off a slice.
     pub(super) fn end_turn(&mut self) {
-        self.is_sliced = false;
+        self.turn = Turn::Answers;
     }
 }
 
@@ -143,18 +168,15 @@ impl Shard {
         self.touch(id);
     }
 
-    /// Works off this turn's slice; `false`: it is done, or nothing waits.
-    pub(super) fn slice(&mut self) -> bool {
-        if self.crowd.is_empty() || std::mem::replace(&mut self.crowd.is_sliced, true) {
-            return false;
-        }
+    /// Works off this turn's slice, which has to be next.
+    pub(super) fn slice(&mut self) {
+        self.crowd.turn = Turn::Sliced;
         let mut sessions_max = self.common.settings.gateway.slice_sessions.max(1);
         while sessions_max > 0
             && let Some(waiting) = self.crowd.pop()
         {
             sessions_max = sessions_max.saturating_sub(self.work_off(waiting, sessions_max));
         }
-        true
     }
 
     /// Works off everything.

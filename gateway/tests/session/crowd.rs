@@ -99,6 +99,10 @@ fn t5_acks_overtake_the_crowd() {
     };
     rig.input(Input::LaneFrame { router: ROUTER, frame: &accepted.to_frame() });
     rig.carry_out();
+    // First the ack leaves, then others get the processor, once, and only then comes the crowd's slice.
+    assert_eq!(rig.flushes[..2], [Some(clients[sender].id), None], "{:?}", rig.flushes);
+    assert_eq!(rig.flushes.iter().filter(|flush| flush.is_none()).count(), 1, "{:?}", rig.flushes);
+    assert_eq!(rig.flushes.len(), 2 + 3, "a slice of three: {:?}", rig.flushes);
     let seen = clients[sender].take(&mut rig);
     assert_eq!(seqs(&seen), [(HERE, 6), (HERE, 7)], "{seen:?}");
     let second = Deliver {

@@ -75,6 +75,8 @@ pub(crate) struct Rig {
     pub(crate) up: VecDeque<AlignedVec>,
     pub(crate) closed_lanes: usize,
     pub(crate) is_drained: bool,
+    /// The flushes of the last turn, in order; `None`: others got the processor.
+    pub(crate) flushes: Vec<Option<ConnectionId>>,
     is_lane_up: bool,
     slots: u32,
 }
@@ -94,6 +96,7 @@ impl Rig {
             up: VecDeque::new(),
             closed_lanes: 0,
             is_drained: false,
+            flushes: Vec::new(),
             is_lane_up: false,
             slots: 0,
         }
@@ -105,9 +108,14 @@ impl Rig {
 
     /// Carries out everything; a turn's end.
     pub(crate) fn carry_out(&mut self) {
+        self.flushes.clear();
         while let Some(output) = self.shard.poll_output() {
             match output {
-                Output::Flush { connection } => self.flush(connection),
+                Output::Yield => self.flushes.push(None),
+                Output::Flush { connection } => {
+                    self.flushes.push(Some(connection));
+                    self.flush(connection);
+                }
                 Output::Close { connection } => {
                     self.flush(connection);
                     self.sockets.entry(connection).or_default().is_closed = true;

@@ -53,6 +53,7 @@ impl Shard {
             }
             (Waiter::Devices(origin, _), Err(failure)) => self.outbox.refuse(origin, &refusal_of(&failure)),
             (Waiter::Nobody, _) => {}
+            (Waiter::Seen, _) => self.presence.written(),
             (Waiter::FanOut(conversation, seq), result) => {
                 self.fanout.marked(self.now, conversation, seq, result.is_ok(), &self.outbox);
             }

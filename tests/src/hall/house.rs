@@ -250,6 +250,7 @@ impl House {
                 turn::Output::Pause { .. }
                 | turn::Output::Resume { .. }
                 | turn::Output::HandOff { .. }
+                | turn::Output::Yield
                 | turn::Output::Drained => {}
             }
         }

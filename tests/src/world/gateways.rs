@@ -211,6 +211,7 @@ impl World<'_> {
                     self.book
                         .wrong("lane", format!("gateway {gateway} could not read a frame of the router"));
                 }
+                Output::Yield => {}
                 Output::Drained => is_drained = true,
             }
         }
