@@ -35,8 +35,9 @@ use crate::turn::{ConnectionId, Input};
 const READ_BYTES: usize = 64 * 1024;
 /// Connections accepted in one turn.
 const ACCEPTS_PER_TURN_MAX: usize = 256;
-/// Completions taken in one turn; the rest waits for the next.
-const COMPLETIONS_PER_TURN_MAX: usize = 4_096;
+/// Completions taken in one turn; the rest waits for the next. Enough to share a turn's cost, and few enough that what
+/// the turn decides leaves within a millisecond.
+const COMPLETIONS_PER_TURN_MAX: usize = 512;
 /// Connections that were ended by their clients and are let go in one turn; the rest waits for the next turns, so that
 /// thousands that go at once keep nobody waiting who stays.
 const ENDS_PER_TURN_MAX: usize = 32;
