@@ -1,5 +1,6 @@
 //! What a shard counts: plain numbers that its driver copies to the metrics page.
 
+use carillon_node::metrics::WALL_MS;
 use carillon_protocol::client::{Command, ServerFrame};
 use carillon_protocol::reason::Close;
 
@@ -34,6 +35,10 @@ pub struct Counters {
     pub delivers: u64,
     /// Events queued live for clients.
     pub events_live: u64,
+    /// The same by how long after their commit that was, in the buckets of [`WALL_MS`].
+    pub delivered: [u64; WALL_MS.bounds.len() + 1],
+    /// The sum of it.
+    pub delivered_ms: u64,
     /// Events queued for clients from pages.
     pub events_paged: u64,
     /// Ephemeral frames that found no room.
@@ -156,6 +161,16 @@ pub const CLOSES: [Close; 20] = [
 ];
 
 impl Counters {
+    /// Counts an event queued live for a client, so long after it was given its time in its commit.
+    pub fn event_live(&mut self, since_commit_ms: u64) {
+        self.events_live += 1;
+        let bucket = WALL_MS.bounds.partition_point(|bound| *bound < since_commit_ms);
+        if let Some(count) = self.delivered.get_mut(bucket) {
+            *count += 1;
+        }
+        self.delivered_ms = self.delivered_ms.saturating_add(since_commit_ms);
+    }
+
     /// Counts a frame from a client; `None`: it was no command.
     pub fn heard(&mut self, command: Option<&Command<'_>>) {
         self.heard[match command {

@@ -43,9 +43,6 @@ use presence::Live;
 use register::{Cause, Peeking, RETRY_MS, Registering};
 use work::{Marked, Work};
 
-/// Silence of two heartbeat intervals and this much more ends a connection.
-const HEARTBEAT_LEEWAY_MS: u64 = 10_000;
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -335,7 +332,7 @@ impl Session {
         if let Stage::AwaitIdentify(_) = self.stage {
             return wait(self.heard_at, limits.identify_timeout_ms);
         }
-        let heartbeat = wait(self.heard_at, 2 * limits.heartbeat_interval_ms + HEARTBEAT_LEEWAY_MS);
+        let heartbeat = wait(self.heard_at, limits.silence_ms_max());
         let stuck = (!line.outbox.is_empty()).then_some(line.progress_at);
         let (behind, retry) = match &self.stage {
             Stage::CatchingUp(catching_up) => {
@@ -407,7 +404,7 @@ impl Session {
         };
         if is_stuck || is_behind_for_long {
             line.close(Close::SlowConsumer);
-        } else if is_over(self.heard_at, 2 * limits.heartbeat_interval_ms + HEARTBEAT_LEEWAY_MS) {
+        } else if is_over(self.heard_at, limits.silence_ms_max()) {
             if is_paused {
                 // We are not listening: silence means nothing.
                 self.heard_at = now;

@@ -1,5 +1,7 @@
 //! The settings that this crate owns, as `gateway.toml` explains them.
 
+use std::num::NonZero;
+
 use carillon_node::config::{Config, ConfigError};
 use serde::Deserialize;
 
@@ -78,6 +80,10 @@ pub struct Limits {
     pub slow_grace_ms: u64,
     /// Milliseconds.
     pub heartbeat_interval_ms: u64,
+    /// Intervals.
+    pub heartbeats_missed_max: NonZero<u64>,
+    /// Milliseconds.
+    pub heartbeat_leeway_ms: u64,
     /// Milliseconds.
     pub identify_timeout_ms: u64,
     /// Upgrades; 0: unlimited.
@@ -90,6 +96,15 @@ pub struct Limits {
     pub malformed_max: u32,
     /// Milliseconds.
     pub rate_grace_ms: u64,
+}
+
+impl Limits {
+    /// Milliseconds of silence after which a client counts as gone.
+    #[must_use]
+    pub fn silence_ms_max(&self) -> u64 {
+        let intervals_ms = self.heartbeat_interval_ms.saturating_mul(self.heartbeats_missed_max.get());
+        intervals_ms.saturating_add(self.heartbeat_leeway_ms)
+    }
 }
 
 /// `auth.*`.
@@ -133,7 +148,7 @@ impl Settings {
     #[must_use]
     pub fn shards_count(&self) -> usize {
         match self.gateway.shards {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
             count => count,
         }
     }

@@ -56,6 +56,29 @@ fn meters_with_the_same_labels_are_summed_and_others_stand_side_by_side() {
     assert!(!older.contains("# EOF"));
 }
 
+/// What a thread counted in plain numbers of its own is shown as if it had been observed.
+#[test]
+fn observations_that_were_counted_elsewhere_are_merged() {
+    let registry = Registry::new();
+    let [observed, counted] = ["0", "1"].map(|shard| registry.meter::<Metric>(&[("shard", shard)]));
+    let values = [0, 50_000, 50_001, 99_000_000_000];
+    let (mut counts, mut sum) = ([0; LATENCY_NS.bounds.len() + 1], 0);
+    for value in values {
+        observed.observe(Metric::Commit, value);
+        counts[LATENCY_NS.bounds.partition_point(|bound| *bound < value)] += 1;
+        sum += value;
+    }
+    counted.merge(Metric::Commit, &counts, sum);
+    let text = registry.text();
+    let of = |shard: &str| {
+        let label = format!("shard=\"{shard}\"");
+        let lines = text.lines().filter(|line| line.contains("commit_seconds") && line.contains(&label));
+        lines.map(|line| line.replace(&label, "")).collect::<Vec<_>>()
+    };
+    assert!(of("0").len() > LATENCY_NS.bounds.len(), "{text}");
+    assert_eq!(of("0"), of("1"));
+}
+
 #[test]
 fn histograms_are_cumulative_merged_and_shown_in_base_units() {
     let registry = Registry::new();

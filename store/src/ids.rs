@@ -186,6 +186,31 @@ mod tests {
         }
     }
 
+    /// DM3: two routers alive together, on clocks that show the same and then both step back an hour: no id is given
+    /// twice, and what either makes later sorts later.
+    #[test]
+    fn dm3_two_routers_with_equal_clocks_never_give_one_id() {
+        const LANES: u16 = 4;
+        let mut seen = BTreeSet::new();
+        let mut routers = [4, 5].map(|incarnation| {
+            [0, 1, 2, 3].map(|lane| MessageIds::new(Incarnation(incarnation), 0, lane, LANES))
+        });
+        let mut lasts = [[MessageId(0); LANES as usize]; 2];
+        for now in [wall(7_200_000), wall(7_200_001), wall(3_600_001), wall(3_600_002), wall(7_200_002)] {
+            for _ in 0..2_000 {
+                for (router, lasts) in routers.iter_mut().zip(&mut lasts) {
+                    for (lane, last) in router.iter_mut().zip(lasts) {
+                        let id = lane.next(now, MessageId(0)).unwrap();
+                        assert!(seen.insert(id), "{id:?} was given before");
+                        assert!(id > *last, "{id:?} after {last:?}");
+                        *last = id;
+                    }
+                }
+            }
+        }
+        assert_eq!(seen.len(), 5 * 2_000 * 2 * usize::from(LANES));
+    }
+
     #[test]
     fn lanes_and_restarts_never_meet() {
         let mut seen = BTreeSet::new();

@@ -12,11 +12,13 @@ fn memory(lanes_count: u16) -> Box<dyn Engine> {
     Box::new(Memory::new(Options { lanes_count }))
 }
 
+/// DB1: the reference passes the suite of every engine.
 #[test]
 fn memory_with_one_lane() {
     conformance::run(&mut || memory(1));
 }
 
+/// DB1: and so it does with lanes that commit beside each other.
 #[test]
 fn memory_with_sixteen_lanes() {
     conformance::run(&mut || memory(16));
@@ -90,11 +92,13 @@ fn embedded(upkeep: Upkeep, closes: bool) {
     );
 }
 
+/// DB1: the embedded engine passes the same suite, and what it takes to be closed and opened again in between.
 #[test]
 fn embedded_in_the_background() {
     embedded(Upkeep::Background, true);
 }
 
+/// DB1: the same, when it is dropped as it stands and every step of upkeep is taken in a commit.
 #[test]
 fn embedded_inline_and_never_closed() {
     embedded(Upkeep::Inline, false);

@@ -4,12 +4,14 @@
 //! - [`thousand`]: a group of two hundred, by the clock; a group of a thousand, by the load generator's oracle.
 //! - [`beside`]: a sender in a crowd of thousands and in a pair, in one run.
 //! - [`disconnect`]: thousands going at once, watched by others.
+//! - [`failover`]: a gateway killed with everybody on it, who go on at another one.
 //! - [`churn`]: members coming and going all the time; nobody hears what is not theirs.
 //! - [`swarm`], [`frame`], [`ground`]: the clients, what they read, and what all scenarios stand on.
 
 pub mod beside;
 pub mod churn;
 pub mod disconnect;
+pub mod failover;
 pub mod frame;
 pub mod ground;
 pub mod swarm;
@@ -41,5 +43,6 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("ack-beside-crowd", beside::ack_beside_crowd),
     ("stalled-crowd", beside::stalled_crowd),
     ("mass-disconnect", disconnect::mass_disconnect),
+    ("failover", failover::failover),
     ("churn", churn::churn),
 ];

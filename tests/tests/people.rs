@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use carillon_tests::client::{Client, Transport, Wire};
+use carillon_tests::client::{Client, Event, Transport, Wire};
 use carillon_tests::everywhere;
 use carillon_tests::server::Deployment;
 use carillon_tests::stage::Stage;
@@ -20,6 +20,8 @@ everywhere!(crate::SETTINGS;
     typing_is_heard_and_forgotten,
     reading_is_told_to_ones_other_devices,
     receipts_name_their_readers,
+    status_is_the_least_of_all_and_watermarks_are_exact,
+    a_muted_conversation_keeps_its_history_and_its_counts,
     devices_are_listed_and_revoked,
 );
 
@@ -188,6 +190,94 @@ fn receipts_name_their_readers(stage: &Stage) {
     );
     let page = stage.rest(alice, "GET", &format!("/v1/conversations/{group}/messages"), None);
     assert_eq!(page.body["messages"][0]["status"], "delivered", "the least of them (T3)");
+}
+
+/// The statuses of a conversation's messages as one member sees them, oldest first.
+fn statuses(stage: &Stage, user: u64, conversation: &str) -> Vec<String> {
+    let path = format!("/v1/conversations/{conversation}/messages?after_seq=1");
+    let answer = stage.rest(user, "GET", &path, None);
+    let messages = answer.body["messages"].as_array().unwrap_or_else(|| panic!("{answer:?}"));
+    messages.iter().map(|message| message["status"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// T3: a message's `status` is for its sender: exact in a pair, in a group the least of all recipients, whoever of them is
+/// ahead. Recipients see `sent`, always. The truth is a pair of watermarks for each member.
+fn status_is_the_least_of_all_and_watermarks_are_exact(stage: &Stage) {
+    let [alice, bob, carol] = stage.people();
+    let (pair, group) = (stage.pair(alice, bob), stage.group(alice, &[bob, carol]));
+    let mut at_alice = stage.live(alice, "phone");
+    let [mut at_bob, mut at_carol] = [bob, carol].map(|user| stage.live(user, "phone"));
+    for conversation in [&pair, &group] {
+        for n in 0..2 {
+            at_alice.say(conversation, &n.to_string(), &n.to_string());
+        }
+    }
+    let moved = |client: &mut Client, conversation: &str, kind: &str, seq: u64| {
+        client.send(&json!({"type": kind, "conversation_id": conversation, "seq": seq, "id": "w"}));
+        client.until("its ok", |frame| frame["id"] == "w" && frame["type"] == "ok");
+        statuses(stage, alice, conversation)
+    };
+    assert_eq!(statuses(stage, alice, &pair), ["sent", "sent"]);
+    assert_eq!(moved(&mut at_bob, &pair, "delivered", 2), ["delivered", "sent"]);
+    assert_eq!(moved(&mut at_bob, &pair, "read", 2), ["read", "sent"]);
+    assert_eq!(moved(&mut at_bob, &pair, "delivered", 3), ["read", "delivered"]);
+    assert_eq!(moved(&mut at_bob, &pair, "read", 3), ["read", "read"]);
+
+    assert_eq!(moved(&mut at_bob, &group, "read", 3), ["sent", "sent"], "carol has nothing yet");
+    assert_eq!(moved(&mut at_carol, &group, "delivered", 2), ["delivered", "sent"]);
+    assert_eq!(moved(&mut at_carol, &group, "read", 2), ["read", "sent"]);
+    assert_eq!(moved(&mut at_carol, &group, "delivered", 3), ["read", "delivered"]);
+    for recipient in [bob, carol] {
+        assert_eq!(statuses(stage, recipient, &group), ["sent", "sent"]);
+    }
+    let answer = stage.rest(alice, "GET", &format!("/v1/conversations/{group}/receipts"), None);
+    assert_eq!(
+        answer.body,
+        json!([{"user_id": bob.to_string(), "delivered_seq": 3, "read_seq": 3},
+               {"user_id": carol.to_string(), "delivered_seq": 3, "read_seq": 2}]),
+        "{answer:?}"
+    );
+}
+
+/// BG6: to mute is not to leave: history, unread counts and what comes live stay as they are, for who muted and for
+/// everybody else; and the conversation says until when, to who muted it.
+fn a_muted_conversation_keeps_its_history_and_its_counts(stage: &Stage) {
+    const UNTIL_MS: u64 = 4_102_444_800_000;
+    let [alice, bob, carol] = stage.people();
+    let group = stage.group(alice, &[bob, carol]);
+    let mut at_alice = stage.live(alice, "phone");
+    let mut at_bob = stage.live(bob, "phone");
+    let path = format!("/v1/conversations/{group}");
+    let mute = format!("{path}/mute");
+    let state = |user: u64| {
+        let answer = stage.rest(user, "GET", &path, None);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        (answer.body["unread_count"].as_u64(), answer.body.get("muted_until").and_then(Value::as_u64))
+    };
+    at_alice.say(&group, "before", "1");
+    assert_eq!(stage.rest(bob, "PUT", &mute, Some(&json!({"until": UNTIL_MS}))).status, 204);
+    assert_eq!(state(bob), (Some(1), Some(UNTIL_MS)));
+    for n in 2..5 {
+        at_alice.say(&group, "meanwhile", &n.to_string());
+    }
+    let live: Vec<u64> = at_bob.events(&group, 4).iter().map(|event| event.seq).collect();
+    assert_eq!(live, [2, 3, 4, 5], "an open client hears as before");
+    assert_eq!((state(bob), state(carol)), ((Some(4), Some(UNTIL_MS)), (Some(4), None)));
+    let history =
+        |user: u64| stage.rest(user, "GET", &format!("{path}/messages"), None).body["messages"].clone();
+    assert_eq!(history(bob).as_array().map(Vec::len), Some(4));
+    assert_eq!(history(bob), history(carol));
+    let list = stage.rest(bob, "GET", "/v1/conversations", None);
+    assert_eq!(list.body["conversations"][0]["unread_count"], 4, "{list:?}");
+    at_bob.send(&json!({"type": "read", "conversation_id": group, "seq": 4, "id": "r"}));
+    at_bob.until("its ok", |frame| frame["id"] == "r");
+    assert_eq!(state(bob), (Some(1), Some(UNTIL_MS)));
+    // A device that comes later gets everything, too.
+    let mut tablet = stage.login(bob, "tablet");
+    let seqs: Vec<u64> = tablet.past().iter().flat_map(Event::all).map(|event| event.seq).collect();
+    assert_eq!(seqs, [1, 2, 3, 4, 5]);
+    assert_eq!(stage.rest(bob, "DELETE", &mute, None).status, 204);
+    assert_eq!(state(bob), (Some(1), None));
 }
 
 /// FU3c, DM1: devices with their lag; a revoked one is closed within five seconds and its token refused.

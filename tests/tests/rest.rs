@@ -27,6 +27,7 @@ both!(
     conversations_come_latest_activity_first,
     a_pair_has_one_conversation,
     a_group_is_created_once_per_key,
+    members_are_given_whole_up_to_a_bound_and_paged_beyond,
     users_are_found_by_id_and_name,
     receipts_move_by_rest,
     who_is_no_member_is_refused_everywhere,
@@ -260,6 +261,49 @@ fn a_group_is_created_once_per_key(stage: &Stage) {
     );
     let other = ask("g-2");
     assert_ne!(other.body["conversation_id"], first.body["conversation_id"]);
+}
+
+/// T4, DM2: `member_ids` is the whole membership of up to 200; above, its beginning, and the pages of `…/members` are the
+/// whole.
+fn members_are_given_whole_up_to_a_bound_and_paged_beyond(stage: &Stage) {
+    const INLINE_MAX: usize = 200;
+    let people: [u64; INLINE_MAX + 5] = stage.people();
+    let ids = |users: &[u64]| users.iter().map(u64::to_string).collect::<BTreeSet<String>>();
+    let small = stage.group(people[0], &people[1..INLINE_MAX]);
+    let inline = |group: &str| {
+        let object = stage.rest(people[0], "GET", &format!("/v1/conversations/{group}"), None).body;
+        let members: Vec<String> = serde_json::from_value(object["member_ids"].clone()).expect("ids");
+        let distinct: BTreeSet<String> = members.iter().cloned().collect();
+        assert_eq!(distinct.len(), members.len(), "nobody twice");
+        distinct
+    };
+    let paged = |group: &str| {
+        let (mut members, mut query) = (Vec::new(), "?limit=64".to_owned());
+        loop {
+            let page =
+                stage.rest(people[0], "GET", &format!("/v1/conversations/{group}/members{query}"), None).body;
+            let rows = page["members"].as_array().unwrap_or_else(|| panic!("{page}"));
+            members.extend(rows.iter().filter_map(|row| row["user_id"].as_str().map(str::to_owned)));
+            let Some(cursor) = page["next_cursor"].as_str() else { break };
+            assert!(members.len() <= people.len(), "a walk ends");
+            query = format!("?limit=64&cursor={cursor}");
+        }
+        let distinct: BTreeSet<String> = members.iter().cloned().collect();
+        assert_eq!(distinct.len(), members.len(), "nobody twice");
+        distinct
+    };
+    assert_eq!(inline(&small), ids(&people[..INLINE_MAX]));
+    assert_eq!(paged(&small), ids(&people[..INLINE_MAX]));
+    // One more than fit, by joining; and several more.
+    for more in [&people[INLINE_MAX..=INLINE_MAX], &people[INLINE_MAX + 1..]] {
+        let wish = json!({"user_ids": more.iter().map(u64::to_string).collect::<Vec<_>>()});
+        let path = format!("/v1/conversations/{small}/members");
+        assert_eq!(stage.rest(people[0], "POST", &path, Some(&wish)).status, 200);
+        let shown = inline(&small);
+        assert_eq!(shown.len(), INLINE_MAX);
+        assert!(shown.is_subset(&ids(&people)));
+    }
+    assert_eq!(paged(&small), ids(&people));
 }
 
 /// DM1.

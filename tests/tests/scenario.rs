@@ -46,7 +46,7 @@ fn new_message(client: &mut Client) -> Value {
     client.until_type("new_message")
 }
 
-/// FR1, FR4, WS2, OO1–OO6, G12.
+/// FR1, FR4, WS2, WS3, OO1–OO6, G12.
 fn a_message_goes_through_sent_delivered_and_read(stage: &Stage) {
     let [alice, bob] = stage.people();
     let conversation = stage.pair(alice, bob);
@@ -74,6 +74,9 @@ fn a_message_goes_through_sent_delivered_and_read(stage: &Stage) {
         let done = at_bob.until_type("ok");
         assert_eq!((&done["id"], &done["seq"]), (&json!(kind), &json!(2)), "{done}");
         let moved = at_alice.frame();
+        let keys_expected =
+            ["conversation_id", "message_id", "seq", "status", "timestamp", "type", "user_id"];
+        assert_eq!(keys(&moved), keys_expected, "{moved}");
         assert_eq!((&moved["type"], &moved["status"]), (&json!("delivery_ack"), &json!(status)), "{moved}");
         assert_eq!((&moved["message_id"], &moved["seq"]), (&ack["message_id"], &json!(2)));
         assert_eq!(moved["user_id"], bob.to_string());

@@ -1,7 +1,7 @@
 //! What one shard counts, copied from its plain counters to the metrics page once a turn.
 
 use carillon_node::metric_table;
-use carillon_node::metrics::{COUNT, Def, Meter};
+use carillon_node::metrics::{COUNT, Def, Meter, WALL_MS};
 use carillon_protocol::time::Time;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -24,6 +24,11 @@ metric_table! {
         Submits = Def::counter("gateway_submits", "Commands sent to routers, repeats included."),
         Delivers = Def::counter("gateway_delivers", "Events received from routers."),
         Events = Def::counter("gateway_events", "Events queued for clients.").by("how", &["live", "paged"]),
+        CommitToDeliver = Def::histogram(
+            "commit_to_deliver_seconds",
+            "From an event's created_at, given in its commit, until it is queued live, once for each client; by wall clocks",
+            &WALL_MS,
+        ),
         EphemeralDropped = Def::counter("gateway_ephemeral_dropped", "Typing and presence frames that found no room."),
         RateLimited = Def::counter("rate_limited", "Commands and upgrades refused by rate, by whose rate it was")
             .by("by", &LIMITED_BY),
@@ -121,6 +126,9 @@ impl ShardMeters {
         for (row, at, more) in rows {
             meter.add_at(row, at, more);
         }
+        let mut delivered = now.delivered;
+        delivered.iter_mut().zip(before.delivered).for_each(|(now, before)| *now -= before);
+        meter.merge(Row::CommitToDeliver, &delivered, now.delivered_ms - before.delivered_ms);
         for (at, (now, before)) in now.closes.iter().zip(before.closes).enumerate() {
             meter.add_at(Row::Closes, at, now - before);
         }

@@ -129,7 +129,8 @@ impl Session {
                 }
                 let bytes = delivery.bytes(line.wire, self.user, &mut common.archive);
                 if line.push(common, bytes, Shared::Event) {
-                    common.counters.events_live += 1;
+                    let since_commit_ms = common.wall.0.saturating_sub(delivery.event.id.created_at().0);
+                    common.counters.event_live(since_commit_ms);
                 } else {
                     self.overflow(conversation, seq, delivery.head_seq, line, common);
                 }

@@ -7,11 +7,15 @@ use carillon_protocol::client::{Command, Wire};
 use carillon_protocol::frame::{Refused, Replaced, Revoked};
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::reason::Code;
+use carillon_protocol::record::Body;
 use carillon_protocol::websocket::Opcode;
 
-use crate::rig::{Client, Rig, Seen, Up, identify, live, send, settings, token};
+use crate::rig::{Client, Rig, Seen, Up, deliver_event, identify, live, send, settings, token};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A deadline is noticed this long after it at the latest.
+const TIMER_MS: u64 = 200;
 
 /// What a raw request is answered: status line, and whether the connection ends.
 fn request(rig: &mut Rig, address: IpAddr, headers: &str) -> (String, bool) {
@@ -231,18 +235,65 @@ fn malformed_frames_close_in_the_end() {
     assert_eq!(closes(&client.raw(&mut rig, Opcode::Text, b"[]")), Some(4503));
 }
 
-/// Two intervals and ten seconds of silence: 4011. Any frame counts.
+/// T6: a client is to be heard every thirty seconds, and gone after two intervals and ten seconds of silence (4011),
+/// not before. Any frame counts.
 #[test]
-fn silence_is_noticed() {
+fn t6_silence_is_noticed_after_two_heartbeats_and_some_slack() {
     let mut rig = Rig::new(&[]);
+    assert_eq!(settings(&[]).limits.heartbeat_interval_ms, 30_000);
     let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
     rig.pass_ms(69_000);
     client.raw(&mut rig, Opcode::Ping, b"");
-    rig.pass_ms(69_900);
+    rig.pass_ms(69_999);
     assert!(!client.is_closed(&rig));
-    rig.pass_ms(200);
+    rig.pass_ms(TIMER_MS);
     assert_eq!(closes(&client.take(&mut rig)), Some(4011));
-    assert!(matches!(rig.next_up(), Up::Unregister(unregister) if unregister.user.0 == 1));
+    assert!(matches!(rig.next_up(), Up::Unregister(unregister) if unregister.user.0 == 1 && !unregister.bye));
+}
+
+/// T6: the literal rule, by which one is offline as soon as a heartbeat is late, is a legal setting. It is not the default
+/// because a millisecond is enough.
+#[test]
+fn t6_one_interval_and_no_slack_is_a_legal_setting() {
+    let literal = ["limits.heartbeats_missed_max=1", "limits.heartbeat_leeway_ms=0"];
+    let mut rig = Rig::new(&literal);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
+    for _ in 0..10 {
+        rig.pass_ms(29_999);
+        assert_eq!(client.say(&mut rig, None, &Command::Heartbeat), [Seen::HeartbeatAck]);
+    }
+    rig.pass_ms(29_999);
+    assert!(!client.is_closed(&rig));
+    rig.pass_ms(TIMER_MS);
+    assert_eq!(closes(&client.take(&mut rig)), Some(4011));
+}
+
+/// TR1: a connection that says no more than that it is there stays, and carries both directions, for as long as its token
+/// lasts; beside it, one that says nothing does not.
+#[test]
+fn tr1_heartbeats_keep_an_idle_connection_for_hours() {
+    const HOURS_MS: u64 = 6 * 3_600_000;
+    const BEAT_MS: u64 = 30_000;
+    let mut rig = Rig::new(&[]);
+    let mut idle = live(&mut rig, 1, "phone", Wire::Json, &[(7, 3, 3)]);
+    let mut silent = live(&mut rig, 2, "phone", Wire::Json, &[(7, 3, 3)]);
+    for beat in 1..=HOURS_MS / BEAT_MS {
+        rig.pass_ms(BEAT_MS);
+        let (seen, expected) = if beat.is_multiple_of(2) {
+            (idle.raw(&mut rig, Opcode::Ping, b""), Seen::Pong(Vec::new()))
+        } else {
+            (idle.say(&mut rig, None, &Command::Heartbeat), Seen::HeartbeatAck)
+        };
+        assert_eq!(seen, [expected], "after {} s", beat * BEAT_MS / 1_000);
+    }
+    assert_eq!(closes(&silent.take(&mut rig)), Some(4011));
+    assert_eq!(rig.shard.counters().accepted, 2, "it never came back, because it never went");
+    // Up, and down.
+    rig.up.clear();
+    assert_eq!(idle.say(&mut rig, None, &send(7, None, "still here")), []);
+    assert!(matches!(rig.next_up(), Up::Submit(submit) if submit.user.0 == 1));
+    rig.down(&deliver_event(7, 4, Body::MemberRemoved { user: UserId(2), heir: None }, &[1]));
+    assert!(matches!(&idle.take(&mut rig)[..], [Seen::Event(event)] if event.seq == 4));
 }
 
 /// A live token ends with 4012, thirty seconds late; `refresh_token` moves that, for the same user and device only.

@@ -1,15 +1,19 @@
 //! The fine print on meaning: sends, acks, receipts, sync, resume, being behind.
 
 use carillon_gateway::turn::Input;
+use carillon_node::metrics::WALL_MS;
 use carillon_protocol::client::{Command, FrameId, Wire};
 use carillon_protocol::frame::{
-    Accepted, Concerned, Entry, Joined, Mark, Page, Peeked, Read, Refused, Registered, Standing, Watermark,
+    Accepted, Concerned, Deliver, Entry, Joined, Mark, Page, Peeked, Read, Refused, Registered, Standing,
+    Watermark,
 };
-use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
+use carillon_protocol::ids::{ConversationId, MESSAGE_EPOCH_MS, MESSAGE_ID_LOW_BITS, MessageId, Seq, UserId};
 use carillon_protocol::reason::Code;
 use carillon_protocol::websocket::Opcode;
 
-use crate::rig::{Client, ROUTER, Rig, Seen, Up, deliver, identify, live, record, send, text_id, token};
+use crate::rig::{
+    Client, ROUTER, Rig, Seen, Up, WALL, deliver, identify, live, record, send, text_id, token,
+};
 
 const HERE: u64 = 9;
 const THERE: u64 = 10;
@@ -594,4 +598,26 @@ fn a_binary_message_may_hold_several_frames() {
         };
         assert_eq!(*number, i64::try_from(seq).unwrap());
     }
+}
+
+/// TO2: how long after its commit an event was given to a client is counted, once for each client that gets it live. A
+/// clock that is behind the router's counts as no time at all.
+#[test]
+fn to2_the_time_from_commit_to_delivery_is_counted() {
+    let mut rig = Rig::new(&[]);
+    let mut clients = [1, 2].map(|user| live(&mut rig, user, "phone", Wire::Json, &[(7, 3, 3)]));
+    let event = |seq: Seq, created_at_ms: u64, users: &[u64]| {
+        let id = (created_at_ms - MESSAGE_EPOCH_MS) << MESSAGE_ID_LOW_BITS;
+        Deliver { record: record(id, 5, "k", "x"), ..deliver(7, seq, 5, "k", "x", users) }
+    };
+    rig.down(&event(4, WALL - 40, &[1, 2]));
+    rig.down(&event(5, WALL - 3_000, &[1]));
+    rig.down(&event(6, WALL + 9, &[1]));
+    rig.down(&event(7, WALL - 999_999, &[1]));
+    assert_eq!(clients.each_mut().map(|client| client.take(&mut rig).len()), [4, 1]);
+    let counters = rig.shard.counters();
+    let bounds = WALL_MS.bounds.iter().copied().chain([u64::MAX]);
+    let counted: Vec<(u64, u64)> = bounds.zip(counters.delivered).filter(|(_, count)| *count > 0).collect();
+    assert_eq!(counted, [(1, 1), (50, 2), (10_000, 1), (u64::MAX, 1)]);
+    assert_eq!((counters.events_live, counters.delivered_ms), (5, 2 * 40 + 3_000 + 999_999));
 }

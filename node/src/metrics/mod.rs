@@ -61,6 +61,10 @@ pub const LATENCY_NS: Buckets = Buckets {
     per_unit: 1e9,
 };
 
+/// Observed in milliseconds, shown in seconds: 1 ms to a minute. For spans between two readings of wall clocks.
+pub const WALL_MS: Buckets =
+    Buckets { bounds: &[1, 2, 5, 10, 25, 50, 100, 200, 500, 1_000, 2_500, 10_000, 60_000], per_unit: 1e3 };
+
 /// Bytes: 64 B to 1 MiB by fours.
 pub const SIZE_BYTES: Buckets =
     Buckets { bounds: &[64, 256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576], per_unit: 1.0 };
@@ -274,6 +278,22 @@ impl<M: Table> Meter<M> {
         let series = self.cells.series(metric.index(), at);
         bump(&series[buckets.bounds.partition_point(|&bound| bound < value)], 1);
         bump(&series[buckets.bounds.len() + 1], value);
+    }
+
+    /// Adds observations to a histogram that were counted elsewhere: how many fell into each bucket, those above the last
+    /// bound at the end, and their sum.
+    ///
+    /// # Panics
+    /// When the metric is no histogram with as many buckets.
+    pub fn merge(&self, metric: M, counts: &[u64], sum: u64) {
+        let series = self.cells.series(metric.index(), 0);
+        let Kind::Histogram(buckets) = M::DEFS[metric.index()].kind else {
+            panic!("{} is not a histogram", M::DEFS[metric.index()].name);
+        };
+        assert_eq!(counts.len(), buckets.bounds.len() + 1, "a count for each bucket");
+        for (cell, more) in series.iter().zip(counts.iter().chain([&sum])) {
+            bump(cell, *more);
+        }
     }
 
     /// What a counter or gauge holds here, for tests and for admission by load.

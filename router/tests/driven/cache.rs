@@ -375,6 +375,34 @@ fn ca1_a_second_open_of_a_conversation_reads_no_store() {
     assert_eq!(conversations[0].head_seq, 74, "read your own writes");
 }
 
+/// CA2: a page that is in memory is answered while the question is taken: no question to the store, no wait for a reader's
+/// thread, no further turn. What that takes is measured by the bench `pages`.
+#[test]
+fn ca2_a_cached_page_is_answered_in_the_turn_of_its_question() {
+    let mut house = House::new();
+    for n in 0..300 {
+        house.message(UserId(1 + n % USERS), &format!("message {n}"));
+    }
+    house.settle();
+    house.rest();
+    let Look::Page(read) = house.newest(2) else { panic!("a page") };
+    house.look(&Look::Page(read.clone()));
+    house.settle();
+    for request in 1_000..1_050 {
+        house.heard.clear();
+        let (queries_count, hits) = (house.queries_count, house.counted(Metric::CacheHits, Kind::Tail));
+        house.say(&frame::Read { request, ..read.clone() });
+        let [Heard::Page(page)] = &house.heard[..] else { panic!("{:?}", house.heard) };
+        assert_eq!((page.request, page.entries.len()), (request, 50));
+        assert_eq!(house.queries_count, queries_count, "the store was read");
+        assert_eq!(house.counted(Metric::CacheHits, Kind::Tail), hits + 1);
+    }
+    // Older pages are the store's.
+    house.heard.clear();
+    house.say(&frame::Read { to_seq: 10, ..read });
+    assert!(house.heard.is_empty() && house.queries.len() == 1);
+}
+
 /// G10: what was read to be held while a message was on its way is not held; while one is on its way nothing is answered
 /// from memory.
 #[test]

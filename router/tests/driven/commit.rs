@@ -33,17 +33,23 @@ fn accepted(heard: Vec<Heard>) -> Vec<(u64, u64)> {
     heard.into_iter().filter_map(accepted).collect()
 }
 
-/// G1.
+/// T1, G1: neither `sent` nor the message itself leaves before the commit is definite, however long that takes.
 #[test]
 fn g1_an_ack_leaves_only_after_its_commit_is_definite() {
     let (mut hand, lane) = room();
+    let other = hand.lane(2);
+    hand.register(other, 6, BOB);
+    hand.settle();
+    hand.hear(other);
     let request = hand.send(lane, 5, ALICE, "hello");
     assert!(hand.commits.is_empty(), "a batch leaves when the turn ends");
     hand.turn();
     hand.pass_ms(10_000);
-    assert_eq!(accepted(hand.hear(lane)), []);
+    assert_eq!((accepted(hand.hear(lane)), hand.hear(other).len()), (vec![], 0));
     hand.commit();
     assert_eq!(accepted(hand.hear(lane)), [(request, 1)]);
+    hand.settle();
+    assert_eq!(hand.delivers(other).len(), 1);
 }
 
 /// G9, and design: one commit in flight, the next batch forms meanwhile.

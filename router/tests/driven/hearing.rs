@@ -274,6 +274,69 @@ fn f21_conversations_take_turns() {
     assert!(place < 100, "{place} events went before it");
 }
 
+/// OR6: nothing is promised between conversations, so that one that stands still (its members cannot be read) keeps no other
+/// from being acknowledged and told; and when it goes on, it has lost nothing.
+#[test]
+fn or6_a_stalled_conversation_stalls_no_other() {
+    const STREAM: ConversationId = ConversationId(101);
+    const MESSAGES: u64 = 100;
+    let mut hand = room();
+    let log = hand.store.conversations[&ROOM].clone();
+    hand.store.conversations.insert(STREAM, log);
+    let lane = hand.lane(1);
+    hand.register(lane, 6, BOB);
+    hand.settle();
+    let mut stalled = Vec::new();
+    for n in 0..MESSAGES {
+        hand.send(lane, 5, ALICE, &n.to_string());
+        let command = Command::Send {
+            conversation: STREAM,
+            message_type: 0,
+            encoding: 0,
+            content: n.to_string(),
+            media_url: None,
+            reply_to: None,
+        };
+        let client_msg_id = n.to_string();
+        hand.say(lane, &frame::Submit { session: 5, request: n, user: ALICE, client_msg_id, command });
+        // Everything happens but the answers about the stalled one.
+        for _ in 0..4 {
+            hand.turn();
+            if !hand.commits.is_empty() {
+                hand.commit();
+            }
+            while let Some((ticket, query)) = hand.queries.pop_front() {
+                if matches!(query, Query::Members { conversation: ROOM }) {
+                    stalled.push((ticket, query));
+                } else {
+                    let answer = hand.store.answer(&query);
+                    hand.answer_with(ticket, Ok(answer));
+                }
+            }
+        }
+        let heard = hand.hear(lane);
+        let acked = heard.iter().filter(|heard| matches!(heard, Heard::Accepted(_))).count();
+        assert_eq!(acked, 2, "both are acknowledged: {heard:?}");
+        let told: Vec<_> = heard
+            .iter()
+            .filter_map(|heard| match heard {
+                Heard::Deliver(deliver) => Some((deliver.conversation, deliver.seq)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(told, [(STREAM, n + 1)], "the other goes on, and only it");
+    }
+    assert!(!stalled.is_empty(), "one stood still");
+    for (ticket, query) in stalled {
+        let answer = hand.store.answer(&query);
+        hand.answer_with(ticket, Ok(answer));
+    }
+    hand.settle();
+    let delivers = hand.delivers(lane);
+    assert!(delivers.iter().all(|deliver| deliver.conversation == ROOM));
+    assert_eq!(seqs(&delivers), (1..=MESSAGES).collect::<Vec<_>>());
+}
+
 /// G6: markers that were read while a conversation was still being marked are older than what was handed on: its state
 /// is kept until they are told, so that nothing is handed on twice.
 #[test]

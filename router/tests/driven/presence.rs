@@ -81,6 +81,64 @@ fn watchers_hear_who_comes_and_goes() {
     assert!(hand.hear(two).iter().all(|heard| !matches!(heard, Heard::Presence(_))), "nobody there watches");
 }
 
+/// T6: the slack is a setting: with none, a lost socket is offline in the turn in which it is lost.
+#[test]
+fn t6_without_slack_a_lost_socket_is_offline_at_once() {
+    let room = Model::with_room(&[ALICE, BOB]);
+    let mut hand = Hand::with(room, |settings| settings.presence.offline_after_ms = 0);
+    hand.pass_ms(1);
+    let lane = hand.lane(1);
+    hand.register(lane, ALICE.0, ALICE);
+    hand.register(lane, BOB.0, BOB);
+    hand.settle();
+    watch(&mut hand, lane, ALICE, &[BOB], true);
+    hand.settle();
+    assert!(answered(&mut hand, lane)[0].online);
+    bye(&mut hand, lane, BOB, false);
+    let at_ms = hand.wall_ms();
+    assert_eq!(told(&mut hand, lane), [(BOB, false, at_ms)]);
+}
+
+/// CA4, PR1: who is there is known from memory alone: however often somebody comes and goes, nobody who asks or watches
+/// makes the store be asked again about a user whose state changes, and without a heartbeat a state ends by itself. The
+/// store is told when they were seen last, once each time they go, and nothing else.
+#[test]
+fn ca4_presence_lives_in_memory_and_ends_by_itself() {
+    const TIMES: usize = 20;
+    let mut hand = hand();
+    let lane = hand.lane(1);
+    for user in [ALICE, BOB] {
+        hand.register(lane, user.0, user);
+    }
+    hand.settle();
+    watch(&mut hand, lane, ALICE, &[BOB], true);
+    hand.settle();
+    hand.hear(lane);
+    for time in 0..TIMES {
+        // Gone without a word: the state's time runs out, and then it is written when that was.
+        let queries_count = hand.queries_count;
+        bye(&mut hand, lane, BOB, false);
+        hand.pass_ms(LINGER_MS);
+        hand.settle();
+        hand.pass_ms(100);
+        hand.settle();
+        assert!(matches!(told(&mut hand, lane)[..], [(BOB, false, _)]), "offline, time {time}");
+        assert_eq!(hand.queries_count, queries_count, "no store is asked whether somebody is there");
+        // Back: what is asked is what the session needs, and nothing about presence.
+        hand.register(lane, BOB.0, BOB);
+        while let Some((ticket, query)) = hand.queries.pop_front() {
+            assert!(!matches!(query, Query::Presence { .. }), "{query:?}");
+            let answer = hand.store.answer(&query);
+            hand.answer_with(ticket, Ok(answer));
+        }
+        hand.settle();
+        assert!(matches!(told(&mut hand, lane)[..], [(BOB, true, _)]), "online, time {time}");
+    }
+    let offline = |op: &&Op| matches!(op, Op::Seen { user: BOB, offline: true, .. });
+    assert_eq!(hand.store.seen.iter().filter(offline).count(), TIMES);
+    assert_eq!(hand.store.seen.len(), TIMES, "{:?}", hand.store.seen);
+}
+
 /// PR1, F20: who says `bye` is offline at once; who is back within the linger was never away, and nothing is written.
 #[test]
 fn a_bye_is_at_once_and_a_return_is_no_transition() {

@@ -1,14 +1,15 @@
 //! What holds a batch in: the fence, ids across lives, bytes written, rows that cannot be read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use carillon_protocol::ids::{ConversationId, MESSAGE_EPOCH_MS, MessageId, UserId};
 use carillon_protocol::reason::Code;
-use carillon_protocol::record::{ConversationType, HeadRow};
+use carillon_protocol::record::{ConversationType, Event, HeadRow};
 use carillon_protocol::time::WallMs;
 use carillon_store::backend::memory::{Memory, Options};
-use carillon_store::conformance::world::{World, create, page, receipt, send};
+use carillon_store::conformance::world::{World, add, change, create, page, receipt, send};
 use carillon_store::error::ReadError;
 use carillon_store::keys;
 use carillon_store::ops::{Context, append};
@@ -17,6 +18,7 @@ use carillon_store::verb::{Incarnation, Op, Outcome, Query};
 
 use super::*;
 
+/// DM3: ids sort by creation, also when the clock steps back.
 #[test]
 fn g8_g9_order_of_commits_is_order_of_seqs_and_ids_whatever_the_clock_says() {
     let mut world = world();
@@ -34,6 +36,61 @@ fn g8_g9_order_of_commits_is_order_of_seqs_and_ids_whatever_the_clock_says() {
         }
     }
     assert_eq!(last.1.created_at(), WallMs(MESSAGE_EPOCH_MS + 9_000_000));
+}
+
+/// T2, DM3: pairs and groups are numbered by one mechanism, whose `created_at` never falls as the seq rises, whatever the
+/// clock does: to sort by it is to sort by seq.
+#[test]
+fn t2_created_at_never_falls_with_seq_in_pairs_and_groups() {
+    let mut world = world();
+    let group = world.group(10, &[1, 2, 3]);
+    let pair = world.append(create(11, ConversationType::OneToOne, &[1, 2], "pair")).conversation;
+    let clock = [6_000_000, 2_400_000, 2_400_001, 6_000_000, 0, 9_000_000, 8_999_999, 9_000_001];
+    for (round, now) in clock.into_iter().enumerate() {
+        world.now = WallMs(MESSAGE_EPOCH_MS + now);
+        for conversation in [group, pair] {
+            for sender in [1, 2] {
+                let appended = world.append(send(sender, conversation, &round.to_string(), "x"));
+                assert!(appended.id.created_at() >= world.now, "never before it was sent");
+            }
+        }
+    }
+    for conversation in [group, pair] {
+        let entries = world.log(2, conversation).entries;
+        let seqs: Vec<u64> = entries.iter().map(|entry| entry.seq).collect();
+        assert_eq!(seqs, (1..=1 + 2 * clock.len() as u64).collect::<Vec<_>>());
+        let ids: Vec<MessageId> =
+            entries.iter().map(|entry| Event::decode(&entry.record).unwrap().id).collect();
+        assert!(ids.is_sorted_by(|one, next| one < next), "{ids:?}");
+        assert!(ids.is_sorted_by_key(|id| id.created_at()), "{ids:?}");
+        assert_eq!(ids.last().unwrap().created_at(), WallMs(MESSAGE_EPOCH_MS + 9_000_001));
+    }
+}
+
+/// T4: a member is a key of its own. Who joins a crowd writes what who joins a pair of friends does, in rows of the same
+/// size, and nobody's row but their own.
+#[test]
+fn t4_a_member_is_one_key_however_many_there_are() {
+    let mut world = world();
+    let (small, crowd) = (world.group(10, &[1, 2]), world.group(11, &(1..=900).collect::<Vec<_>>()));
+    world.users([1_000]);
+    let mut joining = |conversation: ConversationId| {
+        let before: BTreeMap<Bytes, Bytes> = all_rows(&world).into_iter().collect();
+        world.append(change(1, conversation, "join", add(&[1_000])));
+        let after = all_rows(&world);
+        let written = after.into_iter().filter(|(key, value)| before.get(key) != Some(value));
+        let mut sizes: Vec<(char, usize)> =
+            written.map(|(key, value)| (char::from(key[0]), key.len() + value.len())).collect();
+        sizes.sort_unstable();
+        sizes
+    };
+    let (of_few, of_many) = (joining(small), joining(crowd));
+    let families = |sizes: &[(char, usize)]| sizes.iter().map(|(family, _)| *family).collect::<String>();
+    assert_eq!(families(&of_few), families(&of_many));
+    assert_eq!(families(&of_many).matches('m').count(), 1, "one member's row: {of_many:?}");
+    let bytes = |sizes: &[(char, usize)]| sizes.iter().map(|(_, bytes)| bytes).sum::<usize>();
+    // Numbers take a byte more where they are larger.
+    assert!(bytes(&of_many) <= bytes(&of_few) + 16, "{of_few:?} {of_many:?}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use clap::Parser;
 /// Plays scenarios with thousands of connections against a server of their own. Exit status 1 when a promise was broken.
 #[derive(Parser)]
 struct Arguments {
-    /// Which: two-hundred, thousand, ack-beside-crowd, stalled-crowd, mass-disconnect, churn, or all
+    /// Which: two-hundred, thousand, ack-beside-crowd, stalled-crowd, mass-disconnect, failover, churn, or all
     #[arg(required = true)]
     scenarios: Vec<String>,
     /// Smaller crowds and less time, as in CI; figures that depend on the machine are told, not judged

@@ -47,6 +47,12 @@ pub struct Frame<'a> {
     /// Of `presence` and `delivery_ack`.
     #[serde(default)]
     pub status: Option<&'a str>,
+    /// Of `delivery_ack`.
+    #[serde(default, borrow)]
+    pub client_msg_id: Option<Cow<'a, str>>,
+    /// Of `delivery_ack`.
+    #[serde(default)]
+    pub duplicate: bool,
     /// Of `presence`.
     #[serde(default)]
     pub last_seen_at: Option<u64>,

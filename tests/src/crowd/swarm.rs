@@ -155,6 +155,11 @@ impl Swarm {
         self.lose(number);
     }
 
+    /// Whoever connects from now on connects to this server.
+    pub fn move_to(&mut self, server: SocketAddr) {
+        self.server = server;
+    }
+
     /// Connects again in the next turns, with these cursors.
     pub fn reopen(&mut self, number: usize, cursors: Value) {
         let member = &mut self.members[number];
