@@ -262,7 +262,8 @@ fn a_message_that_never_ends_is_silence() {
     rig.pass_ms(200);
     assert_eq!(closes(&client.take(&mut rig)), Some(4011));
 
-    let mut client = live(&mut rig, 2, "phone", Wire::Json, &[]);
+    let mut rig = Rig::new(&[]);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
     for _ in 0..9 {
         rig.received(client.id, &frame(0x01, b'{'));
         rig.pass_ms(60_000);
