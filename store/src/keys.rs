@@ -19,6 +19,7 @@ pub const ENGINE: u8 = b'b';
 const CONVERSATION: u8 = b'c';
 const DEVICE_CURSOR: u8 = b'd';
 const EVENT: u8 = b'e';
+const TAKEN_BACK: u8 = b'f';
 const GENERATION: u8 = b'g';
 const HEAD: u8 = b'h';
 const SENT: u8 = b'i';
@@ -41,12 +42,13 @@ const DELETED: u8 = b'y';
 const REACTIONS: u8 = b'z';
 
 /// Every family: its byte and what it is called in ARCHITECTURE.md. Those without a function below are reserved.
-pub const FAMILIES: [(u8, &str); 25] = [
+pub const FAMILIES: [(u8, &str); 26] = [
     (TALLY, "a/conv/stretch"),
     (ENGINE, "b/applied and other rows of an engine"),
     (CONVERSATION, "c/conv"),
     (DEVICE_CURSOR, "d/user/device/conv"),
     (EVENT, "e/conv/seq"),
+    (TAKEN_BACK, "f/conv/target/user/emoji"),
     (GENERATION, "gen"),
     (HEAD, "h/conv"),
     (SENT, "i/gen/conv/hash"),
@@ -376,6 +378,19 @@ pub fn reaction_parts(key: &[u8]) -> Option<(UserId, &str)> {
     // The family, the conversation, the target; the user; the length, the emoji.
     let (user, rest) = key.get(17..)?.split_first_chunk::<8>()?;
     Some((UserId(u64::from_be_bytes(*user)), std::str::from_utf8(rest.get(1..)?).ok()?))
+}
+
+/// `f/conv/target/user/emoji`: the event by which a reaction was last taken back. Of one that is there again it is out of
+/// date, and nobody asks.
+#[must_use]
+pub fn taken_back(conversation: ConversationId, target: Seq, user: UserId, emoji: &str) -> Bytes {
+    Key::family(TAKEN_BACK).u64(conversation.0).u64(target).u64(user.0).text(emoji).end()
+}
+
+/// All that were taken back under a message.
+#[must_use]
+pub fn taken_back_under(conversation: ConversationId, target: Seq) -> KeyRange {
+    Key::family(TAKEN_BACK).u64(conversation.0).u64(target).below()
 }
 
 /// `z/conv/target`: how often each emoji stands under a message.

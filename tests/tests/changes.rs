@@ -142,7 +142,10 @@ fn reactions_are_counted_once_each(stage: &Stage) {
     assert_eq!(event(&mut at_bob, "ok")["seq"], 6);
     let frame = at_alice.until_type("reaction_removed");
     assert_eq!((&frame["seq"], &frame["user_id"]), (&json!(6), &json!(bob.to_string())), "{frame}");
+    // Taken back already: the seq of the event that did. What never was there has none.
     at_bob.send(&react("unreact", "👍", 6));
+    assert_eq!(event(&mut at_bob, "ok")["seq"], 6);
+    at_bob.send(&react("unreact", "🧑‍🚀", 61));
     let nothing = event(&mut at_bob, "ok");
     assert_eq!(nothing["seq"], Value::Null, "there was none: {nothing}");
     at_carol.send(&react("unreact", "👍", 7));

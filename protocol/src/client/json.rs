@@ -15,7 +15,7 @@ mod server;
 pub mod shape;
 
 pub use command::encode_command;
-pub use fields::is_too_deep;
+pub use fields::{is_repetitive, is_too_deep};
 pub use read::decode;
 pub use server::decode_server;
 #[cfg(feature = "schema")]
@@ -30,9 +30,10 @@ use crate::reason::Refusal;
 pub fn encode(frame: &ServerFrame<'_>, out: &mut Vec<u8>) {
     match frame {
         ServerFrame::Hello(hello) => write(out, &shape::Hello::from(hello)),
-        ServerFrame::Ready { user, device, pending_conversations, pending_events } => write(
+        ServerFrame::Ready { id, user, device, pending_conversations, pending_events } => write(
             out,
             &shape::Ready {
+                id: id.as_ref().map(Into::into),
                 user_id: *user,
                 device_id: device.as_ref().into(),
                 pending_conversations: *pending_conversations,

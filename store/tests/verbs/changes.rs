@@ -208,7 +208,9 @@ fn fu6a_reactions_count_once_for_a_user_and_an_emoji() {
     let taken = world.append(change(2, group, "e", unreact(sent.id, "+")));
     let body = Event::decode(&taken.record).unwrap().body;
     assert_eq!(body, Body::ReactionRemoved { target_seq: 2, message: sent.id, emoji: "+" });
-    unchanged(&mut world, &change(2, group, "f", unreact(sent.id, "+")), None);
+    unchanged(&mut world, &change(2, group, "f", unreact(sent.id, "+")), Some(taken.seq));
+    unchanged(&mut world, &change(1, group, "f", unreact(sent.id, "+")), None);
+    unchanged(&mut world, &change(2, group, "f2", unreact(sent.id, "#")), None);
     world.append(change(3, group, "g", unreact(sent.id, "+")));
     assert_eq!(under(&world, 2), [(2, "-".into(), 1, true)]);
     world.append(change(2, group, "h", unreact(sent.id, "-")));

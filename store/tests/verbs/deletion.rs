@@ -25,7 +25,10 @@ fn g4_a_deleted_message_is_a_tombstone_in_its_place() {
         media_url: Some("https://example.org/secret".to_owned()),
         ..op
     });
-    world.append(change(2, group, "r", Change::React { message: sent.id, emoji: "+".to_owned() }));
+    let emoji = || "+".to_owned();
+    world.append(change(1, group, "r", Change::React { message: sent.id, emoji: emoji() }));
+    world.append(change(1, group, "u", Change::Unreact { message: sent.id, emoji: emoji() }));
+    world.append(change(2, group, "r", Change::React { message: sent.id, emoji: emoji() }));
     let deleted = world.append(change(1, group, "d", delete(sent.id)));
     let body = Event::decode(&deleted.record).unwrap().body;
     assert_eq!(body, Body::Deleted { target_seq: 2, message: sent.id });
@@ -35,13 +38,16 @@ fn g4_a_deleted_message_is_a_tombstone_in_its_place() {
     assert_eq!((event.id, event.sender, &*event.client_msg_id), (sent.id, UserId(1), "m"));
     let (message_type, deleted_seq) = (MessageType::Image, deleted.seq);
     assert_eq!(event.body, Body::Tombstone { message_type, deleted_seq });
-    assert_eq!((deleted_seq, log.reactions), (4, vec![]));
+    assert_eq!((deleted_seq, log.reactions), (6, vec![]));
     let holds = |needle: &str| {
         let holds = |value: &[u8]| value.windows(needle.len()).any(|window| window == needle.as_bytes());
         all_rows(&world).iter().filter(|(_, value)| holds(value)).count()
     };
     assert_eq!((holds(SECRET), holds("example.org")), (0, 0));
-    assert!(!all_rows(&world).iter().any(|(key, _)| matches!(key[0], b'r' | b'z')), "no reaction is left");
+    assert!(
+        !all_rows(&world).iter().any(|(key, _)| matches!(key[0], b'f' | b'r' | b'z')),
+        "no reaction is left"
+    );
     assert_eq!(summary(&world, 2, group).last_message.unwrap().seq, 2, "it still is the last message");
 
     let retried = world.append(again);
@@ -50,7 +56,7 @@ fn g4_a_deleted_message_is_a_tombstone_in_its_place() {
         (2, sent.id, true),
         "G2 holds beyond a deletion"
     );
-    unchanged(&mut world, &change(1, group, "e", delete(sent.id)), Some(4));
+    unchanged(&mut world, &change(1, group, "e", delete(sent.id)), Some(6));
 }
 
 /// Only its sender, and only what they see.

@@ -28,6 +28,8 @@ pub(super) struct Model {
     members: BTreeMap<u64, Member>,
     /// Under each message, emojis in the order of their first use, with the seq of each user's.
     reactions: BTreeMap<Seq, Vec<Reacted>>,
+    /// By which event a user last took an emoji back from under a message.
+    taken_back: BTreeMap<(Seq, String, u64), Seq>,
     messages: BTreeSet<Seq>,
     /// And by which event.
     deleted: BTreeMap<Seq, Seq>,
@@ -59,6 +61,7 @@ impl Model {
             events: vec![(members[0], "created".to_owned())],
             members: members.iter().map(|user| (*user, member(*user))).collect(),
             reactions: BTreeMap::new(),
+            taken_back: BTreeMap::new(),
             messages: BTreeSet::new(),
             deleted: BTreeMap::new(),
             earlier: BTreeMap::new(),
@@ -172,9 +175,11 @@ impl Model {
                 let seq = self.living(by, *message, seq_of)?;
                 let under = self.reactions.entry(seq).or_default();
                 let users = under.iter_mut().find(|(known, _)| known == emoji).map(|(_, users)| users);
+                let taken_back = self.taken_back.entry((seq, emoji.clone(), by)).or_default();
                 if users.and_then(|users| users.remove(&by)).is_none() {
-                    return same(0);
+                    return same(*taken_back);
                 }
+                *taken_back = next;
                 under.retain(|(_, users)| !users.is_empty());
                 self.push(by, format!("takes {emoji} from {seq}"))
             }

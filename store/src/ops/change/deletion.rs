@@ -7,8 +7,8 @@ use super::{Decided, Plan, Scene, not_allowed};
 use crate::keys;
 use crate::rows::{self, Halt, Walk, expect, walk};
 
-/// The most reactions that are removed with their message. More stay where they are, and nobody sees them: what is
-/// shown is under the counts, which go.
+/// The most reactions, and of those that were taken back, that are removed with their message. More stay where they are,
+/// and nobody sees them: what is shown is under the counts, which go.
 const DELETED_REACTIONS_MAX: usize = 4_096;
 
 /// The tombstone keeps id, sender and `client_msg_id`, so a retried send still finds its place in the log (G2), and it
@@ -33,9 +33,12 @@ pub(super) fn delete<'a>(scene: &mut Scene<'_>, message: MessageId) -> Result<De
         (keys::deleted(conversation, target_seq), Some(rows::number(tombstone.sender.0).to_vec())),
     ];
     let counts = keys::reaction_counts(conversation, target_seq);
+    let mut ranges = vec![keys::taken_back_under(conversation, target_seq)];
     if scene.read.get(&counts)?.is_some() {
         written.push((counts, None));
-        let range = keys::reactions_under(conversation, target_seq);
+        ranges.push(keys::reactions_under(conversation, target_seq));
+    }
+    for range in ranges {
         walk(scene.read, range, DELETED_REACTIONS_MAX, |(key, _)| {
             written.push((key, None));
             Ok(Walk::On)

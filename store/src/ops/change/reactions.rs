@@ -50,8 +50,9 @@ pub(super) fn unreact<'a>(
 ) -> Result<Decided<'a>, Halt> {
     let target_seq = target(scene, message, emoji)?;
     let key = keys::reaction(scene.conversation, target_seq, scene.by, emoji);
+    let taken_back = keys::taken_back(scene.conversation, target_seq, scene.by, emoji);
     if scene.read.get(&key)?.is_none() {
-        return Ok(Decided::Unchanged(None));
+        return Ok(Decided::Unchanged(rows::load_number(scene.read, &taken_back)?));
     }
     let mut row = rows::load_reactions(scene.read, scene.conversation, target_seq)?;
     // A reaction that is not counted, or a count of 0, is a row that somebody else wrote.
@@ -61,7 +62,11 @@ pub(super) fn unreact<'a>(
     Ok(Decided::Append(Plan {
         body: Body::ReactionRemoved { target_seq, message, emoji },
         head: scene.head,
-        rows: vec![(key, None), (keys::reaction_counts(scene.conversation, target_seq), encoded(&row))],
+        rows: vec![
+            (key, None),
+            (taken_back, Some(rows::number(scene.seq()).to_vec())),
+            (keys::reaction_counts(scene.conversation, target_seq), encoded(&row)),
+        ],
     }))
 }
 
