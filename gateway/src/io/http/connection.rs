@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -184,6 +186,8 @@ fn headers(headers: &HeaderMap) -> Headers {
         origin: bytes(ORIGIN),
         last_event_id: bytes(HeaderName::from_static("last-event-id")),
         host: bytes(HOST),
+        content_type: bytes(CONTENT_TYPE),
+        content_encoding: bytes(CONTENT_ENCODING),
     }
 }
 
