@@ -212,8 +212,15 @@ fn conversations_are_listed() {
 
     let ticket = rig.ask(1, "GET", &format!("/v1/conversations?cursor={cursor}"), "");
     let up = rig.next_up();
-    let next = Wanted::Conversations { below: (708, 8), limit: 50 };
-    assert!(matches!(&up, Up::Find(Find { what, .. }) if *what == next), "{up:?}");
+    let next = Wanted::Conversations { below: (708, 709), limit: 50 };
+    assert!(matches!(&up, Up::Find(Find { what, .. }) if *what == next), "as of the first page: {up:?}");
+    rig.hear(&found_conversations(up.number(), vec![conversation(7, None)], true));
+    let cursor = rig.told(ticket).1["next_cursor"].as_str().unwrap().to_owned();
+
+    let ticket = rig.ask(1, "GET", &format!("/v1/conversations?cursor={cursor}"), "");
+    let up = rig.next_up();
+    let next = Wanted::Conversations { below: (707, 709), limit: 50 };
+    assert!(matches!(&up, Up::Find(Find { what, .. }) if *what == next), "and so it stays: {up:?}");
     rig.hear(&found_conversations(up.number(), Vec::new(), false));
     assert_eq!(rig.told(ticket), (200, json!({"conversations": [], "next_cursor": null})));
 }
