@@ -27,13 +27,14 @@ use std::sync::Arc;
 use carillon_link::Peer;
 use carillon_node::prng::Prng;
 use carillon_node::tokens::{Claims, KeyTable};
+use carillon_protocol::handshake;
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::{Time, WallMs};
 use rkyv::util::AlignedVec;
 
 use crate::auth;
 use crate::counters::Counters;
-use crate::rest::response::{self, Envelope};
+use crate::rest::response::Envelope;
 use crate::rest::{Request, Response, Ticket};
 use crate::settings::Settings;
 use crate::shard::Shard;
@@ -75,6 +76,7 @@ pub fn takes(method: &str, path: &str) -> bool {
 
 /// What happened.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "handed over once, on the stack")]
 pub enum Input<'a> {
     /// A request arrived that [`takes`] named.
     Request {
@@ -481,8 +483,8 @@ impl Ground {
     }
 
     fn envelope(&mut self, ticket: Ticket, request: &Request) -> Envelope {
-        let given = request.headers.request_id.as_deref().and_then(response::sanitised);
-        let request_id = given.unwrap_or_else(|| format!("{:016x}", self.prng.next_u64()));
+        let given = request.headers.request_id.as_deref().and_then(handshake::request_id);
+        let request_id = given.map_or_else(|| format!("{:016x}", self.prng.next_u64()), str::to_owned);
         Envelope { ticket, request_id, origin: None }
     }
 

@@ -43,6 +43,7 @@ use carillon_link::Peer;
 use carillon_node::prng::Prng;
 use carillon_node::tokens::{Claims, KeyTable};
 use carillon_protocol::frame::{self, Frame, Wanted};
+use carillon_protocol::handshake;
 use carillon_protocol::ids::UserId;
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::{Time, WallMs};
@@ -194,6 +195,13 @@ impl Rest {
             routes::Found::Methods(methods) => {
                 return self.respond(&envelope, Response::wrong_method(&methods, &envelope.request_id));
             }
+            // The first request of a connection is led there before it can get here.
+            routes::Found::Nothing if request.path == handshake::PATH && request.method == "GET" => {
+                return self.respond(&envelope, Response::upgrade_required(&envelope.request_id));
+            }
+            routes::Found::Nothing if request.path == handshake::PATH => {
+                return self.respond(&envelope, Response::wrong_method(&["GET"], &envelope.request_id));
+            }
             routes::Found::Nothing => {
                 let refusal = Refusal::new(Code::NotFound, "no such route");
                 return self.respond(&envelope, Response::refusal(&refusal, &envelope.request_id));
@@ -240,13 +248,7 @@ impl Rest {
         if route.scope == Scope::Admin && !claims.is_admin() {
             return Err(Refusal::new(Code::Forbidden, "this needs a token with scope \"admin\""));
         }
-        let body = match &request.body {
-            Body::Whole(bytes) if bytes.len() <= self.settings.body_bytes => bytes,
-            _ => {
-                let message = format!("the body must be at most {} bytes", self.settings.body_bytes);
-                return Err(Refusal::new(Code::TooLarge, message));
-            }
-        };
+        let body = if route.takes_body() { request.json_body(self.settings.body_bytes)? } else { &[] };
         let user = UserId(claims.user_id);
         let known = self.known.revoked_at_ms(user, &claims.device_id);
         if let Some(revoked_at_ms) = known {
@@ -432,8 +434,8 @@ impl Rest {
     }
 
     fn envelope(&mut self, ticket: Ticket, request: &Request) -> Envelope {
-        let given = request.headers.request_id.as_deref().and_then(response::sanitised);
-        let request_id = given.unwrap_or_else(|| format!("{:016x}", self.prng.next_u64()));
+        let given = request.headers.request_id.as_deref().and_then(handshake::request_id);
+        let request_id = given.map_or_else(|| format!("{:016x}", self.prng.next_u64()), str::to_owned);
         Envelope { ticket, request_id, origin: None }
     }
 }

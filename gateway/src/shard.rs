@@ -187,6 +187,12 @@ impl Shard {
             .is_some_and(|known| known.line.closing.is_none() && !known.has_to_wait(&self.common))
     }
 
+    /// Whether a connection is being closed, or was: no frame of it is taken any more.
+    #[must_use]
+    pub fn is_closing(&self, connection: ConnectionId) -> bool {
+        self.connections.get(connection).is_none_or(|known| known.line.closing.is_some())
+    }
+
     fn insert(&mut self, connection: Connection) {
         let id = connection.line.id;
         if let Some(stale) = self.connections.in_slot(id.slot) {

@@ -1,4 +1,4 @@
-//! The admin port: is the process alive, may it be sent work, what has it counted. Plain HTTP/1.1 on a thread of its
+//! The admin port: is the process alive, may it be sent work, what has it counted, and what is it. Plain HTTP/1.1 on a thread of its
 //! own, so that an answer comes also while every shard is busy.
 //!
 //! # Invariants
@@ -20,8 +20,10 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::clock::Clock;
 use crate::exit::Fatal;
 use crate::listen;
 use crate::metrics::Registry;
@@ -77,10 +79,10 @@ impl Readiness {
     }
 
     /// `{"ready":…,"checks":{…}}`, and whether it is.
-    fn json(&self) -> (bool, String) {
+    fn json(&self) -> (bool, Value) {
         let checks = self.lock();
         let ready = all_ok(&checks);
-        (ready, serde_json::json!({ "ready": ready, "checks": *checks }).to_string())
+        (ready, json!({ "ready": ready, "checks": *checks }))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Check>> {
@@ -145,6 +147,7 @@ async fn serve(
     registry: Registry,
     readiness: Readiness,
 ) {
+    let since_ns = Clock.now_ns();
     let accepting = async {
         let listener = match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => listener,
@@ -165,7 +168,7 @@ async fn serve(
             let (registry, readiness) = (registry.clone(), readiness.clone());
             tokio::spawn(async move {
                 let service = service_fn(move |request| {
-                    let response = answer(&request, &registry, &readiness);
+                    let response = answer(&request, &registry, &readiness, since_ns);
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let connection = hyper::server::conn::http1::Builder::new()
@@ -186,7 +189,13 @@ async fn serve(
     }
 }
 
-fn answer(request: &Request<Incoming>, registry: &Registry, readiness: &Readiness) -> Response<Full<Bytes>> {
+/// `since_ns`: when the port was opened, by the monotonic clock.
+fn answer(
+    request: &Request<Incoming>,
+    registry: &Registry,
+    readiness: &Readiness,
+    since_ns: u64,
+) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response =
             respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET is answered here\n".to_owned());
@@ -197,7 +206,8 @@ fn answer(request: &Request<Incoming>, registry: &Registry, readiness: &Readines
         "/livez" => respond(StatusCode::OK, TEXT, "alive\n".to_owned()),
         "/readyz" => {
             let (ready, json) = readiness.json();
-            respond(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, JSON, json)
+            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            respond(status, JSON, json.to_string())
         }
         "/metrics" => {
             let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
@@ -207,9 +217,21 @@ fn answer(request: &Request<Incoming>, registry: &Registry, readiness: &Readines
                 respond(StatusCode::OK, PROMETHEUS, registry.text_prometheus())
             }
         }
+        // For people: the first things to know about a process, before its metrics and its log.
+        "/debug" => {
+            let (_, readiness) = readiness.json();
+            let uptime_s = Clock.now_ns().saturating_sub(since_ns) / 1_000_000_000;
+            let about = json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "process_id": std::process::id(),
+                "uptime_s": uptime_s,
+                "readiness": readiness,
+            });
+            respond(StatusCode::OK, JSON, about.to_string())
+        }
         _ => {
-            let hint =
-                "nothing is here: /livez, /readyz and /metrics are; clients connect to gateway.listen\n";
+            let hint = "nothing is here: /livez, /readyz, /metrics and /debug are; clients connect to \
+                        gateway.listen\n";
             respond(StatusCode::NOT_FOUND, TEXT, hint.to_owned())
         }
     }

@@ -54,6 +54,24 @@ fn ready_is_what_every_part_says_and_alive_is_always() {
 }
 
 #[test]
+fn a_process_says_what_it_is() {
+    let (admin, _, readiness) = start();
+    readiness.set("io", true, "uring");
+    let (status, head, body) = get(admin.address(), "/debug");
+    let mut about: Value = serde_json::from_str(&body).unwrap();
+    assert!(status == 200 && head.contains("content-type: application/json"), "{head}");
+    assert!(about["uptime_s"].take().is_u64(), "{body}");
+    let checks = json!({"io": {"ok": true, "detail": "uring"}});
+    let expected = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "process_id": std::process::id(),
+        "uptime_s": null,
+        "readiness": {"ready": true, "checks": checks},
+    });
+    assert_eq!(about, expected);
+}
+
+#[test]
 fn metrics_come_in_the_format_that_was_asked_for() {
     let (admin, registry, _) = start();
     let meter = registry.meter::<Metric>(&[]);

@@ -20,6 +20,7 @@ use std::fmt;
 pub use answer::{response_101, response_error};
 pub use client::{Answer, encode_key, parse_response, request};
 
+pub use headers::request_id;
 use headers::{Headers, Once};
 
 use crate::reason::{Code, Refusal};
@@ -29,7 +30,7 @@ pub const HEAD_BYTES_MAX: usize = 8_192;
 /// The most headers of a request.
 pub const HEADERS_MAX: usize = 64;
 /// The most bytes of an `X-Request-Id` that is taken over; a longer one is ignored.
-pub const REQUEST_ID_BYTES_MAX: usize = 64;
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
 /// The path of the WebSocket.
 pub const PATH: &str = "/v1/ws";
 

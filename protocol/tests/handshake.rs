@@ -277,8 +277,8 @@ fn request_ids_are_echoed_when_they_are_fit_to_be() {
         ("trace-1:a/b", Some("trace-1:a/b")),
         ("two words", None),
         ("quote\"", None),
-        (&"x".repeat(65), None),
-        (&"x".repeat(64), Some(&*"x".repeat(64))),
+        (&"x".repeat(129), None),
+        (&"x".repeat(128), Some(&*"x".repeat(128))),
     ] {
         let bytes = with(&[&format!("X-Request-Id: {value}"), "Origin: https://chat.example"]);
         let request = complete(&bytes);

@@ -87,7 +87,7 @@ pub enum Asked {
     Find(Origin),
     /// REST looks a conversation of a user's up; the number of the slot that it may be held in.
     Summary(Origin, UserId, ConversationId, u64),
-    /// REST looks a user up, for another one; as of the user's epoch.
+    /// REST looks a user up, for another one; as of their epoch.
     Profile(Origin, UserId, u64),
     /// A user's devices; `true`: those that are connected were made known to the store before.
     Devices(Origin, UserId, bool),

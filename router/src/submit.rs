@@ -172,8 +172,8 @@ pub fn query(find: Find) -> Result<Query, Refusal> {
     let user = find.user;
     valid(user.is_valid(), "user_id")?;
     Ok(match find.what {
-        Wanted::Conversations { below, limit } => {
-            Query::Conversations { user, below, limit: limit.clamp(1, PAGE_EVENTS_MAX) }
+        Wanted::Conversations { below: (below, as_of), limit } => {
+            Query::Conversations { user, below, as_of, limit: limit.clamp(1, PAGE_EVENTS_MAX) }
         }
         Wanted::Conversation(conversation) => Query::Conversation { user, conversation },
         Wanted::User(wanted) => Query::User { asker: user, user: wanted },

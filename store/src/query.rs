@@ -58,7 +58,9 @@ pub fn answer(read: &mut dyn Read, query: &Query) -> Result<Answer, ReadError> {
         Query::Senders { conversation, after_seq, up_to_seq, except } => {
             senders(read, *conversation, *after_seq, *up_to_seq, *except)
         }
-        Query::Conversations { user, below, limit } => conversation::list(read, *user, *below, *limit),
+        Query::Conversations { user, below, as_of, limit } => {
+            conversation::list(read, *user, *below, *as_of, *limit)
+        }
         Query::Conversation { user, conversation } => conversation::one(read, *user, *conversation),
         Query::MemberPage { user, conversation, after, limit } => {
             members::page(read, *user, *conversation, *after, *limit)

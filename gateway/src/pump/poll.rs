@@ -16,7 +16,7 @@ use super::payload::{Queued, queued};
 use super::{Ground, IDLE_MS_MAX, POSTS_MAX, RETRY_MS, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX};
 use crate::rest::query::Query;
 use crate::rest::response::Envelope;
-use crate::rest::{Body, Request, Response};
+use crate::rest::{Request, Response};
 use crate::turn::{ConnectionId, Input};
 
 /// See the module.
@@ -79,7 +79,7 @@ impl Poll {
         ground: &mut Ground,
     ) -> Result<(), Refusal> {
         let query = Query::new(&request.query);
-        let ack = query.text("ack")?.filter(|ack| !ack.is_empty());
+        let ack = query.text("ack")?;
         let timeout_ms = query.seq("timeout_ms")?.unwrap_or(TIMEOUT_MS_DEFAULT).min(TIMEOUT_MS_MAX);
         self.asked(ground);
         if let Some(ack) = ack {
@@ -117,19 +117,20 @@ impl Poll {
             frames: Vec<&'a RawValue>,
         }
         self.asked(ground);
-        let body = match &request.body {
-            Body::Whole(bytes) if bytes.len() <= ground.body_bytes_max => bytes,
-            _ => {
-                let message = format!("the body must be at most {} bytes", ground.body_bytes_max);
-                return Err(Refusal::new(Code::TooLarge, message));
-            }
-        };
+        if self.is_closing(ground) {
+            return Err(self.gone());
+        }
+        let body = request.json_body(ground.body_bytes_max)?;
         let wrong = || Refusal::field("frames", "the body must be {\"frames\":[…]}, JSON in UTF-8");
         let text = std::str::from_utf8(body).map_err(|_| wrong())?;
         let posted: Posted<'_> = serde_json::from_str(text).map_err(|_| wrong())?;
         if self.posts.len() >= POSTS_MAX {
             let refusal = Refusal::new(Code::RateLimited, "earlier posts are still being taken");
             return Err(refusal.retry_after(RETRY_MS));
+        }
+        if posted.frames.is_empty() {
+            ground.respond(envelope, Response::empty());
+            return Ok(());
         }
         let frames = posted.frames.into_iter().map(|frame| frame.get().to_owned()).collect();
         self.posts.push_back(Post { envelope: envelope.clone(), frames });
@@ -163,32 +164,37 @@ impl Poll {
             }
         }
         self.answer_fetch(ground);
-        if self.closed.is_some() && self.answer.is_none() {
-            for post in std::mem::take(&mut self.posts) {
-                ground.refuse(&post.envelope, &self.gone());
-            }
-        }
         self.arm(ground);
     }
 
-    /// Gives posted frames to the session while it takes them.
+    /// Gives posted frames to the session while it takes them. One that ends takes none any more, though what it said
+    /// may still be fetched.
     fn feed(&mut self, ground: &mut Ground) {
         while let Some(post) = self.posts.front_mut() {
-            if post.frames.is_empty() {
-                if let Some(post) = self.posts.pop_front() {
-                    ground.respond(&post.envelope, Response::empty());
-                }
-                continue;
-            }
-            if self.closed.is_some() || !ground.shard.takes_frames(self.connection) {
-                return;
+            if !ground.shard.takes_frames(self.connection) {
+                break;
             }
             if let Some(text) = post.frames.pop_front() {
                 ground.input(Input::Frame { connection: self.connection, text: &text });
                 // Settled frame by frame, so that a full session is seen to be.
                 ground.pull();
             }
+            if post.frames.is_empty()
+                && let Some(post) = self.posts.pop_front()
+            {
+                ground.respond(&post.envelope, Response::empty());
+            }
         }
+        if self.is_closing(ground) {
+            for post in std::mem::take(&mut self.posts) {
+                ground.refuse(&post.envelope, &self.gone());
+            }
+        }
+    }
+
+    /// Whether the session takes nothing any more.
+    fn is_closing(&self, ground: &Ground) -> bool {
+        self.closed.is_some() || ground.shard.is_closing(self.connection)
     }
 
     fn answer_fetch(&mut self, ground: &mut Ground) {
@@ -212,9 +218,9 @@ impl Poll {
         ground.respond(envelope, Response::json(200, &body));
     }
 
-    /// Whether nothing is left of it.
+    /// Whether nothing is left of it. A post that still waits by then does not keep it.
     pub(super) fn is_over(&self, now: Time) -> bool {
-        self.is_ended || (self.waiting.is_none() && self.posts.is_empty() && self.idle_until <= now)
+        self.is_ended || (self.waiting.is_none() && self.idle_until <= now)
     }
 
     /// Nobody is left waiting.
@@ -231,7 +237,7 @@ impl Poll {
             Some((code, reason)) => {
                 format!("this poll session was closed with {code} {reason}; begin another")
             }
-            None => "this poll session expired; begin another".to_owned(),
+            None => "this poll session is over; begin another".to_owned(),
         };
         Refusal::new(Code::Gone, message)
     }

@@ -25,11 +25,11 @@ pub(super) fn list(call: &Call<'_>) -> Result<Plan, Refusal> {
     let below = match query.text("cursor")? {
         None => (u64::MAX, u64::MAX),
         Some(text) => match Cursor::parse(&text)? {
-            Cursor::Conversations(last_id, conversation) => (last_id, conversation),
+            Cursor::Conversations(last_id, as_of) => (last_id, as_of),
             _ => return Err(cursor::wrong()),
         },
     };
-    Ok(Plan { ask: Ask::Find(Wanted::Conversations { below, limit }), tell: Tell::Conversations })
+    Ok(Plan { ask: Ask::Find(Wanted::Conversations { below, limit }), tell: Tell::Conversations { below } })
 }
 
 /// `GET /v1/conversations/{id}`.
@@ -213,13 +213,23 @@ pub(super) struct Conversations<'a> {
     next_cursor: Option<String>,
 }
 
-/// A page of conversations as `user` sees them.
-pub(super) fn page(views: &[ConversationView], more: bool, user: UserId) -> Result<Response, Refusal> {
+/// A page of conversations as `user` sees them, `below` the place that was asked for. The list is that of when its first
+/// page was asked for, when none had a later event than the first of it.
+pub(super) fn page(
+    views: &[ConversationView],
+    more: bool,
+    below: (u64, u64),
+    user: UserId,
+) -> Result<Response, Refusal> {
     let last_messages = views.iter().map(|view| last_message(view, user)).collect::<Result<Vec<_>, _>>()?;
     let conversations = views.iter().zip(&last_messages);
     let conversations =
         conversations.map(|(view, last)| Conversation::new(view, last)).collect::<Result<Vec<_>, _>>()?;
     let last = views.last().filter(|_| more);
-    let next_cursor = last.map(|view| Cursor::Conversations(view.last_id, view.conversation.0).to_text());
+    let as_of = match (below, views.first()) {
+        ((u64::MAX, _), Some(first)) => first.last_id,
+        ((_, as_of), _) => as_of,
+    };
+    let next_cursor = last.map(|view| Cursor::Conversations(view.last_id, as_of).to_text());
     Ok(Response::json(200, &Conversations { conversations, next_cursor }))
 }

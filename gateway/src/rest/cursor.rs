@@ -16,7 +16,7 @@ pub(super) enum Cursor {
     Below(Seq),
     /// Messages above this seq, oldest first.
     Above(Seq),
-    /// Conversations below this place: last id, conversation.
+    /// Conversations whose last id is below the first, as of the second.
     Conversations(u64, u64),
     /// Members above this user.
     Members(u64),
@@ -28,7 +28,7 @@ impl Cursor {
         let (kind, first, second) = match self {
             Cursor::Below(seq) => (b'b', seq, None),
             Cursor::Above(seq) => (b'a', seq, None),
-            Cursor::Conversations(last_id, conversation) => (b'c', last_id, Some(conversation)),
+            Cursor::Conversations(last_id, as_of) => (b'l', last_id, Some(as_of)),
             Cursor::Members(user) => (b'm', user, None),
         };
         let mut bytes = vec![VERSION, kind];
@@ -52,9 +52,11 @@ impl Cursor {
                 ([VERSION, b'b'], []) => Some(Cursor::Below(first)),
                 ([VERSION, b'a'], []) => Some(Cursor::Above(first)),
                 ([VERSION, b'm'], []) => Some(Cursor::Members(first)),
-                ([VERSION, b'c'], rest) => {
+                ([VERSION, b'l'], rest) => {
                     Some(Cursor::Conversations(first, u64::from_le_bytes(rest.try_into().ok()?)))
                 }
+                // As they were once written: last id, conversation.
+                ([VERSION, b'c'], [_, _, _, _, _, _, _, _]) => Some(Cursor::Conversations(first, u64::MAX)),
                 _ => None,
             }
         });
@@ -77,13 +79,15 @@ mod tests {
         let cases = [
             (Cursor::Below(141), "AWKNAAAAAAAAAA"),
             (Cursor::Above(1), "AWEBAAAAAAAAAA"),
-            (Cursor::Conversations(u64::MAX, 7), "AWP__________wcAAAAAAAAA"),
+            (Cursor::Conversations(u64::MAX, 7), "AWz__________wcAAAAAAAAA"),
             (Cursor::Members(9), "AW0JAAAAAAAAAA"),
         ];
         for (cursor, text) in cases {
             assert_eq!(cursor.to_text(), text);
             assert_eq!(Cursor::parse(text), Ok(cursor));
         }
+        let once = Cursor::parse("AWMJAAAAAAAAAAcAAAAAAAAA");
+        assert_eq!(once, Ok(Cursor::Conversations(9, u64::MAX)), "it named a conversation");
         for wrong in
             ["", "x", "141", "AWKNAAAAAAAAAA==", "AmKNAAAAAAAAAA", "AWKNAAAAAAAAAAA", "AWONAAAAAAAAAA", "💣"]
         {

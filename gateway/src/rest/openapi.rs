@@ -144,7 +144,7 @@ fn body(route: &Route) -> Option<Value> {
     let is_required = !required.is_empty();
     let schema = json!({ "type": "object", "properties": properties, "required": required });
     let body = json!({ "required": is_required, "content": { "application/json": { "schema": schema } } });
-    (!route.body.is_empty() || route.is_durable).then_some(body)
+    route.takes_body().then_some(body)
 }
 
 fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
@@ -159,7 +159,8 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
         responses.insert(status.to_string(), response);
     }
     if route.scope != Scope::Open {
-        for code in REFUSALS.iter().chain(route.refusals).map(|code: &Code| code.row()) {
+        let of_bodies = if route.takes_body() { &[Code::UnsupportedMedia][..] } else { &[] };
+        for code in REFUSALS.iter().chain(of_bodies).chain(route.refusals).map(|code: &Code| code.row()) {
             responses.insert(code.http_status.to_string(), json!({ "$ref": "#/components/responses/Error" }));
         }
     }

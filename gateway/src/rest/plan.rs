@@ -157,7 +157,10 @@ pub(super) enum Tell {
     /// A page of messages.
     Messages,
     /// A page of conversations.
-    Conversations,
+    Conversations {
+        /// The place that was asked for, as in [`Wanted::Conversations`].
+        below: (u64, u64),
+    },
     /// The conversation, which is read next.
     Created,
     /// A conversation, with this status.
@@ -268,8 +271,8 @@ fn done(tell: &Tell, accepted: &Accepted, user: UserId) -> Result<Step, Refusal>
 /// Something was looked up.
 fn found(tell: &Tell, findings: &Findings, user: UserId) -> Result<Response, Refusal> {
     match (tell, findings) {
-        (Tell::Conversations, Findings::Conversations { conversations, more }) => {
-            conversations::page(conversations, *more, user)
+        (Tell::Conversations { below }, Findings::Conversations { conversations, more }) => {
+            conversations::page(conversations, *more, *below, user)
         }
         (Tell::Conversation(status), Findings::Conversations { conversations, .. }) => {
             let conversation = conversations.first().ok_or_else(mismatch)?;

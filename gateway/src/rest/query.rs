@@ -4,7 +4,8 @@ use carillon_protocol::ids::{SEQ_MAX, Seq};
 use carillon_protocol::limits::{PAGE_EVENTS_DEFAULT, PAGE_EVENTS_MAX};
 use carillon_protocol::reason::Refusal;
 
-/// The parameters of a query. Unknown ones are ignored; one given twice is refused when it is asked for.
+/// The parameters of a query. Unknown ones are ignored; one given twice is refused when it is asked for. One without a
+/// value counts as absent, so that a form or a template may send all of them: `?cursor=&limit=50`.
 pub(crate) struct Query<'a>(&'a str);
 
 impl<'a> Query<'a> {
@@ -12,7 +13,7 @@ impl<'a> Query<'a> {
         Query(text)
     }
 
-    /// A parameter, decoded; `None` when it is absent.
+    /// A parameter, decoded; `None` when it is absent or empty.
     ///
     /// # Errors
     /// Given twice, or not UTF-8 behind its percent signs.
@@ -26,13 +27,14 @@ impl<'a> Query<'a> {
             return Err(Refusal::field(field, format!("{field} may be given only once")));
         }
         let malformed = || Refusal::field(field, format!("{field} is not UTF-8, percent-encoded"));
-        decode(value, true).map(Some).ok_or_else(malformed)
+        let value = decode(value, true).ok_or_else(malformed)?;
+        Ok(Some(value).filter(|value| !value.is_empty()))
     }
 
     /// A seq of at least 0.
     pub(crate) fn seq(&self, field: &'static str) -> Result<Option<Seq>, Refusal> {
         let Some(text) = self.text(field)? else { return Ok(None) };
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         let seq = text.parse().ok().filter(|seq| digits && *seq <= SEQ_MAX);
         seq.map(Some)
             .ok_or_else(|| Refusal::field(field, format!("{field} must be an integer of at least 0")))
@@ -83,24 +85,21 @@ mod tests {
         let query = Query::new("username=J%C3%BCrgen+M%2bller%&limit=1e1&x&after_seq=7&cursor=&%63ut=1");
         assert_eq!(query.text("username").unwrap().as_deref(), Some("Jürgen M+ller%"));
         assert_eq!((query.limit(), query.seq("after_seq")), (Ok(10), Ok(Some(7))));
-        assert_eq!(
-            (query.text("cursor"), query.text("x")),
-            (Ok(Some(String::new())), Ok(Some(String::new())))
-        );
+        assert_eq!((query.text("cursor"), query.text("x")), (Ok(None), Ok(None)), "empty counts as absent");
         assert_eq!((query.text("cut"), query.text("absent")), (Ok(Some("1".to_owned())), Ok(None)));
     }
 
     #[test]
     fn limits_are_clamped_and_nonsense_is_refused() {
         for (text, expected) in
-            [("", 50), ("limit=0", 1), ("limit=-5", 1), ("limit=1e9", 200), ("limit=7.9", 7)]
+            [("", 50), ("limit=", 50), ("limit=0", 1), ("limit=-5", 1), ("limit=1e9", 200), ("limit=7.9", 7)]
         {
             assert_eq!(Query::new(text).limit(), Ok(expected), "{text}");
         }
-        for text in ["limit=", "limit=ten", "limit=nan", "limit=inf", "limit=1&limit=2"] {
+        for text in ["limit=ten", "limit=nan", "limit=inf", "limit=1&limit=2"] {
             assert_eq!(Query::new(text).limit().unwrap_err().field, Some("limit"), "{text}");
         }
-        for text in ["seq=", "seq=-1", "seq=+1", "seq=1.0", "seq=9223372036854775808", "seq=%ff"] {
+        for text in ["seq=-1", "seq=+1", "seq=1.0", "seq=9223372036854775808", "seq=%ff"] {
             assert_eq!(Query::new(text).seq("seq").unwrap_err().field, Some("seq"), "{text}");
         }
     }

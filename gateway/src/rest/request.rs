@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use carillon_link::Peer;
 use carillon_protocol::ids::UserId;
+use carillon_protocol::reason::{Code, Refusal};
 use rkyv::util::AlignedVec;
 
 use super::Response;
@@ -90,6 +91,27 @@ pub struct Request {
     pub body: Body,
 }
 
+impl Request {
+    /// The body, as far as its size and type go; what is in it is the handler's.
+    ///
+    /// # Errors
+    /// `too_large`; `unsupported_media` for a body that says it is something else than JSON, or packed.
+    pub(crate) fn json_body(&self, bytes_max: usize) -> Result<&[u8], Refusal> {
+        let body = match &self.body {
+            Body::Whole(bytes) if bytes.len() <= bytes_max => bytes,
+            _ => {
+                let message = format!("the body must be at most {bytes_max} bytes");
+                return Err(Refusal::new(Code::TooLarge, message));
+            }
+        };
+        if !body.is_empty() && !self.headers.is_json() {
+            let message = "send the body as Content-Type: application/json, not packed";
+            return Err(Refusal::new(Code::UnsupportedMedia, message));
+        }
+        Ok(body)
+    }
+}
+
 /// Headers that are looked at. Bytes where a value may be any.
 #[derive(Clone, Debug, Default)]
 pub struct Headers {
@@ -105,6 +127,30 @@ pub struct Headers {
     pub last_event_id: Option<Vec<u8>>,
     /// `Host`.
     pub host: Option<Vec<u8>>,
+    /// `Content-Type`.
+    pub content_type: Option<Vec<u8>>,
+    /// `Content-Encoding`.
+    pub content_encoding: Option<Vec<u8>>,
+}
+
+impl Headers {
+    /// Whether a body may be JSON (RFC 9110 section 8.3, RFC 6839 section 3.1). Nothing said will do, and so will what
+    /// many programs say when nobody told them: that it is a form (curl), or text (fetch in a browser).
+    fn is_json(&self) -> bool {
+        let is_packed =
+            self.content_encoding.as_deref().is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity"));
+        let Some(given) = self.content_type.as_deref().filter(|given| !given.is_empty()) else {
+            return !is_packed;
+        };
+        let essence = given.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let essence = essence.to_ascii_lowercase();
+        let is_json = essence.ends_with(b"+json")
+            || matches!(
+                essence.as_slice(),
+                b"application/json" | b"application/x-www-form-urlencoded" | b"text/plain"
+            );
+        is_json && !is_packed
+    }
 }
 
 /// A request's body.

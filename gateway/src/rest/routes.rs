@@ -148,6 +148,11 @@ impl Route {
         Route::new(method, pattern, Handler::Pumps)
     }
 
+    /// Whether a body is looked at. A durable command without fields may have one for its `client_msg_id`.
+    pub(super) const fn takes_body(&self) -> bool {
+        !self.body.is_empty() || self.is_durable
+    }
+
     const fn says(self, summary: &'static str) -> Route {
         Route { summary, ..self }
     }
@@ -343,6 +348,7 @@ pub const ROUTES: &[Route] = &[
         .query(&[USERNAME])
         .answers(&[(200, Shape::User)])
         .refuses(&[Code::NotFound]),
+    Route::find("GET", "/v1/users/me", users::me).says("The caller.").answers(&[(200, Shape::User)]),
     Route::find("GET", "/v1/users/{user_id}", users::one)
         .says("A user; more of oneself.")
         .answers(&[(200, Shape::User)])
@@ -428,14 +434,20 @@ pub(super) enum Found<'a> {
 }
 
 pub(super) fn find<'a>(method: &str, path: &'a str) -> Found<'a> {
-    let method = if method == "HEAD" { "GET" } else { method };
+    // Fetching from a session takes something, and a stream does not end: neither can be asked for its head alone.
+    let is_meant = |route: &Route| match method {
+        "HEAD" => route.method == "GET" && !matches!(route.handler, Handler::Pumps),
+        _ => route.method == method,
+    };
     let mut methods = Vec::new();
     for route in ROUTES {
         let Some(parameters) = Parameters::of(route.pattern, path) else { continue };
-        if route.method == method {
+        if is_meant(route) {
             return Found::Route(route, parameters);
         }
-        methods.push(route.method);
+        if !methods.contains(&route.method) {
+            methods.push(route.method);
+        }
     }
     if methods.is_empty() { Found::Nothing } else { Found::Methods(methods) }
 }

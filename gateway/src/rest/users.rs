@@ -43,6 +43,11 @@ pub(super) fn one(call: &Call<'_>) -> Result<Plan, Refusal> {
     Ok(Plan { ask: Ask::Find(Wanted::User(user)), tell: Tell::User(200) })
 }
 
+/// `GET /v1/users/me`.
+pub(super) fn me(call: &Call<'_>) -> Result<Plan, Refusal> {
+    Ok(Plan { ask: Ask::Find(Wanted::User(call.user)), tell: Tell::User(200) })
+}
+
 /// `GET /v1/users?username=`.
 pub(super) fn by_name(call: &Call<'_>) -> Result<Plan, Refusal> {
     let username = Query::new(call.query).text("username")?.ok_or_else(|| required("username"))?;
@@ -64,12 +69,12 @@ pub(super) struct User<'a> {
     last_seen_at: Option<WallMs>,
     /// Where notifications go; to oneself only.
     #[serde(skip_serializing_if = "Option::is_none")]
-    push_tokens: Option<Vec<PushToken<'a>>>,
+    device_tokens: Option<Vec<DeviceToken<'a>>>,
 }
 
 /// Where notifications of a device go.
 #[derive(Serialize, JsonSchema)]
-pub(super) struct PushToken<'a> {
+pub(super) struct DeviceToken<'a> {
     device_id: &'a str,
     platform: Platform,
     token: &'a str,
@@ -77,9 +82,9 @@ pub(super) struct PushToken<'a> {
 
 /// A user as `asker` sees them.
 pub(super) fn object(status: u16, view: &UserView, asker: UserId) -> Result<Response, Refusal> {
-    let mut push_tokens = Vec::new();
+    let mut device_tokens = Vec::new();
     for push_token in &view.push_tokens {
-        push_tokens.push(PushToken {
+        device_tokens.push(DeviceToken {
             device_id: &push_token.device,
             platform: Platform::from_number(push_token.platform).ok_or_else(mismatch)?,
             token: &push_token.token,
@@ -90,7 +95,7 @@ pub(super) fn object(status: u16, view: &UserView, asker: UserId) -> Result<Resp
         username: &view.username,
         created_at: WallMs(view.created_at_ms),
         last_seen_at: (view.last_seen_at_ms != 0).then_some(WallMs(view.last_seen_at_ms)),
-        push_tokens: (view.user == asker).then_some(push_tokens),
+        device_tokens: (view.user == asker).then_some(device_tokens),
     };
     Ok(Response::json(status, &user))
 }

@@ -225,7 +225,7 @@ fn receipts_are_told() {
             Findings::Marks(vec![Mark { user: UserId(2), delivered_seq: 6, read_seq: 4 }]),
             json!([{"user_id": "2", "delivered_seq": 6, "read_seq": 4}]),
         ),
-        ("?seq=", 0, Findings::Marks(Vec::new()), Value::Null),
+        ("?seq=0", 0, Findings::Marks(Vec::new()), Value::Null),
         (
             "?seq=9",
             9,

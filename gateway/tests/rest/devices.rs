@@ -102,7 +102,7 @@ fn users_rename_themselves() {
     rig.hear(&found);
     let expected = json!({
         "user_id": "1", "username": "zoë", "created_at": 5,
-        "push_tokens": [{"device_id": "phone", "platform": "fcm", "token": "t"}],
+        "device_tokens": [{"device_id": "phone", "platform": "fcm", "token": "t"}],
     });
     assert_eq!(rig.told(ticket), (200, expected));
     for body in [r#"{"username":""}"#, "{}", r#"{"username":"a\u0007"}"#, r#"{"username":7}"#] {

@@ -291,7 +291,8 @@ fn connections_are_bounded() {
     let unfinished = post(MESSAGE).replace(MESSAGE, "");
     let kept: Vec<_> = (0..http::CONNECTIONS_MAX).map(|_| server.connect(&unfinished)).collect();
     let mut one_more = server.connect("");
-    let (head, _) = response(&mut one_more);
-    assert!(head.starts_with("http/1.1 503") && head.contains("retry-after"), "{head}");
+    let (head, body) = response(&mut one_more);
+    assert!(head.starts_with("http/1.1 503") && head.contains("retry-after: 1\r\n"), "{head}");
+    assert!(body.contains(r#""code":"overloaded""#) && body.contains(r#""retry_after_ms":1000"#), "{body}");
     drop(kept);
 }

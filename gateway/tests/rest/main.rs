@@ -8,6 +8,7 @@ mod examples;
 mod failures;
 mod http;
 mod page;
+mod pumps;
 mod reading;
 mod refusals;
 mod rig;

@@ -57,6 +57,11 @@ fn paths_and_methods() {
         ("PUT", "/v1/events", 405, "bad_request", Some("POST, GET")),
         ("DELETE", "/v1/conversations", 405, "bad_request", Some("GET, POST")),
         ("GET", "/v1/messages", 405, "bad_request", Some("POST")),
+        ("HEAD", "/v1/events", 405, "bad_request", Some("POST, GET")),
+        ("HEAD", "/v1/poll/x", 405, "bad_request", Some("GET, POST, DELETE")),
+        ("DELETE", "/v1/users/me", 405, "bad_request", Some("GET, PATCH")),
+        ("GET", "/v1/ws", 426, "bad_request", None),
+        ("POST", "/v1/ws", 405, "bad_request", Some("GET")),
         ("POST", "/v1/conversations/7", 405, "bad_request", Some("GET, PATCH")),
     ];
     for (method, path, status, code, allow) in cases {
@@ -67,13 +72,16 @@ fn paths_and_methods() {
     }
 }
 
-/// `X-Request-Id` is echoed, or made.
+/// `X-Request-Id` is echoed as it is, or, when it is not fit for that, made: by the rule of the upgrade.
 #[test]
 fn requests_have_names() {
     let mut rig = Rig::new(settings());
-    for (given, expected) in
-        [(Some("req-1"), Some("req-1")), (Some("a b\r\nc"), Some("abc")), (Some("\n"), None), (None, None)]
-    {
+    for (given, expected) in [
+        (Some("req-1"), Some("req-1")),
+        (Some("a/b:1"), Some("a/b:1")),
+        (Some("a b\r\nc"), None),
+        (None, None),
+    ] {
         let mut request = request(0, "GET", "/", "");
         request.headers.request_id = given.map(|text| text.as_bytes().to_vec());
         let ticket = rig.send(request);
@@ -112,6 +120,14 @@ fn origins_are_checked() {
             };
             assert_eq!(response.status, expected, "{method} {origin}");
             assert_eq!(header(&response, "access-control-allow-origin"), allowed.then_some(origin));
+            if expected == 204 {
+                let headers = header(&response, "access-control-allow-headers").unwrap_or_default();
+                for name in
+                    ["authorization", "content-type", "idempotency-key", "last-event-id", "x-request-id"]
+                {
+                    assert!(headers.split(", ").any(|allowed| allowed == name), "{name}: {headers}");
+                }
+            }
         }
     }
 }
@@ -146,6 +162,45 @@ fn what_is_given_twice_is_refused() {
     let alike = format!(r#"{{{known},"new":[{{"a":1}},{{"a":{{"a":2}}}}]}}"#);
     rig.ask(1, "POST", "/v1/messages", &alike);
     assert_eq!(rig.up.len(), 1, "the same name in different objects");
+}
+
+/// A body that says it is something else than JSON is 415; one that says nothing, or what programs say by themselves, is
+/// read. What no route looks at may be anything.
+#[test]
+fn bodies_say_what_they_are() {
+    let message = r#"{"conversation_id":"7","content":"x","message_type":"text"}"#;
+    let cases = [
+        (None, None, true),
+        (Some("application/json"), None, true),
+        (Some("Application/JSON ; charset=utf-8"), Some("identity"), true),
+        (Some("application/vnd.api+json"), None, true),
+        (Some("application/x-www-form-urlencoded"), None, true),
+        (Some("text/plain;charset=UTF-8"), None, true),
+        (Some("text/html"), None, false),
+        (Some("multipart/form-data; boundary=json"), None, false),
+        (Some("application/octet-stream"), None, false),
+        (Some("application/json"), Some("gzip"), false),
+        (None, Some("br"), false),
+    ];
+    for (content_type, content_encoding, is_read) in cases {
+        let with = |method: &str, path: &str, body: &str| {
+            let mut request = request(1, method, path, body);
+            request.headers.content_type = content_type.map(|text| text.as_bytes().to_vec());
+            request.headers.content_encoding = content_encoding.map(|text| text.as_bytes().to_vec());
+            request
+        };
+        let mut rig = Rig::new(settings());
+        let ticket = rig.ask_with(with("POST", "/v1/messages", message));
+        let refused = (!is_read).then(|| rig.refused(ticket));
+        let expected = (!is_read).then(|| (415, "unsupported_media".to_owned(), None));
+        assert_eq!(refused, expected, "{content_type:?} {content_encoding:?}");
+        for (method, path, body) in
+            [("GET", "/v1/conversations", message), ("DELETE", "/v1/conversations/7/mute", "")]
+        {
+            let ticket = rig.ask_with(with(method, path, body));
+            assert!(!rig.responses.contains_key(&ticket), "{method} {content_type:?}");
+        }
+    }
 }
 
 /// RL1: the rate of a device is that device's; what is refused by the router's rates passes on; 429 says when to

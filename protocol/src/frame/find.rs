@@ -23,7 +23,8 @@ pub struct Find {
 pub enum Wanted {
     /// The user's conversations, latest activity first.
     Conversations {
-        /// Only those whose (last id, conversation) is below this; (`u64::MAX`, `u64::MAX`) for the first page.
+        /// Only those whose last id is below the first of the two, as the list stood at the second: events with a
+        /// higher id do not count. (`u64::MAX`, `u64::MAX`) for the first page.
         below: (u64, u64),
         /// At most [`crate::limits::PAGE_EVENTS_MAX`].
         limit: u32,
@@ -166,7 +167,7 @@ pub struct ConversationView {
     pub read_seq: Seq,
     /// Others' messages above that.
     pub unread_count: u64,
-    /// The last event's id: what the list is sorted by.
+    /// The last event's id, as of when the list was begun: what it is sorted by.
     pub last_id: u64,
     /// The last message that the member may see, if any.
     pub last_message: Option<Entry>,

@@ -131,8 +131,9 @@ pub(super) fn token68(token: &str) -> Option<&str> {
     (!body.is_empty() && token.len() <= TOKEN_BYTES_MAX && body.bytes().all(is_sound)).then_some(token)
 }
 
-/// An `X-Request-Id` that may stand in a header, a log and JSON as it is.
-fn request_id(value: &[u8]) -> Option<&str> {
+/// An `X-Request-Id` that may stand in a header, a log and JSON as it is; `None` for any other, which is not echoed.
+#[must_use]
+pub fn request_id(value: &[u8]) -> Option<&str> {
     let is_sound = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:/+=@".contains(byte);
     if value.is_empty() || value.len() > REQUEST_ID_BYTES_MAX || !value.iter().all(is_sound) {
         return None;

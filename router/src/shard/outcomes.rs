@@ -1,8 +1,9 @@
 //! What became of operations, told to those who wait.
 
 use carillon_protocol::frame::{Accepted, Revoked};
-use carillon_protocol::ids::ConversationId;
+use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::reason::{Code, Refusal};
+use carillon_protocol::record::{Body, Event};
 use carillon_protocol::time::WallMs;
 use carillon_store::verb::{Outcome, Query, ReceiptOp};
 
@@ -32,9 +33,7 @@ impl Shard {
             self.fanout.suspect(self.now, conversation);
         }
         self.cache.settled(self.now, &touches, &result);
-        if let Touches::Profile(user) = touches {
-            self.profiles.forget(user);
-        }
+        self.forget_profiles(touches, &result);
         match (waiter, result) {
             (Waiter::Submit(origin), Ok(outcome)) => {
                 self.outbox.meter.observe(Metric::SubmitTime, nanos(self.now.since(since)));
@@ -69,6 +68,19 @@ impl Shard {
             (Waiter::Registration(origin), Err(failure)) => {
                 self.registry.refuse(origin, &refusal_of(&failure), &mut self.outbox);
             }
+        }
+    }
+
+    /// Before anybody is answered: what is asked next is told as it is now.
+    fn forget_profiles(&mut self, touches: Touches, result: &Result<Outcome, Failure>) {
+        match (touches, result) {
+            (Touches::Profile(user), _) => self.profiles.forget(user),
+            (Touches::Log(_), Ok(Outcome::Appended(appended))) => {
+                let came_or_went = came_or_went(&appended.record);
+                came_or_went.into_iter().for_each(|user| self.profiles.forget(user));
+            }
+            (Touches::Log(_), Err(Failure::Unknown)) => self.profiles.forget_all(),
+            _ => {}
         }
     }
 
@@ -181,5 +193,14 @@ fn refusal_of(failure: &Failure) -> Refusal {
         Failure::Fenced => Refusal::new(Code::Unavailable, "another router took over; try again")
             .retry_after(UNAVAILABLE_RETRY_MS),
         Failure::Fatal(_) => Refusal::new(Code::Internal, "the store failed"),
+    }
+}
+
+/// Whom an event brings into its conversation, or out of it.
+fn came_or_went(record: &[u8]) -> Vec<UserId> {
+    match Event::decode(record).map(|event| event.body) {
+        Some(Body::Created { members: users, .. } | Body::MembersAdded { users, .. }) => users,
+        Some(Body::MemberRemoved { user, .. }) => vec![user],
+        _ => Vec::new(),
     }
 }

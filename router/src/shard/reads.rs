@@ -66,7 +66,7 @@ impl Shard {
                 }
                 None => {
                     self.count(Metric::CacheMisses, cache::Kind::Profile);
-                    self.ask(origin, Asked::Profile(origin, asker, self.profiles.epoch(user)), query);
+                    self.ask(origin, Asked::Profile(origin, asker, self.profiles.epoch(user, asker)), query);
                 }
             },
             query => self.look(origin, Asked::Find(origin), query),

@@ -173,6 +173,13 @@ impl House {
         self.reports.push_back((commit_lane, results));
     }
 
+    /// The store holds what an operation makes, as from before this router began.
+    fn held(&mut self, op: Op) {
+        self.commits.push_front((0, vec![op]));
+        self.commit(true);
+        self.reports.pop_back();
+    }
+
     fn report(&mut self) {
         let Some((commit_lane, results)) = self.reports.pop_front() else { return };
         self.input(Input::Committed { commit_lane, at: WallMs(9), results });
@@ -469,6 +476,53 @@ fn ca5_a_profile_is_remembered_until_it_changes() {
     house.now = house.now.after_ms(PROFILE_TTL_MS);
     house.look(&look);
     assert_eq!(house.queries_count, before + 1);
+}
+
+/// CA5, PR7: when somebody was seen last is told to those who share a conversation with them, from the moment they do to
+/// the moment they do not; also when the answer was on its way.
+#[test]
+fn ca5_who_was_seen_last_is_told_to_those_who_share_a_conversation() {
+    let mut house = House::new();
+    let (alice, bob, late) = (UserId(1), UserId(2), UserId(9));
+    house.submit(late, Command::Provision { name: String::new() });
+    house.settle();
+    for user in [bob, UserId(3), late] {
+        house.held(Op::Seen { user, device: "phone".to_owned(), at: WallMs(5), offline: true });
+    }
+    let seen = |house: &mut House, asker: UserId, user: UserId| {
+        let look = Look::Find(asker, Wanted::User(user));
+        match house.look(&look) {
+            Heard::Found(frame::Found { findings: frame::Findings::User(user), .. }) => user.last_seen_at_ms,
+            other => panic!("{other:?}"),
+        }
+    };
+    let change = |house: &mut House, change: Change| {
+        let conversation = house.room;
+        house.submit(alice, Command::Change { conversation, change });
+        house.settle();
+    };
+    assert_eq!(
+        [seen(&mut house, alice, bob), seen(&mut house, alice, late), seen(&mut house, late, bob)],
+        [5, 0, 0]
+    );
+    change(&mut house, Change::AddMembers { users: vec![late] });
+    assert_eq!([seen(&mut house, alice, late), seen(&mut house, late, bob)], [5, 5]);
+    // A reading from before they parted that arrives after it tells no one else.
+    house.say(&Find { request: 9_999, user: late, what: Wanted::User(UserId(3)) });
+    house.read(|_| true);
+    change(&mut house, Change::RemoveMember { user: late });
+    house.tell();
+    assert_eq!(
+        [seen(&mut house, alice, late), seen(&mut house, late, bob), seen(&mut house, late, UserId(3))],
+        [0; 3]
+    );
+    let pair = Command::Create { conversation_type: 0, history: 0, group_name: None, members: vec![late] };
+    house.submit(alice, pair);
+    house.settle();
+    assert_eq!([seen(&mut house, alice, late), seen(&mut house, late, bob)], [5, 0]);
+    let before = house.queries_count;
+    seen(&mut house, alice, late);
+    assert_eq!(house.queries_count, before, "remembered");
 }
 
 /// Whatever happens in a conversation, in any order, and whatever is on its way: every answer is the store's.

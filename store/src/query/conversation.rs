@@ -1,8 +1,9 @@
 //! Conversations as their members see them. A user's list is joined with the heads and sorted at read time, so that a
 //! message costs no write for each member.
 
-use carillon_protocol::ids::{ConversationId, UserId};
+use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
 use carillon_protocol::limits::SMALL_GROUP_MEMBERS_MAX;
+use carillon_protocol::record::Event;
 use carillon_protocol::time::WallMs;
 
 use super::{member_view, members, page, people, reactions};
@@ -13,13 +14,23 @@ use crate::verb::{Answer, Summary};
 
 /// The most summaries in one answer, whatever it is asked for.
 const LIMIT_MAX: u32 = 1_000;
+/// The most conversations whose place is looked for that came up since the list was begun: some twenty reads each. Those
+/// beyond are found at the top of the next list.
+const MOVED_MAX: usize = 1_024;
 
 pub(super) fn one(read: &mut dyn Read, user: UserId, conversation: ConversationId) -> Result<Answer, Halt> {
     Ok(Answer::Conversations { summaries: vec![summary(read, user, conversation)?], more: false })
 }
 
-pub(super) fn list(read: &mut dyn Read, user: UserId, below: (u64, u64), limit: u32) -> Result<Answer, Halt> {
+pub(super) fn list(
+    read: &mut dyn Read,
+    user: UserId,
+    below: u64,
+    as_of: u64,
+    limit: u32,
+) -> Result<Answer, Halt> {
     let mut order = Vec::new();
+    let mut moved_count = 0;
     let mut ids = Vec::new();
     people::current(read, user, |conversation| {
         ids.push(conversation);
@@ -27,17 +38,48 @@ pub(super) fn list(read: &mut dyn Read, user: UserId, below: (u64, u64), limit: 
     })?;
     for conversation in ids {
         let head = expect(rows::load_head(read, conversation)?)?;
-        order.push((head.last_id.0, conversation.0));
+        let place = if head.last_id.0 <= as_of {
+            Some(head.last_id)
+        } else if moved_count < MOVED_MAX {
+            moved_count += 1;
+            last_id_as_of(read, conversation, head.seq, as_of)?
+        } else {
+            None
+        };
+        order.extend(place.filter(|place| place.0 < below).map(|place| (place, conversation)));
     }
-    order.retain(|place| *place < below);
     order.sort_unstable_by(|one, other| other.cmp(one));
     let limit = limit.min(LIMIT_MAX) as usize;
     let more = order.len() > limit;
     let mut summaries = Vec::with_capacity(limit.min(order.len()));
-    for (_, conversation) in order.into_iter().take(limit) {
-        summaries.push(summary(read, user, ConversationId(conversation))?);
+    for (place, conversation) in order.into_iter().take(limit) {
+        summaries.push(Summary { last_id: place, ..summary(read, user, conversation)? });
     }
     Ok(Answer::Conversations { summaries, more })
+}
+
+/// The id of the last event that is not above `as_of`; ids rise with the seq.
+fn last_id_as_of(
+    read: &mut dyn Read,
+    conversation: ConversationId,
+    head: Seq,
+    as_of: u64,
+) -> Result<Option<MessageId>, Halt> {
+    let mut last_id = None;
+    // Below `low` all are of then, from `high` on none is.
+    let (mut low, mut high) = (1, head);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        // A log that lost its beginning has nothing of then there.
+        let record = read.get(&keys::event(conversation, middle))?;
+        let id = record.map(|record| expect(Event::decode(&record)).map(|event| event.id)).transpose()?;
+        if id.is_none_or(|id| id.0 <= as_of) {
+            (low, last_id) = (middle + 1, id);
+        } else {
+            high = middle;
+        }
+    }
+    Ok(last_id)
 }
 
 /// Refused for those who are not members now.

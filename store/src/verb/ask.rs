@@ -57,12 +57,15 @@ pub enum Query {
         /// Whose messages do not count.
         except: UserId,
     },
-    /// The user's conversations, latest activity first.
+    /// The user's conversations, latest activity first, as they stood when the list was begun: so that none is left out
+    /// which comes up while somebody pages.
     Conversations {
         /// Whose.
         user: UserId,
-        /// Only those whose (last id, conversation) is below this.
-        below: (u64, u64),
+        /// Only those whose last id is below this.
+        below: u64,
+        /// Events with a higher id than this do not move a conversation; one that has no other is left out.
+        as_of: u64,
         /// At most so many.
         limit: u32,
     },

@@ -90,7 +90,7 @@ fn db2_names_and_conversations_are_found_by_index_keys() {
     assert_eq!((reads.gets[&'n'], reads.gets[&'u']), (1, 1));
     assert!(reads.ranges.is_empty(), "{:?}", reads.ranges);
 
-    let query = Query::Conversations { user: UserId(1), below: (u64::MAX, u64::MAX), limit: 50 };
+    let query = Query::Conversations { user: UserId(1), below: u64::MAX, as_of: u64::MAX, limit: 50 };
     let (reads, answer) = counted(&world, &query);
     let Answer::Conversations { summaries, .. } = &answer else { panic!("{answer:?}") };
     let count = summaries.len();

@@ -125,7 +125,7 @@ fn a_conversation_that_was_left_is_listed_until_its_last_event_is_confirmed() {
     assert_eq!(session(&world, 2, "tablet"), [joined(0)]);
     by_hand(&world, |txn| txn.set(keys::device_cursor(UserId(2), PHONE, group), vec![1, 4].into()));
     assert_eq!(session(&world, 2, PHONE), []);
-    let list = Query::Conversations { user: UserId(2), below: (u64::MAX, u64::MAX), limit: 9 };
+    let list = Query::Conversations { user: UserId(2), below: u64::MAX, as_of: u64::MAX, limit: 9 };
     assert_eq!(world.ask(&list), Answer::Conversations { summaries: vec![], more: false });
     let page = Query::MemberPage { user: UserId(2), conversation: group, after: UserId(0), limit: 9 };
     assert_eq!(code(&world.ask(&page)), Some(Code::Forbidden));

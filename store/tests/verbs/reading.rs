@@ -188,8 +188,9 @@ fn a_page_ends_at_its_bytes_or_with_one_event() {
     assert_eq!(world.seqs(2, group).len(), 10);
 }
 
+/// AP5, OR7: latest activity first; whoever pages meets every conversation once, also those that come up meanwhile.
 #[test]
-fn lists_are_by_latest_activity_and_go_on_below_a_place() {
+fn lists_are_by_latest_activity_as_of_when_they_were_begun() {
     let mut world = world();
     for number in 1..=5 {
         world.group(number, &[1, 2]);
@@ -198,27 +199,38 @@ fn lists_are_by_latest_activity_and_go_on_below_a_place() {
     for number in [4, 2, 5] {
         world.append(send(2, ConversationId(number), "k", "hello"));
     }
-    let list = |below, limit| match world.ask(&Query::Conversations { user: UserId(1), below, limit }) {
+    let list = |world: &MemoryWorld, (below, as_of), limit| match world.ask(&Query::Conversations {
+        user: UserId(1),
+        below,
+        as_of,
+        limit,
+    }) {
         Answer::Conversations { summaries, more } => (summaries, more),
         other => panic!("{other:?}"),
     };
-    let (all, more) = list((u64::MAX, u64::MAX), 10);
+    let (all, more) = list(&world, (u64::MAX, u64::MAX), 10);
     let order = |summaries: &[Summary]| summaries.iter().map(|one| one.conversation.0).collect::<Vec<_>>();
     assert_eq!((order(&all), more), (vec![5, 2, 4, 3, 1], false));
     assert_eq!(all.iter().map(|one| one.unread_count).collect::<Vec<_>>(), [1, 1, 1, 0, 0]);
     let last: Vec<_> = all.iter().map(|one| one.last_message.as_ref().map(|entry| entry.seq)).collect();
     assert_eq!(last, [Some(2), Some(2), Some(2), None, None]);
 
-    let (first, more) = list((u64::MAX, u64::MAX), 2);
+    let (first, more) = list(&world, (u64::MAX, u64::MAX), 2);
     assert_eq!((order(&first), more), (vec![5, 2], true));
-    world.append(send(2, ConversationId(3), "k", "comes up while paging"));
-    let list = |below, limit| match world.ask(&Query::Conversations { user: UserId(1), below, limit }) {
-        Answer::Conversations { summaries, more } => (order(&summaries), more),
-        other => panic!("{other:?}"),
-    };
-    let place = (first[1].last_id.0, first[1].conversation.0);
-    assert_eq!(list(place, 2), (vec![4, 1], false));
-    assert_eq!(list(place, 1), (vec![4], true));
+    let as_of = first[0].last_id.0;
+    for content in ["comes up", "while", "somebody pages"] {
+        world.append(send(2, ConversationId(3), content, content));
+    }
+    world.append(send(2, ConversationId(5), "k2", "came before"));
+    world.group(7, &[1, 2]);
+    let place = (first[1].last_id.0, as_of);
+    let (second, more) = list(&world, place, 2);
+    assert_eq!((order(&second), more), (vec![4, 3], true), "where it stood");
+    assert_eq!(second[1].last_message.as_ref().map(|entry| entry.seq), Some(4), "with what came");
+    let (third, more) = list(&world, (second[1].last_id.0, as_of), 2);
+    assert_eq!((order(&third), more), (vec![1], false));
+    let (anew, _) = list(&world, (u64::MAX, u64::MAX), 10);
+    assert_eq!(order(&anew), [7, 5, 3, 2, 4, 1]);
 }
 
 #[test]

@@ -116,7 +116,7 @@ impl World<'_> {
     }
 
     fn find_created(&self, creator: UserId, name: &str) -> Option<ConversationId> {
-        let query = Query::Conversations { user: creator, below: (u64::MAX, u64::MAX), limit: 100 };
+        let query = Query::Conversations { user: creator, below: u64::MAX, as_of: u64::MAX, limit: 100 };
         let Ok(Answer::Conversations { summaries, .. }) = self.ask_store(&query) else { return None };
         let named = summaries.iter().find(|summary| summary.group_name.as_deref() == Some(name));
         named.map(|summary| summary.conversation)

@@ -42,7 +42,7 @@ impl World<'_> {
         let mut all: Vec<ConversationId> = self.book.members.keys().copied().collect();
         for user in 1..=self.plan.users_count as u64 + 1 {
             let query =
-                Query::Conversations { user: UserId(user), below: (u64::MAX, u64::MAX), limit: 1_000 };
+                Query::Conversations { user: UserId(user), below: u64::MAX, as_of: u64::MAX, limit: 1_000 };
             if let Ok(Answer::Conversations { summaries, .. }) = self.ask_store(&query) {
                 all.extend(summaries.iter().map(|summary| summary.conversation));
             }

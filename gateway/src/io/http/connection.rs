@@ -6,9 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use carillon_node::random;
+use carillon_protocol::handshake::response_error;
+use carillon_protocol::reason::{Code, Refusal};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -41,9 +46,8 @@ const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// beyond is cut.
 const EXCESS_BYTES_MAX: usize = 1 << 20;
 
-/// What is told to a connection for which there is no room.
-const TURNED_AWAY: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+/// When a connection for which there is no room may come again, in milliseconds.
+const TURNED_AWAY_MS: u64 = 1_000;
 
 /// What a connection has to know.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +113,13 @@ pub(super) async fn serve(
 
 /// Says that there is no room, as far as the socket takes it at once.
 pub(super) fn turn_away(handed_off: &HandedOff) {
-    let _ = (&handed_off.stream).write(TURNED_AWAY);
+    let mut number = [0; 8];
+    random::fill(&mut number);
+    let refusal =
+        Refusal::new(Code::Overloaded, "too many are connected; try again").retry_after(TURNED_AWAY_MS);
+    let status = refusal.code.row().http_status;
+    let request_id = format!("{:016x}", u64::from_le_bytes(number));
+    let _ = (&handed_off.stream).write(&response_error(status, &refusal, &request_id, &[]));
 }
 
 /// Where a request comes from.
@@ -184,6 +194,8 @@ fn headers(headers: &HeaderMap) -> Headers {
         origin: bytes(ORIGIN),
         last_event_id: bytes(HeaderName::from_static("last-event-id")),
         host: bytes(HOST),
+        content_type: bytes(CONTENT_TYPE),
+        content_encoding: bytes(CONTENT_ENCODING),
     }
 }
 
