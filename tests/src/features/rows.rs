@@ -172,6 +172,6 @@ rows! {
 
 /// Rows without a test so far. It only shrinks.
 pub const NOT_YET: &[&str] = &[
-    "WS3", "WS6", "DM3", "DM4", "DB1", "OO7", "GF2", "TR1", "OR1", "OR6", "BG6", "CA2", "CA4", "TO1",
-    "TO2", "TO3", "T1", "T2", "T3", "T4", "T6", "T10", "E1", "E2", "E3",
+    "WS3", "WS6", "DM3", "DM4", "DB1", "OO7", "GF2", "TR1", "OR1", "OR6", "BG6", "CA2", "CA4", "TO1", "TO2",
+    "TO3", "T1", "T2", "T3", "T4", "T6", "T10", "E1", "E2", "E3",
 ];
