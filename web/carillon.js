@@ -13,12 +13,13 @@
 /** Bounds, and what happens at each. Times are milliseconds. */
 export const BOUNDS = Object.freeze({
   outbox: 1000, // commands not yet committed: `send` and its like throw `outbox_full`
-  messages: 5000, // messages held per conversation: the oldest are let go, `history` brings them back
+  messages: 5000, // messages held per conversation: new ones push out the oldest, and `history` ends here
   ahead: 1000, // events held beyond a hole: what is further ahead is left to `sync`
   cursors: 1000, // cursors told when connecting: the server's own cursor serves for the others
   users: 1000, // profiles remembered: the oldest are asked for again
   presence_ids: 200, // users in one frame: more go in several
   rest_attempts: 4, // then the last error is the answer
+  rest_ms: 30_000, // for one of them: then it has failed
   backoff_min_ms: 250, // before the first attempt to come back, doubling up to …
   backoff_max_ms: 30_000,
   connect_ms: 10_000, // from connecting to `ready`: then the attempt is given up
@@ -27,6 +28,7 @@ export const BOUNDS = Object.freeze({
   typing_start_ms: 3_000, // at most one `typing start` in this time
   typing_ms: 6_000, // how long others' typing is shown without a word
   burst_spare: 4, // messages of the server's burst that are left unused
+  refresh_ms: 60_000, // before a token expires another one is asked for, or at half of its time
   silence_ms: 5_000, // beyond two heartbeats without any frame: the connection is dead
 });
 
@@ -88,6 +90,7 @@ export class Conversation {
   _history = undefined;
   _is_loaded = false;
   _is_loading = false;
+  _is_stale = false;
   _is_open = false;
 
   constructor(id) {
@@ -143,6 +146,8 @@ export class Carillon extends EventTarget {
   #typing_at = new Map();
   #users = new Map();
   #is_saving = false;
+  #clock_ms = 0;
+  #back_online = () => this.retry_now();
 
   /**
    * `url`: of the server, `http(s)://` or `ws(s)://`; the page's own origin when absent. `token`: a JWT, or a function
@@ -158,7 +163,6 @@ export class Carillon extends EventTarget {
       conversation.cursor = seq;
       conversation._low = seq + 1;
     }
-    globalThis.addEventListener?.("online", () => this.retry_now());
   }
 
   /** Listens to an event's detail; returns what ends it. */
@@ -192,13 +196,16 @@ export class Carillon extends EventTarget {
   connect() {
     if (this.#socket || this.state === "connecting") return;
     clearTimeout(this.#timers.retry);
+    this.#attempts = this.#refusals = 0;
+    globalThis.addEventListener?.("online", this.#back_online);
     this.#open();
   }
 
   /** Says goodbye. The outbox stays; `connect` goes on with it. */
   close() {
-    if (this.#socket?.readyState === 1) this.#say({ type: "bye" });
+    this.#say({ type: "bye" });
     this.#hang_up();
+    globalThis.removeEventListener?.("online", this.#back_online);
     this.#become("idle");
   }
 
@@ -354,9 +361,11 @@ export class Carillon extends EventTarget {
         return this.#reset(frame);
       case "read_sync": {
         const conversation = this.conversation(frame.conversation_id);
-        conversation.read_seq = Math.max(conversation.read_seq, frame.read_seq);
-        conversation.unread_count = frame.unread_count;
-        conversation._as_of = Math.max(conversation._as_of, conversation.cursor ?? 0);
+        if (frame.read_seq < conversation.read_seq) return;
+        conversation.read_seq = frame.read_seq;
+        // Its count may be from before or after what is on its way here: what is held decides, if it is all there.
+        const is_held = conversation._low <= frame.read_seq + 1;
+        conversation.unread_count = is_held ? count_unread(conversation, this.user_id) : frame.unread_count;
         return this.#changed(conversation);
       }
       case "typing":
@@ -372,9 +381,10 @@ export class Carillon extends EventTarget {
     }
   }
 
-  #greeted({ heartbeat_interval_ms, limits }) {
+  #greeted({ heartbeat_interval_ms, limits, server_time }) {
     Object.assign(this.limits, limits);
     this.#heartbeat_ms = heartbeat_interval_ms;
+    this.#clock_ms = server_time - Date.now();
     const recent = [...this.conversations.values()].filter((one) => one.cursor !== undefined && !one.is_left);
     recent.sort((a, b) => activity(b) - activity(a));
     const cursors = Object.fromEntries(recent.slice(0, BOUNDS.cursors).map((one) => [one.id, one.cursor]));
@@ -408,11 +418,12 @@ export class Carillon extends EventTarget {
     let expires_ms;
     try {
       const claims = this.#token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/");
-      expires_ms = JSON.parse(atob(claims)).exp * 1_000 - Date.now();
+      expires_ms = JSON.parse(atob(claims)).exp * 1_000 - Date.now() - this.#clock_ms;
     } catch {
-      return; // Not a token that we can read: the server will say when it has expired.
+      // Not a token that we can read: the server will say when it has expired.
     }
-    const wait = Math.min(Math.max(expires_ms - 60_000, 1_000), 2 ** 31 - 1);
+    if (!(expires_ms > 0)) return;
+    const wait = Math.min(Math.max(expires_ms - BOUNDS.refresh_ms, expires_ms / 2, 1_000), 2 ** 31 - 1);
     this.#after("refresh", wait, async () => {
       const token = await this.#fetch_token().catch(() => undefined);
       if (!token) return;
@@ -449,11 +460,11 @@ export class Carillon extends EventTarget {
     const conversation = this.conversation(event.message?.conversation_id ?? event.conversation_id);
     if (conversation.cursor === undefined && !is_own) this.#found(conversation, seq - 1);
     if (seq <= conversation.cursor || conversation._ahead.has(seq)) return;
+    conversation.head_seq = Math.max(conversation.head_seq, seq, event.head_seq ?? 0);
     if (conversation._ahead.size >= BOUNDS.ahead) return this.#fill(conversation);
     this.#apply(conversation, event, as_of ?? seq);
     conversation._ahead.add(seq);
     this.#attempts = 0; // a connection that brings something was worth coming back for
-    conversation.head_seq = Math.max(conversation.head_seq, seq, event.head_seq ?? 0);
     this.#advance(conversation);
     if (conversation._ahead.size) {
       if (!is_own) this.#fill(conversation);
@@ -489,19 +500,21 @@ export class Carillon extends EventTarget {
     }, BOUNDS.settle_ms);
   }
 
-  /** Asks for what is missing, page by page, until nothing is. */
-  async #fill(conversation, until = 0, is_told = false) {
-    if (conversation._filling && !is_told) return;
+  /**
+   * Asks for what is missing, page by page, until nothing is. `is_behind`: until the server has nothing more, since it
+   * counts off what it listed at the head that there is by then.
+   */
+  async #fill(conversation, is_behind = false) {
+    if (conversation._filling && !is_behind) return;
     const generation = this.#generation;
     conversation._filling = true;
     try {
       for (;;) {
-        const from_seq = (conversation.cursor ?? Math.max(0, until - 200)) + 1;
+        const from_seq = (conversation.cursor ?? Math.max(0, conversation.head_seq - 200)) + 1;
         const answer = await this.#sync(conversation.id, from_seq);
-        if (answer.type === "reset" || !answer.has_more) break;
-        const is_whole = conversation.cursor >= until && !conversation._ahead.size;
         // A page that brought nothing would bring nothing again.
-        if (is_whole || answer.to_seq < from_seq) break;
+        if (answer.type === "reset" || answer.to_seq < from_seq) break;
+        if (is_behind ? !answer.has_more : conversation.cursor >= conversation.head_seq) break;
       }
     } catch {
       // Disconnected: the cursor goes along with the next `identify`. Refused for good: nothing to be seen there.
@@ -526,7 +539,9 @@ export class Carillon extends EventTarget {
     // One after the other: the server pages at the pace at which we read. Each of them has to be asked for, also those
     // that are whole already: the server counts them off.
     for (const { conversation_id, head_seq } of conversations) {
-      await this.#fill(this.conversation(conversation_id), head_seq, true);
+      const conversation = this.conversation(conversation_id);
+      conversation.head_seq = Math.max(conversation.head_seq, head_seq);
+      await this.#fill(conversation, true);
     }
   }
 
@@ -564,7 +579,7 @@ export class Carillon extends EventTarget {
     conversation._told.read = conversation._read_wish = 0;
     this.#answered(frame);
     this.#emit("reset", { conversation, reason: frame.reason });
-    this.#load(conversation);
+    this.#load(conversation, true);
     if (conversation._is_open) {
       conversation._history = undefined;
       this.history(conversation.id).catch(() => {});
@@ -607,8 +622,7 @@ export class Carillon extends EventTarget {
         return this.#load(conversation);
       case "conversation_updated":
         conversation.group_name = event.group_name ?? conversation.group_name;
-        conversation._is_loaded = false;
-        return this.#load(conversation);
+        return this.#load(conversation, true);
       case "member_added":
         for (const id of event.user_ids ?? []) {
           if (!conversation.member_ids.includes(id)) conversation.member_ids.push(id);
@@ -721,8 +735,7 @@ export class Carillon extends EventTarget {
     const up_to = Math.min(seq ?? Infinity, conversation.last_seq);
     if (up_to <= conversation._read_wish || up_to <= conversation.read_seq) return;
     conversation._read_wish = conversation.read_seq = up_to;
-    const is_unread = (one) => one.seq > up_to && one.sender_id !== this.user_id && !one.deleted;
-    conversation.unread_count = conversation.messages.filter(is_unread).length;
+    conversation.unread_count = count_unread(conversation, this.user_id);
     this.#receipts_due.add(conversation);
     this.#receipts_soon();
     this.#changed(conversation);
@@ -789,9 +802,11 @@ export class Carillon extends EventTarget {
 
   /** Tries a failed entry again: as a new attempt under the same `client_msg_id`, behind everything that waits. */
   resend(entry) {
-    const conversation = this.conversation(entry.frame.conversation_id);
-    conversation.failed = conversation.failed.filter((one) => one !== entry);
-    return this.#enqueue(entry.frame);
+    if (entry.status !== "failed") return entry;
+    const again = this.#enqueue(entry.frame);
+    entry.status = "pending";
+    this.discard(entry);
+    return again;
   }
 
   /** Forgets a failed entry. */
@@ -929,7 +944,7 @@ export class Carillon extends EventTarget {
       // Nothing changed by it, except perhaps what we did not know.
       this.#apply(conversation, whole, 0);
     }
-    entry.resolve(event.message ? find(conversation.messages, seq) : answer);
+    entry.resolve(event.message ? (find(conversation.messages, seq) ?? event.message) : answer);
     this.#changed(conversation);
     this.#pump();
   }
@@ -1029,8 +1044,13 @@ export class Carillon extends EventTarget {
 
   #subscribe(user_ids, type = "presence_subscribe") {
     for (let at = 0; at < user_ids.length; at += BOUNDS.presence_ids) {
-      this.#ask({ type, user_ids: user_ids.slice(at, at + BOUNDS.presence_ids) }, (error, answer) => {
-        for (const one of answer?.presence ?? []) if (this.#watched.has(one.user_id)) this.#present(one);
+      const some = user_ids.slice(at, at + BOUNDS.presence_ids);
+      this.#ask({ type, user_ids: some }, (error, answer) => {
+        for (const one of answer?.presence ?? []) this.#present(one);
+        // Whoever is still of interest is asked for again; after a loss everybody is anyway.
+        if (!error?.retryable || error.code === "disconnected" || type !== "presence_subscribe") return;
+        const again = () => this.#subscribe(some.filter((id) => this.#watched.has(id)));
+        setTimeout(again, error.retry_after_ms ?? 1_000);
       });
     }
   }
@@ -1055,6 +1075,7 @@ export class Carillon extends EventTarget {
           ...headers,
         },
         body: body === undefined ? undefined : JSON.stringify(body),
+        signal: AbortSignal.timeout(BOUNDS.rest_ms),
       });
     } catch (error) {
       throw new CarillonError({ code: "disconnected", message: String(error.message), retryable: true });
@@ -1084,8 +1105,11 @@ export class Carillon extends EventTarget {
   #learn(object) {
     const conversation = this.conversation(object.conversation_id);
     const { type, group_name, member_ids, created_at, created_by, muted_until, history } = object;
-    Object.assign(conversation, { type, group_name, created_at, created_by, muted_until, history, is_left: false });
-    conversation.member_ids = [...(member_ids ?? [])];
+    Object.assign(conversation, { type, created_at, created_by, muted_until, history });
+    // An answer from before the events that we know says nothing about names and members any more.
+    if (object.head_seq >= (conversation.cursor ?? 0) || !conversation._is_loaded) {
+      Object.assign(conversation, { group_name, member_ids: [...(member_ids ?? [])], is_left: false });
+    }
     conversation._is_loaded = true;
     conversation.head_seq = Math.max(conversation.head_seq, object.head_seq);
     conversation.read_seq = Math.max(conversation.read_seq, object.read_seq ?? 0);
@@ -1104,13 +1128,16 @@ export class Carillon extends EventTarget {
     return conversation;
   }
 
-  /** What REST knows of a conversation that events made known: asked for once. */
-  #load(conversation) {
-    if (conversation._is_loaded || conversation._is_loading) return;
+  /** What REST knows of a conversation that events made known: asked for once, and again when that `is_stale`. */
+  #load(conversation, is_stale = !conversation._is_loaded) {
+    conversation._is_stale ||= is_stale;
+    if (!conversation._is_stale || conversation._is_loading) return;
     conversation._is_loading = true;
-    this.refresh(conversation.id)
-      .catch(() => {}) // the next event tries again
-      .finally(() => (conversation._is_loading = false));
+    conversation._is_stale = false;
+    this.refresh(conversation.id).then(
+      () => ((conversation._is_loading = false), this.#load(conversation, false)),
+      () => ((conversation._is_loading = false), (conversation._is_stale = true)), // the next event tries again
+    );
   }
 
   async refresh(conversation_id) {
@@ -1227,6 +1254,11 @@ function place(messages, seq) {
 function find(messages, seq) {
   const message = messages[place(messages, seq)];
   return message?.seq === seq ? message : undefined;
+}
+
+/** Of the messages held. */
+function count_unread({ messages, read_seq }, user_id) {
+  return messages.filter((one) => one.seq > read_seq && one.sender_id !== user_id && !one.deleted).length;
 }
 
 /** Deleted for everyone: nothing of it stays here but its place (FU5b). */

@@ -4,15 +4,29 @@
 import { Carillon } from "./carillon.js";
 
 const EMOJIS = ["👍", "❤️", "😂", "😮", "😢", "🎉"];
-const TICKS = { pending: "◷", failed: "!", sent: "✓", delivered: "✓✓", read: "✓✓" };
+const TICKS = { pending: "pending", failed: "failed", sent: "sent", delivered: "delivered", read: "delivered" };
 const SPOKEN = { pending: "waiting to be sent", failed: "not sent", sent: "sent", delivered: "delivered", read: "read" };
 /** Members of a group whose presence is shown. */
 const WATCHED_MAX = 50;
 /** Members whose names are asked for to name a group, or to say who has read. */
 const NAMES_MAX = 8;
+/** Messages drawn when a conversation is opened, and how many more when its top is reached. */
+const PAGE = 50;
+/** Drawn messages, beyond which those at the top are let go while the end is looked at. */
+const DRAWN_MAX = 300;
+/** Messages of one sender belong together when no more time lies between them. Milliseconds. */
+const TOGETHER_MS = 5 * 60_000;
 /** From here to the end the newest message counts as seen, and new ones scroll into view. Pixels. */
 const END_PX = 80;
+/** The close code of a connection whose device has connected anew, as a duplicated tab does. */
+const REPLACED = 4507;
 
+/** One to three pictures and nothing else. */
+const JUMBO = /^(\p{Extended_Pictographic}[\u{fe0f}\u{1f3fb}-\u{1f3ff}]?){1,3}$/u;
+/** An address in a text: up to a space, without the mark that ends the sentence. */
+const ADDRESS = /https?:\/\/[^\s<>"]+[^\s<>".,:;!?)]/g;
+
+const hovers = matchMedia("(hover: hover)");
 const $ = (id) => document.getElementById(id);
 const users = JSON.parse($("users").textContent);
 const me = users.find((user) => user.name === decodeURIComponent(location.hash.slice(1)));
@@ -22,9 +36,11 @@ addEventListener("hashchange", () => location.reload());
 
 let client;
 let open; // the Conversation on the screen
+let drawn_from = 0; // the seq of the oldest message of it that is drawn
 let reply_to; // the message that is being replied to
 let retry_at = 0; // when the client tries to come back
 let stopped_code, stopped_reason; // why it does not
+let is_away = false; // whether the connection was there, and is not
 const names = new Map(users.map((user) => [user.user_id, user.name]));
 
 // ---- Who are you? -------------------------------------------------------------------------------------------------
@@ -39,31 +55,53 @@ function choose() {
   }
 }
 
+/** Each tab is a device, and stays the same one when it is loaded again: the device is in the token. */
+function token_of_tab() {
+  const key = `carillon.token.${me.user_id}`;
+  const kept = sessionStorage.getItem(key);
+  sessionStorage.setItem(key, kept ?? me.token);
+  return { token: kept ?? me.token, forget: () => sessionStorage.removeItem(key) };
+}
+
 function start() {
   $("app").hidden = false;
   $("me").textContent = me.name;
   document.title = `${me.name} · Carillon`;
   dress($("me-avatar"), me.user_id, me.name);
-  for (const user of users) if (user !== me) $("known-names").append(make("option", { value: user.name }));
-  client = new Carillon({ url: location.origin, token: me.token, storage: sessionStorage });
+  const others = users.filter((user) => user !== me).map((user) => user.name);
+  $("known-names").append(...others.map((name) => make("option", { value: name })));
+  for (const wanted of [...others, others.join(", ")]) {
+    const button = make("button", { type: "button" }, wanted);
+    button.onclick = () => begin(wanted);
+    $("suggestions").append(button);
+  }
+  const { token, forget } = token_of_tab();
+  client = new Carillon({ url: location.origin, token, storage: sessionStorage });
   client.on("state", (detail) => {
     retry_at = detail.retry_at ?? 0;
     [stopped_code, stopped_reason] = [detail.code, detail.reason];
+    // Too old, or of a server that is no more: the page that was loaded last has another.
+    if (detail.state === "stopped" && stopped_code !== REPLACED) forget();
+    if (detail.state === "stopped" && stopped_code === 401 && token !== me.token) location.reload();
     draw_state();
+    soon(true);
   });
   client.on("change", ({ conversation }) => soon(conversation === open));
   client.on("typing", ({ conversation }) => soon(conversation === open));
   client.on("presence", () => soon(true));
   client.on("caught_up", load_conversations);
-  client.on("message", ({ conversation }) => watch(conversation));
+  client.on("message", ({ conversation, message }) => (watch(conversation), speak(conversation, message)));
+  client.on("reset", ({ conversation }) => conversation === open && show(open));
   setInterval(draw_state, 500);
   client.connect();
 }
 
 let next_cursor;
+let is_listed = false; // whether the list came at all
 async function load_conversations() {
   try {
     ({ next_cursor } = await client.load_conversations({ limit: 50 }));
+    is_listed = true;
     client.list().forEach(watch);
   } catch (error) {
     notice(error.message);
@@ -92,19 +130,24 @@ function soon(chat_as_well) {
 function draw_state() {
   const { state } = client;
   const seconds = Math.max(0, Math.ceil((retry_at - Date.now()) / 1_000));
+  const is_replaced = stopped_code === REPLACED;
   const texts = {
     idle: "not connected",
     connecting: "connecting…",
     syncing: "catching up…",
     online: "online",
     waiting: seconds ? `reconnecting in ${seconds} s…` : "reconnecting…",
-    stopped: stopped_code === 4507 ? "open in another tab" : `signed out: ${stopped_reason || stopped_code}`,
+    stopped: is_replaced ? "open in another tab" : `signed out: ${stopped_reason || stopped_code}`,
   };
-  const text = texts[state];
-  if ($("state").textContent !== text) $("state").textContent = text;
-  $("state").dataset.state = state;
-  $("retry").hidden = state !== "waiting" && state !== "stopped";
-  $("retry").textContent = state === "stopped" ? "Use here" : "Now";
+  write($("state"), texts[state]);
+  $("state").dataset.state = $("app").dataset.state = state;
+  // Connecting again is part of being away: the banner stays until the connection is there.
+  is_away = state === "waiting" || state === "stopped" || (is_away && state === "connecting");
+  $("banner").hidden = !is_away;
+  const stopped = is_replaced ? "This chat is open in another tab." : "You are signed out. Load the page again.";
+  write($("banner-text"), state === "stopped" ? stopped : "No connection. What you write is sent when it is back.");
+  $("retry").hidden = !is_away || (state === "stopped" && !is_replaced);
+  write($("retry"), state === "stopped" ? "Use here" : "Now");
 }
 
 function draw_list() {
@@ -112,6 +155,7 @@ function draw_list() {
   const unread = list.reduce((sum, one) => sum + one.unread_count, 0);
   document.title = `${unread ? `(${unread}) ` : ""}${me.name} · Carillon`;
   $("more-conversations").hidden = !next_cursor;
+  $("nobody").hidden = list.length > 0 || !is_listed;
   reconcile($("conversations"), list.map((one) => ({ key: one.id, value: one })), draw_row);
 }
 
@@ -124,13 +168,17 @@ function draw_row(item, conversation) {
   const presence = peer && client.presence.get(peer)?.status;
   const when = last ? short_time(last.created_at) : "";
   const is_open = conversation === open;
-  if (!changed(item, [name, text, unread_count, presence, when, is_open])) return;
+  const is_own = last && !last.deleted && last.sender_id === client.user_id && !typing;
+  if (!changed(item, [name, text, unread_count, presence, when, is_open, is_own && last.status])) return;
   const button = make("button", { type: "button", "aria-current": String(is_open) });
   const face = avatar(peer ?? conversation.id, name);
   if (peer) face.dataset.presence = presence ?? "offline";
   const first = make("span", { class: "row" }, span("name", name), span("when", when));
-  const second = make("span", { class: "row" }, span("last", text));
+  const line = span(typing ? "last is-typing" : "last", text);
+  if (is_own) line.prepend(ticks_of(last.status));
+  const second = make("span", { class: "row" }, line);
   if (unread_count) second.append(make("span", { class: "unread", "aria-label": `${unread_count} unread` }, String(unread_count)));
+  item.className = unread_count ? "is-unread" : "";
   button.append(face, make("span", { class: "grow" }, first, second));
   // The row, not the button, which may be drawn anew between pressing and letting go.
   item.onclick = () => show(conversation);
@@ -152,31 +200,50 @@ function draw_chat() {
   dress($("chat-avatar"), peer ?? open.id, name);
   const status = $("chat-status");
   status.dataset.presence = presence?.status ?? "";
-  status.textContent = open.is_left
-    ? "you are no longer a member"
-    : peer
-      ? presence_text(presence)
-      : open.member_ids.slice(0, NAMES_MAX).map(name_of).join(", ") + (open.member_ids.length > NAMES_MAX ? "…" : "");
-  $("typing").textContent = typists(open);
+  write(status, open.is_left ? "you are no longer a member" : peer ? presence_text(presence) : members_text(open));
+  $("chat").classList.toggle("is-left", open.is_left);
+  $("messages").classList.toggle("is-group", !peer);
+  draw_typing(typists(open));
 
   const scroll = $("scroll");
   const is_at_end = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < END_PX;
   const above = first_visible();
-  const rows = [];
-  let day;
-  for (const message of open.messages) {
-    const its_day = new Date(message.created_at).toDateString();
-    if (its_day !== day) rows.push({ key: `day ${its_day}`, value: { day: message.created_at } });
-    day = its_day;
-    rows.push({ key: `m${message.seq}`, value: message });
-  }
-  for (const entry of [...open.failed, ...open.pending]) {
-    if (entry.frame.type === "send_message") rows.push({ key: `p${entry.client_msg_id}`, value: entry });
-  }
+  const rows = rows_of(open, is_at_end);
   reconcile($("messages"), rows, draw_message);
+  $("silence").hidden = rows.length > 0 || open.has_more;
+  write($("silence"), `Nothing was said yet. Say hello${peer ? ` to ${name}` : ""}.`);
   if (is_at_end) scroll.scrollTop = scroll.scrollHeight;
   else if (above) scroll.scrollTop += above.item.offsetTop - above.top;
   seen();
+}
+
+/** What is drawn of a conversation: days, messages with their place among those of the same sender, the outbox. */
+function rows_of(conversation, is_at_end) {
+  let { messages } = conversation;
+  if (is_at_end && messages.at(-DRAWN_MAX)?.seq > drawn_from) drawn_from = messages.at(-PAGE).seq;
+  messages = messages.filter((message) => message.seq >= drawn_from);
+  const entries = [...conversation.failed, ...conversation.pending].filter((one) => one.frame.type === "send_message");
+  const all = [...messages, ...entries];
+  const sender = (one) => one.sender_id ?? client.user_id;
+  const day = (one) => new Date(one.created_at).toDateString();
+  const belong = (a, b) =>
+    a && b && sender(a) === sender(b) && day(a) === day(b) && b.created_at - a.created_at < TOGETHER_MS;
+  const rows = [];
+  all.forEach((message, at) => {
+    const before = all[at - 1];
+    if (!before || day(before) !== day(message)) {
+      rows.push({ key: `day ${day(message)}`, value: { day: message.created_at } });
+    }
+    const key = message.seq ? `m${message.seq}` : `p${message.client_msg_id}`;
+    rows.push({ key, value: { message, is_first: !belong(before, message), is_last: !belong(message, all[at + 1]) } });
+  });
+  return rows;
+}
+
+function draw_typing(text) {
+  if (!changed($("typing"), text)) return;
+  const dots = make("span", { class: "dots", "aria-hidden": "true" }, make("i"), make("i"), make("i"));
+  $("typing").replaceChildren(...(text ? [dots, text] : []));
 }
 
 /** What stands at the top, so that it stays there when older messages come in above. */
@@ -186,10 +253,10 @@ function first_visible() {
   return item && { item, top: item.offsetTop };
 }
 
-function draw_message(item, message) {
-  if (message.day) {
+function draw_message(item, { day, message, is_first, is_last }) {
+  if (day) {
     item.className = "day";
-    item.textContent = new Date(message.day).toLocaleDateString(undefined, { weekday: "long", day: "numeric", month: "long" });
+    write(item, day_text(day));
     return;
   }
   const conversation = open;
@@ -199,37 +266,47 @@ function draw_message(item, message) {
 
   const quoted = reply_of(message, conversation);
   const sender = !is_mine && conversation.type === "group" ? name_of(message.sender_id) : "";
-  if (changed(item, [seq, deleted, content, media_url, sender, quoted, error?.message, JSON.stringify(reactions)])) {
-    item.className = [is_mine && "mine", deleted && "deleted"].filter(Boolean).join(" ");
+  const place = [is_first, is_last];
+  if (changed(item, [seq, deleted, content, media_url, sender, quoted, error?.message, place, JSON.stringify(reactions)])) {
+    const is_jumbo = !deleted && !media_url && JUMBO.test(content);
+    const classes = { mine: is_mine, deleted, first: is_first, jumbo: is_jumbo };
+    item.className = Object.keys(classes).filter((name) => classes[name]).join(" ");
     if (seq) item.dataset.seq = seq;
     if (message_id) item.dataset.messageId = message_id;
     const bubble = make("div", { class: "bubble" });
-    if (sender) bubble.append(tinted(span("sender", sender), message.sender_id));
+    if (sender && is_first) bubble.append(tinted(span("sender", sender), message.sender_id));
     if (quoted) bubble.append(span("quote", quoted));
     const image = !deleted && image_of(message, item.querySelector("img"));
     if (image) bubble.append(image);
-    bubble.append(span("text", deleted ? "message deleted" : content));
+    bubble.append(make("span", { class: "text" }, ...(deleted ? ["message deleted"] : linked(content))));
     const meta = make("span", { class: "meta" }, clock(message.created_at));
-    if (is_mine && !deleted) meta.append(make("span", { class: "ticks", role: "img" }));
+    if (is_mine && !deleted) meta.append(ticks_of(status));
     bubble.append(meta);
     if (message_id && !deleted) {
       const label = "React, reply, delete";
-      const button = make("button", { type: "button", class: "open-menu", "aria-label": label, "aria-haspopup": "menu" }, "⋯");
-      button.onclick = () => show_menu(button, message);
+      const button = make("button", { type: "button", class: "open-menu", "aria-label": label, "aria-haspopup": "menu" }, icon("smile"));
+      button.onclick = (event) => (event.stopPropagation(), show_menu(button, message));
+      // A finger has nothing to hover with.
+      bubble.onclick = (event) => event.target.closest("a") || hovers.matches || show_menu(button, message);
       bubble.append(button);
     }
     item.replaceChildren(bubble);
+    if (sender && is_last) item.prepend(avatar(message.sender_id, sender));
     if (reactions.length) item.append(reaction_row(conversation, message));
     if (status === "failed") item.append(trouble(message));
   }
   // The ticks alone change most often, and under somebody's finger nothing else may.
-  const ticks = item.querySelector(".ticks");
-  const spoken = read_count ? `read by ${read_count}` : SPOKEN[status];
-  if (ticks && changed(ticks, [status, spoken])) {
-    ticks.textContent = TICKS[status];
-    ticks.title = spoken;
-    ticks.setAttribute("aria-label", spoken);
-  }
+  const ticks = item.querySelector(".meta .ticks");
+  if (ticks && changed(ticks, [status, read_count])) ticks.replaceWith(ticks_of(status, read_count));
+}
+
+/** How far a message has got, as a drawing and as a word. */
+function ticks_of(status, read_count) {
+  const word = read_count ? `read by ${read_count}` : SPOKEN[status];
+  const ticks = make("span", { class: "ticks", role: "img", "aria-label": word, title: word, "data-status": status });
+  ticks.append(icon(TICKS[status]));
+  changed(ticks, [status, read_count]);
+  return ticks;
 }
 
 function reaction_row(conversation, message) {
@@ -263,11 +340,12 @@ function image_of(message, drawn_before) {
   return image;
 }
 
-/** An image that has just got its height must not push the newest message out of view. */
+/** An image that gets its height, a keyboard or a banner that takes some must not push the newest message out of view. */
 let was_at_end = true;
 function keep_at_end() {
   if (was_at_end) $("scroll").scrollTop = $("scroll").scrollHeight;
 }
+new ResizeObserver(keep_at_end).observe($("scroll"));
 
 // ---- Doing --------------------------------------------------------------------------------------------------------
 
@@ -277,14 +355,15 @@ async function show(conversation) {
   quote(undefined);
   $("messages").replaceChildren();
   drawn.delete($("messages"));
+  drawn_from = conversation.messages.at(-PAGE)?.seq ?? 0;
   $("chat").hidden = false;
   $("app").classList.add("is-chatting");
   watch(conversation, WATCHED_MAX);
   draw_list();
   draw_chat();
-  if (matchMedia("(hover: hover)").matches) $("composer").focus();
+  if (hovers.matches) $("composer").focus();
   try {
-    if (!conversation.messages.length || conversation.has_more) await client.history(conversation.id);
+    if (conversation.has_more && conversation.messages.length < PAGE) await client.history(conversation.id, PAGE);
   } catch (error) {
     notice(error.message);
   }
@@ -294,11 +373,41 @@ async function show(conversation) {
   seen();
 }
 
+/** More of the past: what is held already, then what the server has. */
+async function show_older() {
+  const { messages } = open;
+  let at = messages.findIndex((one) => one.seq >= drawn_from);
+  if (at <= 0) {
+    if (!open.has_more) return;
+    $("older").hidden = false;
+    const conversation = open;
+    const oldest = messages[0];
+    await client.history(open.id, PAGE).catch((error) => notice(error.message));
+    $("older").hidden = true;
+    if (open !== conversation) return;
+    at = open.messages.indexOf(oldest);
+  }
+  drawn_from = at > PAGE ? open.messages[at - PAGE].seq : 0;
+  draw_chat();
+}
+
 /** What is on the screen at its end is read. */
 function seen() {
   const scroll = $("scroll");
   was_at_end = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < END_PX;
+  $("to-end").hidden = !open || was_at_end;
+  if (open?.unread_count) $("to-end").dataset.unread = open.unread_count;
+  else delete $("to-end").dataset.unread;
   if (open && was_at_end && document.visibilityState === "visible" && !$("chat").hidden) client.read(open.id);
+}
+
+/** For those who listen to the page instead of looking at it. */
+function speak(conversation, message) {
+  if (client.state !== "online" || message.sender_id === client.user_id || message.deleted) return;
+  const where = conversation === open ? "" : ` in ${title(conversation)}`;
+  $("spoken").textContent = `${name_of(message.sender_id)}${where}: ${message.content || message.message_type}`;
+  // Said is said: nothing that is deleted later may stay here.
+  setTimeout(() => ($("spoken").textContent = ""), 1_000);
 }
 
 function watch(conversation, count_max = 1) {
@@ -394,7 +503,7 @@ function show_menu(button, message) {
   menu.hidden = false;
   button.setAttribute("aria-expanded", "true");
   const at = button.getBoundingClientRect();
-  const left = Math.min(at.left, innerWidth - menu.offsetWidth - 8);
+  const left = Math.min(at.left - (at.left > innerWidth / 2 ? menu.offsetWidth - at.width : 0), innerWidth - menu.offsetWidth - 8);
   const top = Math.min(at.bottom + 4, innerHeight - menu.offsetHeight - 8);
   menu.style.left = `${Math.max(8, left)}px`;
   menu.style.top = `${Math.max(8, top)}px`;
@@ -430,6 +539,11 @@ addEventListener("pointerdown", (event) => {
 });
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") hide_menu();
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  if (!menu_of || !step) return;
+  event.preventDefault();
+  const items = [...$("menu").querySelectorAll("button:not([hidden])")];
+  items.at((items.indexOf(document.activeElement) + step) % items.length).focus();
 });
 
 // ---- Wires --------------------------------------------------------------------------------------------------------
@@ -446,6 +560,7 @@ $("composer").oninput = () => {
   grow();
   if (open) client.typing(open.id, $("composer").value !== "");
 };
+$("image-url").oninput = grow;
 $("attach").onclick = () => attach($("image").hidden);
 $("reply-off").onclick = () => quote(undefined);
 $("retry").onclick = () => (client.state === "stopped" ? client.connect() : client.retry_now());
@@ -463,18 +578,16 @@ $("more-conversations").onclick = async () => {
   page?.conversations.forEach((one) => watch(one));
   soon(false);
 };
-$("scroll").onscroll = async () => {
+$("scroll").onscroll = () => {
   seen();
-  if (!open?.has_more || $("scroll").scrollTop > 200 || !$("older").hidden) return;
-  $("older").hidden = false;
-  await client.history(open.id).catch((error) => notice(error.message));
-  draw_chat();
-  $("older").hidden = true;
+  if (open && $("scroll").scrollTop < 200 && $("older").hidden) show_older();
 };
+$("to-end").onclick = () => $("scroll").scrollTo({ top: $("scroll").scrollHeight });
 document.onvisibilitychange = () => client && seen();
 
 function grow() {
   const composer = $("composer");
+  $("compose").classList.toggle("is-ready", composer.value.trim() !== "" || $("image-url").value !== "");
   composer.style.height = "auto";
   composer.style.height = `${composer.scrollHeight + 2}px`;
 }
@@ -523,8 +636,17 @@ function reply_of(message, conversation) {
   return target ? preview(target, conversation) : "an earlier message";
 }
 
+function members_text(conversation) {
+  const { member_ids } = conversation;
+  const online = member_ids.filter((id) => id !== me.user_id && client.presence.get(id)?.status === "online").length;
+  const some = member_ids.slice(0, NAMES_MAX).map((id) => (id === me.user_id ? "you" : name_of(id)));
+  const counted = online && client.state === "online" ? ` · ${online} online` : "";
+  return some.join(", ") + (member_ids.length > NAMES_MAX ? "…" : "") + counted;
+}
+
 function presence_text(presence) {
-  if (!presence) return "";
+  // Without a connection nobody knows.
+  if (!presence || client.state !== "online") return "";
   if (presence.status === "online") return "online";
   if (!presence.last_seen_at) return "offline";
   const at = new Date(presence.last_seen_at);
@@ -534,6 +656,14 @@ function presence_text(presence) {
 
 function clock(time) {
   return new Date(time).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" });
+}
+
+function day_text(time) {
+  const at = new Date(time);
+  const days = (ago) => new Date(Date.now() - ago * 86_400_000).toDateString();
+  if (at.toDateString() === days(0)) return "Today";
+  if (at.toDateString() === days(1)) return "Yesterday";
+  return at.toLocaleDateString(undefined, { weekday: "long", day: "numeric", month: "long" });
 }
 
 function short_time(time) {
@@ -575,6 +705,32 @@ function dress(element, id, name) {
 
 function avatar(id, name) {
   return dress(make("span", { class: "avatar", "aria-hidden": "true" }), id, name);
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+function icon(name) {
+  const [drawing, use] = ["svg", "use"].map((tag) => document.createElementNS(SVG, tag));
+  drawing.setAttribute("class", "icon");
+  drawing.setAttribute("aria-hidden", "true");
+  use.setAttribute("href", `#i-${name}`);
+  drawing.append(use);
+  return drawing;
+}
+
+/** A text with its addresses as links: strings and elements, never markup. */
+function linked(text) {
+  const parts = [];
+  let end = 0;
+  for (const { 0: address, index } of text.matchAll(ADDRESS)) {
+    if (!parse_url(address)) continue;
+    parts.push(text.slice(end, index), make("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, address));
+    end = index + address.length;
+  }
+  return [...parts, text.slice(end)];
+}
+
+function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
 }
 
 /** Whether an element has to be drawn again: what it shows is other than last time. */

@@ -150,15 +150,14 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
 /// How long tokens of the page are good, in seconds: a day of trying things out.
 const PAGE_TTL_S: i64 = 86_400;
 
-/// The device of the page, so that it and a client with a token of its own do not replace each other.
-const PAGE_DEVICE: &str = "page";
-
 /// Who can be tried out on the page of development mode.
 fn ready_users(keys: Arc<KeyTable>) -> ReadyUsers {
     Arc::new(move || {
         let now_s = Clock.wall_ms() / 1_000;
+        // Two tabs are two devices: each page that is loaded gets one. It keeps its token when it is loaded again.
+        let device = format!("page-{:016x}", random::seed());
         let user = |(number, name): (u64, &str)| {
-            let token = token::sign(&keys, number, PAGE_DEVICE, Some(name), false, now_s, PAGE_TTL_S);
+            let token = token::sign(&keys, number, &device, Some(name), false, now_s, PAGE_TTL_S);
             // The development key signs.
             let token = token.ok()?;
             Some(ReadyUser { user: UserId(number), name: name.to_owned(), token })

@@ -25,6 +25,8 @@ pub struct Trial {
     pub binary: String,
     /// Where screenshots go; none are kept when absent.
     pub screenshots: Option<PathBuf>,
+    /// Where the README's picture goes; it is not made when absent.
+    pub picture: Option<PathBuf>,
     /// Decides where connections are cut.
     pub seed: u64,
     /// Messages of the cut run.
@@ -54,6 +56,8 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
 pub const ALICE: &str = "alice";
 /// See [`ALICE`].
 pub const BOB: &str = "bob";
+/// See [`ALICE`].
+pub const CAROL: &str = "carol";
 
 /// A tab in which `user` has chosen themselves and caught up.
 ///
@@ -86,7 +90,10 @@ pub fn say(browser: &mut Browser, tab: &Tab, text: &str) -> Result<(), String> {
 pub fn talk_to(browser: &mut Browser, tab: &Tab, names: &str) -> Result<(), String> {
     browser.write(tab, "#start-names", names)?;
     browser.press_enter(tab)?;
-    browser.until(tab, "!document.querySelector('#chat').hidden").map(drop)
+    // Another chat may have been open: the names go when theirs is.
+    let is_open =
+        "document.querySelector('#start-names').value === '' && !document.querySelector('#chat').hidden";
+    browser.until(tab, is_open).map(drop)
 }
 
 /// Opens the conversation that the list shows under this name.

@@ -4,7 +4,7 @@
 //! cargo build --release -p carillon-tests --bins
 //! cargo run --release -p carillon-tests --bin page
 //! cargo run --release -p carillon-tests --bin page -- cuts --seed 7
-//! cargo run --release -p carillon-tests --bin page -- looks --screenshots shots
+//! cargo run --release -p carillon-tests --bin page -- looks --screenshots shots --picture docs/page.png
 //! ```
 //!
 //! Ends with status 1 when something is not as promised, 3 when there is no Chromium.
@@ -24,6 +24,9 @@ struct Arguments {
     /// Where screenshots go
     #[arg(long)]
     screenshots: Option<PathBuf>,
+    /// Where the README's picture goes: a desktop and a phone
+    #[arg(long)]
+    picture: Option<PathBuf>,
     /// Decides where connections are cut
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
     let trial = Trial {
         binary,
         screenshots: arguments.screenshots,
+        picture: arguments.picture,
         seed: arguments.seed,
         messages_count: arguments.messages,
         cuts_count: arguments.cuts,

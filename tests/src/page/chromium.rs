@@ -62,6 +62,8 @@ impl Browser {
             // All tabs are alive at once here, as on two people's desks.
             .args(["--disable-background-timer-throttling", "--disable-renderer-backgrounding"])
             .args(["--disable-backgrounding-occluded-windows", "--hide-scrollbars"])
+            // A mouse, where the machine has none: fine pointers that hover.
+            .arg("--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4")
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .args(["--remote-debugging-port=0", "about:blank"])
             .env("HOME", profile.path())
@@ -164,7 +166,7 @@ impl Browser {
                 Ok(value) if value == true => return Ok(value),
                 Ok(_) => {}
                 // The page is being left for another.
-                Err(error) if error.contains("context") => {}
+                Err(error) if error.contains("context") || error.contains("navigated") => {}
                 Err(error) => return Err(error),
             }
             std::thread::sleep(LOOK);
@@ -196,11 +198,12 @@ impl Browser {
                 "(() => {{ const it = {expression}; it.scrollIntoView({{block: 'nearest'}});\
                  const box = it.getBoundingClientRect(); const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];\
                  const hit = document.elementFromPoint(x, y);\
-                 return box.width && (hit === it || it.contains(hit)) ? {{x, y}} : null; }})()"
+                 return box.width && (hit === it || it.contains(hit)) ? {{x, y}}\
+                     : `${{hit?.outerHTML.slice(0, 200)}} at ${{x}}, ${{y}}`; }})()"
             ),
         )?;
-        if place.is_null() {
-            return Err(format!("{expression} is not to be seen, so nobody can click on it"));
+        if let Some(instead) = place.as_str() {
+            return Err(format!("nobody can click on {expression}: there is {instead}"));
         }
         for (kind, buttons) in [("mousePressed", 1), ("mouseReleased", 0)] {
             let event = json!({"type": kind, "x": place["x"], "y": place["y"], "button": "left",
@@ -232,15 +235,31 @@ impl Browser {
         Ok(())
     }
 
+    /// What a tab shows, as a PNG in base64.
+    ///
+    /// # Errors
+    /// It cannot be taken.
+    pub fn picture(&mut self, tab: &Tab) -> Result<String, String> {
+        // Two frames: what the last change moved is drawn.
+        self.evaluate(
+            tab,
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))).then(() => 0)",
+        )?;
+        let taken = self.call(Some(tab), "Page.captureScreenshot", &json!({"format": "png"}))?;
+        Ok(text(&taken["data"]))
+    }
+
     /// Writes what a tab shows to a PNG file.
     ///
     /// # Errors
     /// It cannot be taken or written.
     pub fn screenshot(&mut self, tab: &Tab, file: &Path) -> Result<(), String> {
-        let taken = self.call(Some(tab), "Page.captureScreenshot", &json!({"format": "png"}))?;
-        let bytes = base64::prelude::BASE64_STANDARD.decode(text(&taken["data"]));
+        let picture = self.picture(tab)?;
+        let bytes = base64::prelude::BASE64_STANDARD.decode(picture);
         let bytes = bytes.map_err(|error| format!("no screenshot: {error}"))?;
-        std::fs::write(file, bytes).map_err(|error| format!("{}: {error}", file.display()))
+        let directory = file.parent().unwrap_or(Path::new("."));
+        let written = std::fs::create_dir_all(directory).and_then(|()| std::fs::write(file, bytes));
+        written.map_err(|error| format!("{}: {error}", file.display()))
     }
 
     /// What pages threw or logged as errors since this was last asked.
