@@ -566,11 +566,13 @@ $("reply-off").onclick = () => quote(undefined);
 $("retry").onclick = () => (client.state === "stopped" ? client.connect() : client.retry_now());
 $("switch").onclick = () => (location.hash = "");
 $("back").onclick = () => {
-  if (open) client.typing(open.id, false);
+  const left = open;
+  if (left) client.typing(left.id, false);
   open = undefined;
   $("app").classList.remove("is-chatting");
   $("chat").hidden = true;
   draw_list();
+  $("conversations").querySelector(`[data-conversation="${left?.id}"] button`)?.focus();
 };
 $("more-conversations").onclick = async () => {
   const page = await client.load_conversations({ limit: 50, cursor: next_cursor }).catch((error) => notice(error.message));

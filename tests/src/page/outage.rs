@@ -30,7 +30,7 @@ pub fn kill_and_return(trial: &Trial, browser: &mut Browser) -> Verdict {
         server.gateway.as_mut().map(crate::server::Process::kill).ok_or("no server")?;
         for tab in [&alice, &bob] {
             browser.until(tab, "document.querySelector('#state').textContent.startsWith('reconnecting')")?;
-            browser.until(tab, "!document.querySelector('#retry').hidden")?;
+            browser.until(tab, "document.querySelector('#banner #retry').checkVisibility()")?;
         }
         let first = said.len();
         say_some(browser, &alice, &mut said, &format!("during {kill}"))?;
@@ -42,6 +42,7 @@ pub fn kill_and_return(trial: &Trial, browser: &mut Browser) -> Verdict {
             // Whoever is impatient presses the button; it must not be needed, so only one of them does.
             browser.evaluate(&bob, "document.querySelector('#retry').click()")?;
             browser.until(tab, &format!("{STATE} === 'online'"))?;
+            browser.until(tab, "document.querySelector('#banner').hidden")?;
         }
         say_some(browser, &alice, &mut said, &format!("after {kill}"))?;
         let last = said.last().ok_or("nothing was said")?;
