@@ -53,6 +53,8 @@ fn json_frames_are_refused_by_field() {
         cursors(&format!("{{{}}}", entries.join(",")))
     };
     assert!(json::decode(&deep(32)).command.is_ok());
+    let alike = r#"{"type":"heartbeat","x":[{"a":1},{"a":{"a":true},"b":1e999},{"x":"a"}]}"#;
+    assert!(json::decode(alike).command.is_ok());
     assert!(json::decode(&many(CURSORS_MAX)).command.is_ok());
     assert!(json::decode(&users(&crowd(PRESENCE_IDS_MAX))).command.is_ok());
     let longest = format!(r#""emoji":"{}""#, "\u{1f44d}".repeat(EMOJI_BYTES_MAX / 4));
@@ -83,6 +85,9 @@ fn json_frames_are_refused_by_field() {
         (r#"{"type":"heartbeat","x":1,"x":1}"#.into(), None),
         (r#"{"type":"heartbeat","x":1,"y":{"x":1},"\u0078":1}"#.into(), None),
         (r#"{"type":"heartbeat","id":1,"id":1}"#.into(), Some("id")),
+        (r#"{"type":"heartbeat","x":{"a":1,"a":2}}"#.into(), None),
+        (r#"{"type":"heartbeat","x":[1,{"y":{"b":[],"\u0062":null}}]}"#.into(), None),
+        (r#"{"type":"heartbeat","seq":{"a":1,"a":2}}"#.into(), Some("seq")),
         // The id.
         (r#"{"type":"heartbeat","id":true}"#.into(), Some("id")),
         (r#"{"type":"heartbeat","id":1.5}"#.into(), Some("id")),

@@ -28,13 +28,14 @@ impl<'a> Fields<'a> {
             bad(format!("the body must be one JSON object (line {} column {})", error.line(), error.column()))
         })?;
         fields.sort_unstable();
-        for pair in fields.windows(2) {
-            if let [(one, _), (other, _)] = pair
-                && one == other
-            {
-                let field = field_name(one);
-                return Err(Refusal { field, ..bad("a field may be given only once".to_owned()) });
-            }
+        let twice = fields.windows(2).find_map(|pair| match pair {
+            [(one, _), (other, _)] if one == other => Some(one),
+            _ => None,
+        });
+        let inside = fields.iter().find(|(_, raw)| json::is_repetitive(raw)).map(|(name, _)| name);
+        if let Some(name) = twice.or(inside) {
+            let field = field_name(name);
+            return Err(Refusal { field, ..bad("a field may be given only once".to_owned()) });
         }
         Ok(Fields(fields))
     }

@@ -127,6 +127,27 @@ fn large_bodies_are_refused() {
     }
 }
 
+/// Security, JSON: a name twice in one object is refused, also inside a field that nobody knows.
+#[test]
+fn what_is_given_twice_is_refused() {
+    let known = r#""conversation_id":"7","content":"x","message_type":"text""#;
+    for (more, field) in [
+        (r#""content":"y""#, Some("content")),
+        (r#""new":1,"new":1"#, None),
+        (r#""new":[{"a":1,"\u0061":1}]"#, None),
+        (r#""seq":{"a":{"b":1,"b":2}}"#, Some("seq")),
+    ] {
+        let mut rig = Rig::new(settings());
+        let ticket = rig.ask(1, "POST", "/v1/messages", &format!("{{{known},{more}}}"));
+        let expected = (400, "bad_request".to_owned(), field.map(str::to_owned));
+        assert_eq!(rig.refused(ticket), expected, "{more}");
+    }
+    let mut rig = Rig::new(settings());
+    let alike = format!(r#"{{{known},"new":[{{"a":1}},{{"a":{{"a":2}}}}]}}"#);
+    rig.ask(1, "POST", "/v1/messages", &alike);
+    assert_eq!(rig.up.len(), 1, "the same name in different objects");
+}
+
 /// RL1: the rate of a device is that device's; what is refused by the router's rates passes on; 429 says when to
 /// come again, in whole seconds and in milliseconds.
 #[test]

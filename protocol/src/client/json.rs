@@ -15,7 +15,7 @@ mod server;
 pub mod shape;
 
 pub use command::encode_command;
-pub use fields::is_too_deep;
+pub use fields::{is_repetitive, is_too_deep};
 pub use read::decode;
 pub use server::decode_server;
 #[cfg(feature = "schema")]

@@ -1,10 +1,11 @@
 //! The fields of a client's frame, cut apart in one pass and not yet looked into: which of them matter, and as what, is
-//! for the `type` to say. Unknown fields are skipped; a field that is given twice is remembered, known or not.
+//! for the `type` to say. Unknown fields are skipped; a field that is given twice is remembered, known or not, at whatever
+//! depth: two readers may choose differently between two of a name.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::limits::JSON_DEPTH_MAX;
@@ -112,23 +113,21 @@ impl<'de> Visitor<'de> for FieldsVisitor {
         let mut unknown: Vec<Cow<'de, str>> = Vec::new();
         while let Some(key) = map.next_key::<Key<'de>>()? {
             let field = match key {
-                Key::Known(field) => field,
+                Key::Known(field) => Some(field),
                 Key::Unknown(name) => {
-                    map.next_value::<IgnoredAny>()?;
                     unknown.push(name);
-                    continue;
+                    None
                 }
             };
             let value = map.next_value::<&'de RawValue>()?;
-            if let Some(slot) = fields.raw.get_mut(field as usize)
-                && slot.replace(value).is_some()
-            {
-                fields.repeated.get_or_insert(Some(field));
+            let slot = field.and_then(|field| fields.raw.get_mut(field as usize));
+            let is_second = slot.is_some_and(|slot| slot.replace(value).is_some());
+            // Whoever reads `cursors` looks at each of its names anyway.
+            if is_second || (field != Some(Field::Cursors) && is_repetitive(value.get())) {
+                fields.repeated.get_or_insert(field);
             }
         }
-        // Sorted rather than compared pair by pair: a frame of 64 KiB holds thousands of names.
-        unknown.sort_unstable();
-        if unknown.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
+        if has_repeat(unknown) {
             fields.repeated.get_or_insert(None);
         }
         Ok(fields)
@@ -160,6 +159,78 @@ impl<'de> Deserialize<'de> for Key<'de> {
             }
         }
         deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+/// Whether an object inside this value, or the value itself, names a member twice. Text that is not JSON gets some answer.
+/// To be asked only of what [`is_too_deep`] let pass.
+pub fn is_repetitive(value: &str) -> bool {
+    value.starts_with(['{', '[']) && serde_json::from_str(value).is_ok_and(|Repetitive(is_it)| is_it)
+}
+
+/// Sorted rather than compared pair by pair: a frame of 64 KiB holds thousands of names.
+fn has_repeat(mut names: Vec<Cow<'_, str>>) -> bool {
+    names.sort_unstable();
+    names.windows(2).any(|pair| matches!(pair, [a, b] if a == b))
+}
+
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+struct Repetitive(bool);
+
+impl<'de> Deserialize<'de> for Repetitive {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RepetitiveVisitor;
+        impl<'de> Visitor<'de> for RepetitiveVisitor {
+            type Value = Repetitive;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any value")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Repetitive, A::Error> {
+                let (mut names, mut is_it) = (Vec::new(), false);
+                while let Some((Name(name), Repetitive(inside))) = map.next_entry()? {
+                    names.push(name);
+                    is_it |= inside;
+                }
+                Ok(Repetitive(is_it || has_repeat(names)))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Repetitive, A::Error> {
+                let mut is_it = false;
+                while let Some(Repetitive(inside)) = seq.next_element()? {
+                    is_it |= inside;
+                }
+                Ok(Repetitive(is_it))
+            }
+
+            fn visit_unit<E>(self) -> Result<Repetitive, E> {
+                Ok(Repetitive(false))
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Repetitive, E> {
+                Ok(Repetitive(false))
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Repetitive, E> {
+                Ok(Repetitive(false))
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Repetitive, E> {
+                Ok(Repetitive(false))
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Repetitive, E> {
+                Ok(Repetitive(false))
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Repetitive, E> {
+                Ok(Repetitive(false))
+            }
+        }
+        deserializer.deserialize_any(RepetitiveVisitor)
     }
 }
 
