@@ -225,7 +225,8 @@ impl Session {
         self.identified_at = common.now;
         self.device = claims.device_id.into_boxed_str();
         self.heard_at = common.now;
-        let cause = Cause::Fresh { since: common.now, name: claims.name.unwrap_or_default(), cursors };
+        let name = claims.name.unwrap_or_default();
+        let cause = Cause::Fresh { id, since: common.now, name, cursors };
         self.stage = Stage::Registering(Registering::new(cause));
         self.register(line, common);
     }
@@ -351,14 +352,11 @@ impl Session {
 
     /// When a session that never got through is told so.
     fn registers_until(&self, common: &Common) -> Option<Time> {
-        let cause = match &self.stage {
-            Stage::Registering(registering) => &registering.cause,
-            Stage::Peeking(peeking) => &peeking.cause,
-            _ => return None,
-        };
-        match cause {
-            Cause::Fresh { since, .. } => Some(since.after_ms(common.settings.gateway.unknown_after_ms)),
-            Cause::Again { .. } => None,
+        match self.cause() {
+            Some(Cause::Fresh { since, .. }) => {
+                Some(since.after_ms(common.settings.gateway.unknown_after_ms))
+            }
+            _ => None,
         }
     }
 
@@ -381,7 +379,8 @@ impl Session {
         if self.registers_until(common).is_some_and(|until| until <= now) {
             let refusal =
                 Refusal::new(Code::Unavailable, "the server cannot reach its store: try again later");
-            line.refuse(common, None, refusal);
+            let id = self.identify_id();
+            line.refuse(common, id, refusal);
             line.close(Close::TryLater);
             return;
         }

@@ -264,7 +264,10 @@ impl Shard {
             };
             let Some(event) = event else { continue };
             common.counters.frames_in += 1;
-            session.heard(common.now);
+            // What stands between two fragments does not prolong the time that their message has.
+            if decoder.is_idle() {
+                session.heard(common.now);
+            }
             match (event, line.wire) {
                 (Event::Text(text), Wire::Json) => session.command(json::decode(text), line, common),
                 (Event::Binary(message), Wire::Rkyv) => {

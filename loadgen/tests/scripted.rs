@@ -299,6 +299,7 @@ impl Peer<'_> {
                 }
                 let device = "loadgen".into();
                 self.put(&ServerFrame::Ready {
+                    id: None,
                     user: UserId(self.user),
                     device,
                     pending_conversations: 0,

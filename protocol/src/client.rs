@@ -209,6 +209,8 @@ pub enum ServerFrame<'a> {
     Hello(Hello),
     /// Identified.
     Ready {
+        /// Of the `identify` that this answers.
+        id: Option<FrameId>,
         /// Who.
         user: UserId,
         /// On which device.

@@ -361,8 +361,9 @@ fn server_frame() -> impl Strategy<Value = ServerFrame<'static>> {
     let heads = prop::collection::vec((id(), seq()), 0..9);
     prop_oneof![
         hello.prop_map(ServerFrame::Hello),
-        (id(), "[A-Za-z0-9_-]{1,64}", any::<u64>(), any::<u64>()).prop_map(
-            |(user, device, pending_conversations, pending_events)| ServerFrame::Ready {
+        (frame_id(), id(), "[A-Za-z0-9_-]{1,64}", any::<u64>(), any::<u64>()).prop_map(
+            |(id, user, device, pending_conversations, pending_events)| ServerFrame::Ready {
+                id,
                 user: UserId(user),
                 device: Cow::Owned(device),
                 pending_conversations,

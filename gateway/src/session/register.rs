@@ -3,7 +3,7 @@
 //! Registering comes before anything is read, so that nothing can fall between (F6). Until the answer to the peek a
 //! `Deliver` is not kept, only its seq: the event will be read.
 
-use carillon_protocol::client::ServerFrame;
+use carillon_protocol::client::{FrameId, ServerFrame};
 use carillon_protocol::frame::{ArchivedPeeked, ArchivedRegistered, Joined, Peek, Register, Standing};
 use carillon_protocol::ids::{ConversationId, Seq};
 use carillon_protocol::limits::LINK_LIST_MAX;
@@ -45,6 +45,8 @@ pub(super) struct Peeking {
 pub(super) enum Cause {
     /// It begins.
     Fresh {
+        /// Of the `identify`, until it is answered.
+        id: Option<FrameId>,
         since: Time,
         /// From the token.
         name: String,
@@ -62,6 +64,23 @@ impl Registering {
 }
 
 impl Session {
+    /// Why it registers, while it does.
+    pub(super) fn cause(&self) -> Option<&Cause> {
+        match &self.stage {
+            Stage::Registering(registering) => Some(&registering.cause),
+            Stage::Peeking(peeking) => Some(&peeking.cause),
+            _ => None,
+        }
+    }
+
+    /// The `id` of the `identify` that is not answered yet.
+    pub(super) fn identify_id(&self) -> Option<FrameId> {
+        match self.cause()? {
+            Cause::Fresh { id, .. } => id.clone(),
+            Cause::Again { .. } => None,
+        }
+    }
+
     /// Puts the registration on the lane, when it is due and the lane is there.
     pub(super) fn register(&mut self, line: &Line, common: &mut Common) {
         let router = Common::router_of_user(self.user);
@@ -159,10 +178,11 @@ impl Session {
         let tails = common.tails(self.user);
         let life = tails.life();
         let catching_up = match cause {
-            Cause::Fresh { cursors, .. } => {
+            Cause::Fresh { id, cursors, .. } => {
                 let Placed { plan, .. } = place::fresh(known, &cursors, work, tails);
                 let (pending_conversations, pending_events) = plan.pending();
                 let ready = ServerFrame::Ready {
+                    id,
                     user: self.user,
                     device: (&*self.device).into(),
                     pending_conversations,
@@ -211,11 +231,8 @@ impl Session {
 
     /// A router could not register the session or tell where it stands.
     pub(super) fn register_refused(&mut self, refusal: Refusal, line: &mut Line, common: &mut Common) {
-        let is_fresh = match &self.stage {
-            Stage::Registering(registering) => matches!(registering.cause, Cause::Fresh { .. }),
-            Stage::Peeking(peeking) => matches!(peeking.cause, Cause::Fresh { .. }),
-            _ => return,
-        };
+        let Some(cause) = self.cause() else { return };
+        let is_fresh = matches!(cause, Cause::Fresh { .. });
         let close = match refusal.code {
             Code::RateLimited => Close::TooManyConnections,
             Code::Unauthenticated if refusal.field == Some("device_id") => Close::DeviceRevoked,
@@ -236,7 +253,8 @@ impl Session {
             }
             _ => Close::TryLater,
         };
-        line.refuse(common, None, refusal);
+        let id = self.identify_id();
+        line.refuse(common, id, refusal);
         line.close(close);
     }
 }

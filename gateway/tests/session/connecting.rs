@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use carillon_gateway::turn::{ConnectionId, Input};
-use carillon_protocol::client::{Command, Wire};
+use carillon_protocol::client::{Command, FrameId, Wire};
 use carillon_protocol::frame::{Refused, Replaced, Revoked};
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::reason::Code;
@@ -245,6 +245,33 @@ fn silence_is_noticed() {
     assert!(matches!(rig.next_up(), Up::Unregister(unregister) if unregister.user.0 == 1));
 }
 
+/// Security, frames: a fragmented message has as long to end as silence may last, whatever stands between its fragments.
+#[test]
+fn a_message_that_never_ends_is_silence() {
+    let mut rig = Rig::new(&[]);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
+    let frame = |first: u8, byte: u8| [first, 0x81, 0, 0, 0, 0, byte];
+    rig.received(client.id, &frame(0x01, b'{'));
+    for _ in 0..3 {
+        rig.pass_ms(20_000);
+        assert_eq!(client.raw(&mut rig, Opcode::Ping, b""), [Seen::Pong(Vec::new())]);
+        rig.received(client.id, &frame(0x00, b' '));
+    }
+    rig.pass_ms(9_900);
+    assert!(!client.is_closed(&rig));
+    rig.pass_ms(200);
+    assert_eq!(closes(&client.take(&mut rig)), Some(4011));
+
+    let mut rig = Rig::new(&[]);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
+    for _ in 0..9 {
+        rig.received(client.id, &frame(0x01, b'{'));
+        rig.pass_ms(60_000);
+        let seen = client.raw(&mut rig, Opcode::Continuation, b"\"type\":\"heartbeat\"}");
+        assert_eq!(seen, [Seen::HeartbeatAck], "each message counts anew");
+    }
+}
+
 /// A live token ends with 4012, thirty seconds late; `refresh_token` moves that, for the same user and device only.
 #[test]
 fn a_token_ends() {
@@ -371,7 +398,7 @@ fn tr4_a_connection_that_is_opened_speaks_frames() {
     };
     say(&mut rig, &format!("{{\"type\":\"identify\",\"token\":\"{}\"}}", token(1, "phone", 600)));
     let seen = client.finish_registering(&mut rig, &[]);
-    assert_eq!(seen, [Seen::Ready { conversations: 0, events: 0 }, Seen::CaughtUp]);
+    assert_eq!(seen, [Seen::Ready { id: None, conversations: 0, events: 0 }, Seen::CaughtUp]);
     assert!(rig.shard.takes_frames(connection));
     say(&mut rig, r#"{"type":"send_message","conversation_id":"9","content":"x"}"#);
     assert!(!rig.shard.takes_frames(connection), "one is under way");
@@ -396,6 +423,41 @@ fn a_replaced_session_closes_with_4507() {
     let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
     rig.down(&Replaced { session: client.id.as_u64() });
     assert_eq!(closes(&client.take(&mut rig)), Some(4507));
+}
+
+/// The `id` of `identify` is on its answer, whichever that is: `ready`, or an error from the router, or from us.
+#[test]
+fn identify_is_answered_by_its_id() {
+    let id = || Some(FrameId::Text("me".into()));
+    let begin = || {
+        let mut rig = Rig::new(&[]);
+        rig.lane_up();
+        let mut client = rig.connect(Wire::Json);
+        client.say(&mut rig, Some("me"), &identify(&token(1, "phone", 600), &[]));
+        (rig, client)
+    };
+    let is_refused = |seen: &[Seen], wanted: &str| matches!(seen, [Seen::Error { id: answered, code, .. }, ..] if *answered == id() && *code == wanted);
+    let (mut rig, mut client) = begin();
+    let seen = client.finish_registering(&mut rig, &[]);
+    assert_eq!(seen, [Seen::Ready { id: id(), conversations: 0, events: 0 }, Seen::CaughtUp]);
+
+    let (mut rig, mut client) = begin();
+    let Up::Register(register) = rig.next_up() else { panic!("registers") };
+    rig.down(&Refused {
+        session: register.session,
+        request: register.request,
+        code: Code::Forbidden as u16,
+        retry_after_ms: 0,
+        field: String::new(),
+        message: "no".into(),
+    });
+    let seen = client.take(&mut rig);
+    assert!(is_refused(&seen, "forbidden"), "{seen:?}");
+
+    let (mut rig, mut client) = begin();
+    rig.pass_ms(10_100);
+    let seen = client.take(&mut rig);
+    assert!(is_refused(&seen, "unavailable"), "{seen:?}");
 }
 
 /// (how a router refuses a registration) → error code, close.

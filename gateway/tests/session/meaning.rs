@@ -63,7 +63,7 @@ fn f6_a_resume_counts_pages_and_splices() {
         // The client's own cursor overrides; a conversation without access is ignored.
         client.say(&mut rig, None, &identify(&token(1, "phone", 600), &[(HERE, 2), (777, 5)]));
         let seen = client.finish_registering(&mut rig, &[(HERE, 0, 5), (THERE, 3, 2_000), (11, 4, 4)]);
-        assert_eq!(seen[0], Seen::Ready { conversations: 1, events: 3 });
+        assert_eq!(seen[0], Seen::Ready { id: None, conversations: 1, events: 3 });
         assert_eq!(
             seen[1],
             Seen::Reset { id: None, conversation: THERE, first: 1, head: 2_000, reason: "too_far_behind" }

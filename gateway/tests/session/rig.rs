@@ -315,6 +315,7 @@ pub(crate) struct SeenEvent {
 pub(crate) enum Seen {
     Hello,
     Ready {
+        id: Option<FrameId>,
         conversations: u64,
         events: u64,
     },
@@ -424,8 +425,8 @@ impl Seen {
     fn of(frame: ServerFrame<'_>) -> Seen {
         match frame {
             ServerFrame::Hello(_) => Seen::Hello,
-            ServerFrame::Ready { pending_conversations, pending_events, .. } => {
-                Seen::Ready { conversations: pending_conversations, events: pending_events }
+            ServerFrame::Ready { id, pending_conversations, pending_events, .. } => {
+                Seen::Ready { id, conversations: pending_conversations, events: pending_events }
             }
             ServerFrame::CaughtUp => Seen::CaughtUp,
             ServerFrame::Event(event) => Seen::Event(seen_event(event)),
@@ -648,7 +649,7 @@ pub(crate) fn live(
     assert!(client.say(rig, None, &identify(&token(user, device, 86_400), &[])).is_empty());
     let seen = client.finish_registering(rig, conversations);
     assert!(
-        matches!(seen.as_slice(), [Seen::Ready { conversations: 0, events: 0 }, Seen::CaughtUp]),
+        matches!(seen.as_slice(), [Seen::Ready { conversations: 0, events: 0, .. }, Seen::CaughtUp]),
         "{seen:?}"
     );
     client

@@ -30,9 +30,10 @@ use crate::reason::Refusal;
 pub fn encode(frame: &ServerFrame<'_>, out: &mut Vec<u8>) {
     match frame {
         ServerFrame::Hello(hello) => write(out, &shape::Hello::from(hello)),
-        ServerFrame::Ready { user, device, pending_conversations, pending_events } => write(
+        ServerFrame::Ready { id, user, device, pending_conversations, pending_events } => write(
             out,
             &shape::Ready {
+                id: id.as_ref().map(Into::into),
                 user_id: *user,
                 device_id: device.as_ref().into(),
                 pending_conversations: *pending_conversations,

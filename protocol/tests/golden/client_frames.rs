@@ -230,6 +230,7 @@ fn server_frames() -> Vec<(&'static str, ServerFrame<'static>)> {
         send_burst: 64,
     };
     let ready = ServerFrame::Ready {
+        id: Some(FrameId::Number(1)),
         user: ALICE,
         device: "phone".into(),
         pending_conversations: 2,

@@ -63,6 +63,7 @@ fn frame(kind: u16, archive: &[u8]) -> Result<ServerFrame<'_>, Unreadable> {
         Kind::Ready => {
             let frame: &wire::ArchivedReady<'static> = access(kind, archive)?;
             ServerFrame::Ready {
+                id: optional_id(&frame.id),
                 user: UserId(frame.user_id.0.into()),
                 device: Cow::Borrowed(&frame.device_id),
                 pending_conversations: frame.pending_conversations.into(),

@@ -120,6 +120,7 @@ pub(super) struct Hello {
 
 #[derive(Archive, Serialize)]
 pub(super) struct Ready<'a> {
+    pub(super) id: Option<FrameId>,
     pub(super) user_id: UserId,
     #[rkyv(with = AsOwned)]
     pub(super) device_id: Cow<'a, str>,

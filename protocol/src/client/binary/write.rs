@@ -16,8 +16,9 @@ use crate::reason::Refusal;
 pub fn encode(frame: &ServerFrame<'_>, out: &mut AlignedVec) {
     match frame {
         ServerFrame::Hello(frame) => framing::append(out, Kind::Hello as u16, &hello(frame)),
-        ServerFrame::Ready { user, device, pending_conversations, pending_events } => {
+        ServerFrame::Ready { id, user, device, pending_conversations, pending_events } => {
             let frame = wire::Ready {
+                id: id.clone(),
                 user_id: *user,
                 device_id: Cow::Borrowed(device),
                 pending_conversations: *pending_conversations,

@@ -22,6 +22,7 @@ pub fn decode_server(text: &str) -> Result<ServerFrame<'_>, Unreadable> {
         "ready" => {
             let ready: shape::Ready<'_> = parse(text)?;
             ServerFrame::Ready {
+                id: ready.id.map(Into::into),
                 user: ready.user_id,
                 device: ready.device_id,
                 pending_conversations: ready.pending_conversations,

@@ -96,6 +96,8 @@ impl From<Hello> for client::Hello {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename = "ready")]
 pub(in crate::client) struct Ready<'a> {
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(super) id: Option<Id<'a>>,
     pub(super) user_id: UserId,
     /// From the token.
     #[serde(borrow)]
