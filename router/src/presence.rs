@@ -142,10 +142,9 @@ impl Presence {
                     .filter(|(user, _)| users.contains(user))
                     .for_each(|(_, on)| *on = false);
             }
-            outbox.send(lane, &Watched { session, request, users: Vec::new() });
-            return;
         }
-        if let Err(refusal) = self.may_watch(origin, user, &users, registry) {
+        // How they are is told in both cases.
+        if let Err(refusal) = self.may_ask(origin, user, &users, watch, registry) {
             return outbox.refuse(origin, &refusal);
         }
         let pairs_only = self.settings.scope == PresenceScope::OpenOneToOne;
@@ -153,18 +152,19 @@ impl Presence {
         match outbox.ask(Asked::Presence(origin), query) {
             Ok(()) => {
                 self.asked_count += users.len();
-                let users = users.into_iter().map(|user| (user, true)).collect();
+                let users = users.into_iter().map(|user| (user, watch)).collect();
                 self.asking.insert((lane, session, request), Asking { user, users });
             }
             Err(refusal) => outbox.refuse(origin, &refusal),
         }
     }
 
-    fn may_watch(
+    fn may_ask(
         &self,
         origin: Origin,
         user: UserId,
         users: &[UserId],
+        watch: bool,
         registry: &Registry,
     ) -> Result<(), Refusal> {
         let Origin { lane, session, .. } = origin;
@@ -177,7 +177,7 @@ impl Presence {
         }
         let own_count = self.watches.range(of_session(lane, session)).take(WATCHED_MAX + 1).count();
         let new_count = users.iter().filter(|user| !self.watches.contains(&(lane, session, **user))).count();
-        if own_count + new_count > WATCHED_MAX {
+        if watch && own_count + new_count > WATCHED_MAX {
             let message = format!("a connection watches at most {WATCHED_MAX} users");
             return Err(Refusal { field: Some("user_ids"), ..Refusal::new(Code::TooLarge, message) });
         }

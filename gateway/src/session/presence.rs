@@ -257,14 +257,10 @@ impl Session {
             return;
         };
         let Some(ask) = watching.asks.remove(place) else { return };
-        if !ask.watch {
-            line.say(common, &ServerFrame::Ok(Done { id: ask.id, ..Done::default() }));
-            return;
-        }
         let mut presence = Vec::with_capacity(ask.users.len());
         for (user, state) in states {
             presence.push(state.view(user));
-            if !ask.taken_back.contains(&user) {
+            if ask.watch && !ask.taken_back.contains(&user) {
                 watching.users.insert(user, Watched { told: state, now: state });
                 watching.unsaid.remove(&user);
             }

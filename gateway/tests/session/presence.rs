@@ -67,9 +67,10 @@ fn subscribing_hearing_and_no_longer() {
         let watch = next_watch(&mut rig);
         assert!(!watch.watch);
         push(&mut rig, &client, state(2, false, SEEN));
-        answer(&mut rig, &watch, Vec::new());
-        let seen = client.take(&mut rig);
-        assert!(matches!(&seen[..], [Seen::Ok { conversation: None, .. }]), "{seen:?}");
+        answer(&mut rig, &watch, vec![state(2, false, SEEN)]);
+        let states = vec![(2, false, Some(SEEN))];
+        assert_eq!(client.take(&mut rig), [Seen::States { id: Some(text_id("u")), states }]);
+        push(&mut rig, &client, state(2, true, SEEN));
         push(&mut rig, &client, state(3, false, SEEN));
         assert_eq!(client.take(&mut rig), [Seen::Presence((3, false, Some(SEEN)))]);
     }

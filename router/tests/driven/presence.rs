@@ -152,7 +152,13 @@ fn who_watches_no_longer_hears_no_longer() {
     watch(&mut hand, lane, ALICE, &[BOB, CAROL], true);
     hand.settle();
     hand.hear(lane);
-    watch(&mut hand, lane, ALICE, &[BOB], false);
+    let stranger = UserId(77);
+    hand.register(lane, stranger.0, stranger);
+    watch(&mut hand, lane, ALICE, &[BOB, stranger], false);
+    hand.settle();
+    let states = [(BOB, true), (stranger, false)];
+    let states = states.map(|(user, online)| UserPresence { user, online, last_seen_at_ms: 0 });
+    assert_eq!(answered(&mut hand, lane), states, "how they are is told for the last time");
     bye(&mut hand, lane, BOB, true);
     assert_eq!(told(&mut hand, lane), []);
     bye(&mut hand, lane, ALICE, true);
