@@ -1,15 +1,39 @@
-//! What development mode says at start, on standard error: where to look, and what to type next.
+//! What is said at start: one line for scripts on standard output, and in development mode, on standard error, where to
+//! look and what to type next.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
 use carillon_node::exit::Fatal;
 use carillon_node::tokens::KeyTable;
+use serde::Serialize;
 
 use crate::token;
 
 /// Valid for a day of trying things out.
 const TTL_S: i64 = 86_400;
+
+/// The addresses that were bound, in the order in which scripts read them; of a single tier, those that it has.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename = "ready")]
+pub struct Ready {
+    /// WebSocket and REST.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<SocketAddr>,
+    /// Metrics and probes.
+    pub admin: SocketAddr,
+    /// QUIC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub router: Option<SocketAddr>,
+}
+
+impl Ready {
+    /// The line, without its end.
+    #[must_use]
+    pub fn line(&self) -> String {
+        serde_json::to_string(self).expect("addresses always serialise")
+    }
+}
 
 /// The text: the page, two ready tokens, a chat with an ordinary WebSocket client, the REST line that reads history, the
 /// metrics address, the load generator.
@@ -53,4 +77,20 @@ Metrics:  curl -s http://{admin}/metrics      Ready?  curl -s http://{admin}/rea
 Load:     cargo run --release -p carillon-loadgen -- --server {gateway} --data-dir {data_dir} --clients 100 --rate 1000
 "#
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_is_that_of_the_protocol() {
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let (gateway, router) = (Some(address(8080)), Some(address(7400)));
+        let both = Ready { gateway, admin: address(9100), router };
+        let line = r#"{"event":"ready","gateway":"127.0.0.1:8080","admin":"127.0.0.1:9100","router":"127.0.0.1:7400"}"#;
+        assert_eq!(both.line(), line);
+        let tier = Ready { gateway: None, admin: address(9101), router };
+        assert_eq!(tier.line(), r#"{"event":"ready","admin":"127.0.0.1:9101","router":"127.0.0.1:7400"}"#);
+    }
 }

@@ -86,10 +86,8 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
     if let Some(doors) = &doors {
         refuse_public_development(is_development, doors.address())?;
     }
-    if tier == Tier::Gateway && gateway_settings.gateway.routers.is_empty() {
-        return Err(Fatal::config(
-            "gateway.routers is empty: say where the routers are, as in --set gateway.routers=127.0.0.1:7400",
-        ));
+    if tier.has_gateway() {
+        check_routers(tier, &gateway_settings.gateway.routers)?;
     }
     let driver = tier.has_gateway().then(|| Driver::choose(&gateway_settings.io.driver)).transpose()?;
     let admin =
@@ -354,6 +352,25 @@ fn open_store(settings: &RouterSettings, data_dir: &Path) -> Result<Arc<dyn Engi
     }
 }
 
+/// A router that cannot even be looked for would be waited for in vain.
+fn check_routers(tier: Tier, routers: &[String]) -> Result<(), Fatal> {
+    let example = "as in --set gateway.routers=127.0.0.1:7400";
+    if tier == Tier::Gateway && routers.is_empty() {
+        return Err(Fatal::config(format!("gateway.routers is empty: say where the routers are, {example}")));
+    }
+    let is_address = |router: &str| {
+        router
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
+    };
+    match routers.iter().find(|router| !is_address(router)) {
+        Some(router) => {
+            Err(Fatal::config(format!("gateway.routers \"{router}\" is not host:port, {example}")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The development key is in a file that every tool of this machine reads: it guards nothing on a public address.
 fn refuse_public_development(is_development: bool, address: SocketAddr) -> Result<(), Fatal> {
     let is_loopback = match address.ip() {
@@ -419,16 +436,9 @@ fn announce(
     let router = serving.listener.as_ref().map(Listener::local_addr);
     let format = logging::Format::of(config.text("log.format").unwrap_or_default())?;
     if format == logging::Format::Json {
-        let mut line = serde_json::Map::new();
-        line.insert("event".into(), "ready".into());
-        let addresses = [("gateway", gateway), ("admin", Some(admin.address())), ("router", router)];
-        for (name, address) in addresses {
-            if let Some(address) = address {
-                line.insert(name.into(), address.to_string().into());
-            }
-        }
+        let ready = greeting::Ready { gateway, admin: admin.address(), router };
         // Whoever started us may not be reading; that is no reason to stop.
-        let _ = writeln!(std::io::stdout(), "{}", serde_json::Value::Object(line));
+        let _ = writeln!(std::io::stdout(), "{}", ready.line());
     }
     info!(?tier, ?gateway, ?router, admin = %admin.address(), "ready");
     if let (Tier::Both, true, Some(gateway)) = (tier, is_development, gateway) {
@@ -436,4 +446,24 @@ fn announce(
         eprint!("{}", greeting::text(keys, now_s, gateway, admin.address(), data_dir)?);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routers_are_addresses() {
+        let check = |tier, routers: &[&str]| {
+            let routers: Vec<String> = routers.iter().map(|router| (*router).to_owned()).collect();
+            check_routers(tier, &routers).is_ok()
+        };
+        for good in ["127.0.0.1:7400", "router.example.org:7400", "[::1]:7400"] {
+            assert!(check(Tier::Gateway, &[good]), "{good}");
+        }
+        for wrong in ["", "router", "router:", ":7400", "127.0.0.1:0", "127.0.0.1:70000"] {
+            assert!(!check(Tier::Gateway, &["127.0.0.1:7400", wrong]), "{wrong}");
+        }
+        assert!(check(Tier::Both, &[]) && !check(Tier::Gateway, &[]));
+    }
 }

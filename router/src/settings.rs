@@ -43,12 +43,22 @@ pub struct RouterSettings {
 pub struct StoreSettings {
     /// `embedded` or `memory`.
     pub engine: String,
+    /// How long events are kept.
+    pub retention: Retention,
     /// Bound of the embedded store's overlay.
     pub overlay_bytes: u64,
     /// Free space that is kept.
     pub reserve_bytes: u64,
     /// Size of a log segment.
     pub segment_bytes: u64,
+}
+
+/// How long events are kept.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Retention {
+    /// For ever.
+    Unlimited,
 }
 
 /// `fanout.*`
@@ -144,6 +154,7 @@ mod tests {
     fn the_defaults_are_all_keys_and_no_others() {
         let settings: Settings = toml::from_str(DEFAULTS).unwrap();
         assert_eq!(settings.conversations.max_members, 1_000);
+        assert_eq!(settings.store.retention, Retention::Unlimited);
         assert_eq!(settings.router.listen, "127.0.0.1:7400");
     }
 }
