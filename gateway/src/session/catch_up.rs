@@ -5,7 +5,8 @@
 //! - At most one page is asked for, and only while there is room for it: a page never overflows the outbox.
 //! - A `Deliver` of a conversation that is still to be brought raises its target. One of a conversation that was brought
 //!   is live, or, when it does not fit, opens that conversation again.
-//! - `caught_up` is said when nothing is left of either kind.
+//! - `caught_up` is said when nothing is left of either kind, and before anything that comes live then.
+//! - Between `behind` and `caught_up` nothing is live, in no conversation.
 
 use carillon_protocol::client::{FrameId, ServerFrame, SyncBatch};
 use carillon_protocol::frame::{ArchivedPage, Read};
@@ -40,6 +41,8 @@ pub(super) struct CatchingUp {
     /// The heads that the client was told with it. What was read below them is from before.
     told: Vec<(ConversationId, Seq)>,
     owes_caught_up: bool,
+    /// Told `behind`, and not `caught_up` yet.
+    is_behind: bool,
     style: Style,
     reading: Option<Reading>,
     pub(super) retry_at: Option<Time>,
@@ -85,6 +88,7 @@ impl CatchingUp {
     ) -> CatchingUp {
         CatchingUp {
             plan,
+            is_behind: !listed.is_empty(),
             listed,
             told: Vec::new(),
             owes_caught_up,
@@ -173,10 +177,14 @@ impl Session {
         loop {
             let Stage::CatchingUp(catching_up) = &mut self.stage else { return };
             let is_waiting = catching_up.reading.is_some() || !catching_up.listed.is_empty();
-            if is_waiting || line.closing.is_some() || !line.has_room_for_page(common) {
+            if is_waiting || line.closing.is_some() {
                 return;
             }
-            match catching_up.plan.next() {
+            let next = catching_up.plan.next();
+            if next.is_some() && !line.has_room_for_page(common) {
+                return;
+            }
+            match next {
                 None => {
                     let life = catching_up.life;
                     if catching_up.owes_caught_up {
@@ -397,14 +405,14 @@ impl Session {
         }
         catching_up.listed.insert(place, (conversation, seq));
         catching_up.told.push((conversation, head_seq));
-        catching_up.owes_caught_up = true;
+        (catching_up.owes_caught_up, catching_up.is_behind) = (true, true);
         common.counters.behinds += 1;
         line.say(common, &ServerFrame::Behind { conversations: vec![(conversation, head_seq)] });
     }
 
     /// Whether live pushes have stopped.
     pub(super) fn is_behind(&self) -> bool {
-        matches!(&self.stage, Stage::CatchingUp(catching_up) if !catching_up.listed.is_empty())
+        matches!(&self.stage, Stage::CatchingUp(catching_up) if catching_up.is_behind)
     }
 
     /// Whether a page of ours has brought this position to the client, and its `Deliver` is still to come.

@@ -69,6 +69,8 @@ impl Session {
         if line.closing.is_some() || !self.is_identified() {
             return;
         }
+        // When nothing is left to be brought, `caught_up` comes before this.
+        self.advance(line, common);
         let is_origin = delivery.origin_session == line.id.as_u64();
         let origin_request = is_origin.then_some(delivery.origin_request);
         // What the client has already is no ack any more: a command that says it again is answered as a duplicate. While

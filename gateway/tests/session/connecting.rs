@@ -323,33 +323,6 @@ fn a_message_that_never_ends_is_silence() {
     }
 }
 
-/// Security, frames: a fragmented message has as long to end as silence may last, whatever stands between its fragments.
-#[test]
-fn a_message_that_never_ends_is_silence() {
-    let mut rig = Rig::new(&[]);
-    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
-    let frame = |first: u8, byte: u8| [first, 0x81, 0, 0, 0, 0, byte];
-    rig.received(client.id, &frame(0x01, b'{'));
-    for _ in 0..3 {
-        rig.pass_ms(20_000);
-        assert_eq!(client.raw(&mut rig, Opcode::Ping, b""), [Seen::Pong(Vec::new())]);
-        rig.received(client.id, &frame(0x00, b' '));
-    }
-    rig.pass_ms(9_900);
-    assert!(!client.is_closed(&rig));
-    rig.pass_ms(200);
-    assert_eq!(closes(&client.take(&mut rig)), Some(4011));
-
-    let mut rig = Rig::new(&[]);
-    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
-    for _ in 0..9 {
-        rig.received(client.id, &frame(0x01, b'{'));
-        rig.pass_ms(60_000);
-        let seen = client.raw(&mut rig, Opcode::Continuation, b"\"type\":\"heartbeat\"}");
-        assert_eq!(seen, [Seen::HeartbeatAck], "each message counts anew");
-    }
-}
-
 /// A live token ends with 4012, thirty seconds late; `refresh_token` moves that, for the same user and device only.
 #[test]
 fn a_token_ends() {

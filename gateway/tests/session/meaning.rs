@@ -4,8 +4,8 @@ use carillon_gateway::turn::Input;
 use carillon_node::metrics::WALL_MS;
 use carillon_protocol::client::{Command, FrameId, Wire};
 use carillon_protocol::frame::{
-    Accepted, Concerned, Deliver, Entry, Joined, Mark, Page, Peeked, Read, Refused, Registered, Standing,
-    Watermark,
+    Accepted, Concerned, Deliver, Entry, Joined, LinkFrame as _, Mark, Page, Peeked, Read, Refused,
+    Registered, Standing, Watermark,
 };
 use carillon_protocol::ids::{ConversationId, MESSAGE_EPOCH_MS, MESSAGE_ID_LOW_BITS, MessageId, Seq, UserId};
 use carillon_protocol::reason::Code;
@@ -508,6 +508,52 @@ fn f14_a_slow_client_is_behind_and_catches_up() {
     let mut expected: Vec<_> = (held + 1..=51).map(|seq| ("page", seq)).collect();
     expected.extend([("page", 1), ("caught_up", 0), ("live", 52)]);
     assert_eq!(seen, expected);
+}
+
+/// F14, G6: what comes in the turn in which a client has synced comes behind its `caught_up`; and what comes of another
+/// conversation while something is still to be brought is brought as well, not pushed.
+#[test]
+fn f14_nothing_is_live_between_behind_and_caught_up() {
+    let mut rig = Rig::new(&["limits.conn_queue_bytes=2000"]);
+    let conversation = ConversationId(HERE);
+    for is_more in [false, true] {
+        let mut client = live(&mut rig, 1, "phone", Wire::Json, &[(HERE, 0, 0), (THERE, 0, 0)]);
+        fill(&mut rig, &client, 50);
+        if is_more {
+            rig.down(&deliver(THERE, 1, 5, "k", "x", &[1]));
+        }
+        rig.sockets.get_mut(&client.id).unwrap().room = None;
+        rig.flush(client.id);
+        rig.carry_out();
+        let held = client.take(&mut rig).len() as Seq - 1;
+        client.say(&mut rig, None, &Command::Sync { conversation, from_seq: held + 1, limit: 200 });
+        let read = next_read(&mut rig);
+        let frames = [
+            page(&read, held + 1..=50, 50).to_frame(),
+            deliver(HERE, 51, 5, "k", "x", &[1]).to_frame(),
+            deliver(THERE, 1 + u64::from(is_more), 5, "k", "x", &[1]).to_frame(),
+        ];
+        for frame in &frames {
+            rig.input(Input::LaneFrame { router: ROUTER, frame });
+        }
+        rig.carry_out();
+        let mut seen = line(&client.take(&mut rig));
+        assert!(seen.len() as Seq >= 50 - held);
+        seen.drain(..(50 - held) as usize);
+        if !is_more {
+            assert_eq!(seen, [("caught_up", 0), ("live", 51), ("live", 1)]);
+            continue;
+        }
+        assert_eq!(seen, []);
+        let read = next_read(&mut rig);
+        assert_eq!((read.conversation.0, read.from_seq), (HERE, 51));
+        rig.down(&page(&read, 51..=51, 51));
+        let read = next_read(&mut rig);
+        assert_eq!((read.conversation.0, read.from_seq, read.to_seq), (THERE, 1, 2));
+        rig.down(&page(&read, 1..=2, 2));
+        let seen = line(&client.take(&mut rig));
+        assert_eq!(seen, [("page", 51), ("page", 1), ("page", 2), ("caught_up", 0)]);
+    }
 }
 
 /// F14: 4010 after the grace time without progress, whether the socket is stuck or the client does not sync.
