@@ -96,9 +96,13 @@ impl Cache {
     /// The answer to a query that is [`about`] this conversation, of which nothing is in flight. `None`: ask the store.
     pub fn answer(&mut self, conversation: ConversationId, query: &Query) -> Option<Answer> {
         self.touch(conversation);
-        let slot = self.slots.get(&conversation)?;
-        let State::Held(held) = &slot.state else { return None };
-        held.answer(query)
+        let slot = self.slots.get_mut(&conversation)?;
+        let State::Held(held) = &mut slot.state else { return None };
+        let bytes_before = held.bytes();
+        let answer = held.answer(query);
+        self.held_bytes = self.held_bytes - bytes_before + held.bytes();
+        self.shrink();
+        answer
     }
 
     /// Whether this conversation is to be read and held: nothing of it is in flight, and somebody has opened it.

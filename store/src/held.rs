@@ -4,8 +4,11 @@
 //! # Invariants
 //! - Answers what a snapshot would, or nothing: a read of anything that is not held here ends the attempt.
 //! - What cannot be brought along exactly is not held any longer; the caller drops it.
+//! - Bringing along writes no rows: most of what is committed is never asked for here. What is fresh becomes rows when
+//!   somebody asks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
@@ -33,6 +36,16 @@ pub struct Held {
     tail_from: Seq,
     /// Of which members it is known whether they muted the conversation, and until when.
     mutes: BTreeMap<UserId, Option<WallMs>>,
+    fresh: Fresh,
+}
+
+/// What was committed since the rows were asked for last.
+#[derive(Clone, Debug, Default)]
+struct Fresh {
+    /// The last events, at most [`OPEN_EVENTS_MAX`]: more push out the first.
+    events: VecDeque<(Seq, Bytes)>,
+    /// Members of whom something was committed, as they are now.
+    members: BTreeMap<UserId, MemberRow>,
 }
 
 impl Held {
@@ -42,7 +55,8 @@ impl Held {
         let Opened { row, head, members, tail, reactions, deleted } = opened;
         let tail_from = tail.first().map_or(head.seq + 1, |entry| entry.seq);
         let (rows, mutes) = (BTreeMap::new(), BTreeMap::new());
-        let mut held = Held { conversation, rows, bytes: 0, head, tail_from, mutes };
+        let fresh = Fresh::default();
+        let mut held = Held { conversation, rows, bytes: 0, head, tail_from, mutes, fresh };
         held.set(keys::conversation(conversation), row.encode().into());
         held.set(keys::head(conversation), head.encode().into());
         for (user, member) in members {
@@ -96,16 +110,17 @@ impl Held {
         if appended.seq != self.head.seq + 1 || appended.members_version != self.head.members_version {
             return false;
         }
-        let Some(mut member) = self.member(sender).filter(MemberRow::is_current) else { return false };
+        let Some(member) = self.member(sender).filter(|member| member.is_current()) else { return false };
         member.own_since_read += 1;
         self.head.seq = appended.seq;
         self.head.message_index += 1;
         self.head.last_id = appended.id;
-        self.set(keys::member(self.conversation, sender), member.encode().into());
-        self.set(keys::head(self.conversation), self.head.encode().into());
-        self.set(keys::event(self.conversation, appended.seq), appended.record.clone());
-        if self.head.seq - self.tail_from >= 2 * OPEN_EVENTS_MAX as u64 {
-            self.trim(self.head.seq + 1 - OPEN_EVENTS_MAX as u64);
+        self.bytes += appended.record.len() + ROW_BYTES;
+        self.fresh.events.push_back((appended.seq, appended.record.clone()));
+        if self.fresh.events.len() > OPEN_EVENTS_MAX
+            && let Some((_, record)) = self.fresh.events.pop_front()
+        {
+            self.bytes -= record.len() + ROW_BYTES;
         }
         true
     }
@@ -113,30 +128,34 @@ impl Held {
     /// A receipt is committed. `false`: its reader is none here, and this is not to be held any longer.
     #[must_use]
     pub fn receipted(&mut self, receipted: &Receipted) -> bool {
-        let Some(mut member) = self.member(receipted.user).filter(MemberRow::is_current) else {
+        let ((delivered_before, delivered_seq), (read_before, read_seq)) =
+            (receipted.delivered, receipted.read);
+        let Some(member) = self.member(receipted.user).filter(|member| member.is_current()) else {
             return false;
         };
-        let ((_, delivered_seq), (read_before, read_seq)) = (receipted.delivered, receipted.read);
-        if (member.delivered_seq, member.read_seq) != (receipted.delivered.0, read_before) {
+        if (member.delivered_seq, member.read_seq) != (delivered_before, read_before) {
             return false;
         }
         member.delivered_seq = delivered_seq;
         if read_seq > read_before {
+            member.read_seq = read_seq;
+            member.own_since_read = 0;
             // Only the sum of position and own messages counts, and that is what the unread count leaves of the index.
             let (from, to) = keys::deleted_above(self.conversation, read_seq);
             let others = |sender: &Bytes| read_number(sender).is_ok_and(|id| id != receipted.user.0);
             let deleted = self.rows.range(from..to).filter(|(_, sender)| others(sender)).count() as u64;
-            member.read_seq = read_seq;
-            member.own_since_read = 0;
-            member.read_index = self.head.message_index.saturating_sub(receipted.unread_count + deleted);
+            let read_index = self.head.message_index.saturating_sub(receipted.unread_count + deleted);
+            if let Some(member) = self.member(receipted.user) {
+                member.read_index = read_index;
+            }
         }
-        self.set(keys::member(self.conversation, receipted.user), member.encode().into());
         true
     }
 
     /// The answer to a query about this conversation; `None`: it takes more than is held.
     #[must_use]
-    pub fn answer(&self, query: &Query) -> Option<Answer> {
+    pub fn answer(&mut self, query: &Query) -> Option<Answer> {
+        self.refresh();
         let mute = match query {
             Query::Conversation { user, .. } => {
                 let until = self.mutes.get(user).copied()?;
@@ -147,8 +166,39 @@ impl Held {
         query::answer(&mut Reading { held: self, mute }, query).ok()
     }
 
-    fn member(&self, user: UserId) -> Option<MemberRow> {
-        MemberRow::decode(self.rows.get(&keys::member(self.conversation, user))?)
+    /// A member, to be brought along.
+    fn member(&mut self, user: UserId) -> Option<&mut MemberRow> {
+        match self.fresh.members.entry(user) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(vacant) => {
+                let row = MemberRow::decode(self.rows.get(&keys::member(self.conversation, user))?)?;
+                self.bytes += ROW_BYTES;
+                Some(vacant.insert(row))
+            }
+        }
+    }
+
+    /// Makes rows of what is fresh.
+    fn refresh(&mut self) {
+        let conversation = self.conversation;
+        let Fresh { events, members } = std::mem::take(&mut self.fresh);
+        self.bytes -= members.len() * ROW_BYTES;
+        for (user, member) in members {
+            self.set(keys::member(conversation, user), member.encode().into());
+        }
+        let Some((first, _)) = events.front() else { return };
+        // Those that were pushed out leave a gap, above which everything is fresh.
+        if self.head.seq + 1 - *first >= OPEN_EVENTS_MAX as u64 {
+            self.trim(*first);
+        }
+        self.set(keys::head(conversation), self.head.encode().into());
+        for (seq, record) in events {
+            self.bytes -= record.len() + ROW_BYTES;
+            self.set(keys::event(conversation, seq), record);
+        }
+        if self.head.seq - self.tail_from >= 2 * OPEN_EVENTS_MAX as u64 {
+            self.trim(self.head.seq + 1 - OPEN_EVENTS_MAX as u64);
+        }
     }
 
     fn set(&mut self, key: Bytes, value: Bytes) {
