@@ -21,7 +21,7 @@ mod visit;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
 use carillon_protocol::limits::{
     CONTENT_BYTES_MAX, LINK_FRAME_BYTES_MAX, MEDIA_URL_BYTES_MAX, SMALL_GROUP_MEMBERS_MAX,
 };
@@ -306,6 +306,24 @@ impl Fanout {
     #[must_use]
     pub fn hearers_of(&self, conversation: ConversationId) -> Option<&[Hearer]> {
         self.members.hearers(conversation)
+    }
+
+    /// The highest message of each member but one above `after_seq`, up to `up_to_seq`, if all of that was handed on a
+    /// moment ago. Who is no member any more sees nothing of what comes after (G11).
+    #[must_use]
+    pub fn senders_of(
+        &self,
+        conversation: ConversationId,
+        (after_seq, up_to_seq): (Seq, Seq),
+        except: UserId,
+    ) -> Option<Vec<(UserId, Seq, MessageId)>> {
+        let mut senders = self.logs.get(&conversation)?.senders(after_seq, up_to_seq, except)?;
+        let hearers = self.hearers_of(conversation)?;
+        senders.retain(|(sender, ..)| {
+            let place = hearers.binary_search_by_key(sender, |hearer| hearer.user).ok();
+            place.and_then(|place| hearers.get(place)).is_some_and(|hearer| hearer.to_seq == Seq::MAX)
+        });
+        Some(senders)
     }
 
     /// Whether this conversation is known to have more members than receipts are named for.

@@ -19,6 +19,7 @@ use carillon_protocol::time::{Time, WallMs};
 use carillon_store::verb::{Counts, Query, ReceiptOp, Receipted};
 
 use crate::batch::{Batches, Origin, Part};
+use crate::fanout::Fanout;
 use crate::meters::Metric;
 use crate::outbox::{Asked, LaneId, Outbox, RECEIPT_QUERIES_MAX};
 use crate::registry::Registry;
@@ -100,8 +101,8 @@ impl Receipts {
         &mut self,
         now: Time,
         receipted: Receipted,
-        parts: &[Part],
-        at: WallMs,
+        (parts, at): (&[Part], WallMs),
+        fanout: &Fanout,
         registry: &Registry,
         outbox: &mut Outbox,
     ) {
@@ -126,7 +127,7 @@ impl Receipts {
         reader.delivered = join(reader.delivered, moved(delivered));
         reader.read = join(reader.read, moved(read));
         reader.at = at;
-        self.ask(key, outbox);
+        self.ask(key, fanout, registry, outbox);
     }
 
     /// The end of a turn, or a timeout has come: what was held long enough is offered, and counts are asked for.
@@ -171,6 +172,7 @@ impl Receipts {
         now: Time,
         key: Key,
         senders: Option<Vec<(UserId, Seq, MessageId)>>,
+        fanout: &Fanout,
         registry: &Registry,
         outbox: &mut Outbox,
     ) {
@@ -184,13 +186,13 @@ impl Receipts {
                 None => outbox.meter.add(Metric::WatermarksDropped, 1),
             }
         }
-        self.ask(key, outbox);
+        self.ask(key, fanout, registry, outbox);
         for _ in 0..RECEIPT_QUERIES_MAX {
             let Some(next) = self.waiting.pop_front() else { break };
             if let Some(reader) = self.readers.get_mut(&next) {
                 reader.is_waiting = false;
             }
-            if !self.ask(next, outbox) {
+            if !self.ask(next, fanout, registry, outbox) {
                 break;
             }
         }
@@ -208,34 +210,43 @@ impl Receipts {
         self.held.count()
     }
 
-    /// Asks for the senders of a reader's next range; `false`: too many questions are open, the reader waits.
-    fn ask(&mut self, key: Key, outbox: &mut Outbox) -> bool {
-        let Some(reader) = self.readers.get_mut(&key) else { return true };
-        if reader.asking.is_some() || reader.is_waiting {
-            return true;
-        }
-        let (asking, (after_seq, up_to_seq)) = match (reader.delivered, reader.read) {
-            (Some(delivered), Some(read)) if delivered == read => (Asking::Both, read),
-            (Some(delivered), _) => (Asking::Delivered, delivered),
-            (None, Some(read)) => (Asking::Read, read),
-            (None, None) => {
-                self.readers.remove(&key);
-                return true;
-            }
-        };
+    /// Tells the senders of a reader's next ranges, or asks for them; `false`: too many questions are open, the reader
+    /// waits.
+    fn ask(&mut self, key: Key, fanout: &Fanout, registry: &Registry, outbox: &mut Outbox) -> bool {
         let (conversation, except) = key;
-        let query = Query::Senders { conversation, after_seq, up_to_seq, except };
-        if outbox.ask(Asked::Senders(conversation, except), query).is_err() {
-            reader.is_waiting = true;
-            self.waiting.push_back(key);
-            return false;
-        }
-        reader.asking = Some(asking);
-        if asking != Asking::Read {
-            reader.delivered = None;
-        }
-        if asking != Asking::Delivered {
-            reader.read = None;
+        // At most once for each of its ranges.
+        while let Some(reader) = self.readers.get_mut(&key)
+            && reader.asking.is_none()
+            && !reader.is_waiting
+        {
+            let (asking, range) = match (reader.delivered, reader.read) {
+                (Some(delivered), Some(read)) if delivered == read => (Asking::Both, read),
+                (Some(delivered), _) => (Asking::Delivered, delivered),
+                (None, Some(read)) => (Asking::Read, read),
+                (None, None) => {
+                    self.readers.remove(&key);
+                    return true;
+                }
+            };
+            // The usual case: what was handed on a moment ago is confirmed.
+            if let Some(senders) = fanout.senders_of(conversation, range, except) {
+                tell(key, reader, asking, &senders, registry, outbox);
+            } else {
+                let (after_seq, up_to_seq) = range;
+                let query = Query::Senders { conversation, after_seq, up_to_seq, except };
+                if outbox.ask(Asked::Senders(conversation, except), query).is_err() {
+                    reader.is_waiting = true;
+                    self.waiting.push_back(key);
+                    return false;
+                }
+                reader.asking = Some(asking);
+            }
+            if asking != Asking::Read {
+                reader.delivered = None;
+            }
+            if asking != Asking::Delivered {
+                reader.read = None;
+            }
         }
         true
     }

@@ -1,9 +1,9 @@
 //! The hub: validates each link frame in place and hands it to its noun; hands outcomes and answers of the store to
 //! those who wait. It decides nothing itself.
 //!
-//! Driven by [`Shard::handle`], [`Shard::poll_output`], [`Shard::poll_timeout`]. A turn of the world ends with
-//! [`Input::Tick`]: only then batches leave and events are handed on, so that everything of one turn shares a commit,
-//! and every ack of a turn is ahead of its fan-out.
+//! Driven by [`Shard::handle`], [`Shard::poll_output`] until `None`, [`Shard::poll_timeout`]. A turn of the world ends
+//! with [`Input::Tick`]: only then batches leave, so that everything of one turn shares a commit. Events are handed on
+//! when all of that was put out: every ack of a turn is ahead of its fan-out, and the store has its next batch meanwhile.
 
 mod outcomes;
 mod reads;
@@ -128,6 +128,8 @@ pub struct Shard {
     prng: Prng,
     now: Time,
     wall: WallMs,
+    /// The turn ended, and what it made known is not handed on yet.
+    is_to_hand_on: bool,
     is_draining: bool,
     is_drained: bool,
 }
@@ -151,6 +153,7 @@ impl Shard {
             prng: Prng::new(seed),
             now: Time(0),
             wall: WallMs(0),
+            is_to_hand_on: false,
             is_draining: false,
             is_drained: false,
         }
@@ -185,7 +188,12 @@ impl Shard {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outbox.pop()
+        let output = self.outbox.pop();
+        if output.is_none() && std::mem::take(&mut self.is_to_hand_on) && !self.outbox.is_failed() {
+            self.hand_on();
+            return self.outbox.pop();
+        }
+        output
     }
 
     /// When [`Input::Tick`] is due at the latest; a time that has passed means at once.
@@ -230,6 +238,11 @@ impl Shard {
     fn tick(&mut self) {
         self.receipts.advance(self.now, &mut self.batches, &mut self.outbox);
         self.batches.depart(self.now, &mut self.outbox);
+        self.is_to_hand_on = true;
+    }
+
+    /// What became known in the turn goes its way.
+    fn hand_on(&mut self) {
         self.fanout.advance(self.now, &mut self.registry, &mut self.batches, &mut self.outbox);
         self.registry.sweep(&self.outbox);
         self.live();

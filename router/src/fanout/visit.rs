@@ -104,6 +104,7 @@ impl Fanout {
                 outbox.meter.add(Metric::Delivers, 1);
             }
         }
+        log.handed_on(next, &record);
         log.next = Some(next + 1);
         log.handed_on_at = now;
         log.handed_on_before = outbox.next_ticket();

@@ -151,8 +151,8 @@ impl Shard {
                     self.outbox.send(part.origin.lane, &accepted);
                 }
                 self.outbox.count(Told::Receipt);
-                let (now, registry, outbox) = (self.now, &self.registry, &mut self.outbox);
-                self.receipts.committed(now, receipted, parts, at, registry, outbox);
+                let Shard { now, receipts, fanout, registry, outbox, .. } = self;
+                receipts.committed(*now, receipted, (parts, at), fanout, registry, outbox);
             }
             Outcome::Refused(refusal) if parts.len() == 1 => {
                 parts.iter().for_each(|part| self.outbox.refuse(part.origin, &refusal));
@@ -198,6 +198,10 @@ fn refusal_of(failure: &Failure) -> Refusal {
 
 /// Whom an event brings into its conversation, or out of it.
 fn came_or_went(record: &[u8]) -> Vec<UserId> {
+    // Nearly always it is a message.
+    if Event::decode_sender(record).is_some_and(|(.., is_message)| is_message) {
+        return Vec::new();
+    }
     match Event::decode(record).map(|event| event.body) {
         Some(Body::Created { members: users, .. } | Body::MembersAdded { users, .. }) => users,
         Some(Body::MemberRemoved { user, .. }) => vec![user],

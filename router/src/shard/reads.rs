@@ -148,7 +148,8 @@ impl Shard {
                     other => mismatch(&other),
                 });
                 let key = (conversation, reader);
-                self.receipts.senders(self.now, key, senders, &self.registry, &mut self.outbox);
+                let Shard { now, receipts, fanout, registry, outbox, .. } = self;
+                receipts.senders(*now, key, senders, fanout, registry, outbox);
             }
             Asked::Counts(conversation) => {
                 let counts = answer.map(|answer| match answer {
