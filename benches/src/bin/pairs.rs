@@ -64,7 +64,7 @@ const LOADS: &[Load] = &[
     },
     Load {
         name: "saturation",
-        words: &["--clients", "200", "--ramp", "12000:1.35:3", "--encoding", "rkyv", "--receipts", "none"],
+        words: &["--clients", "200", "--ramp", "20000:1.5:2", "--encoding", "rkyv", "--receipts", "none"],
     },
     Load { name: "idle", words: &["--clients", "5000", "--idle", "--duration", "6s", "--encoding", "rkyv"] },
 ];
