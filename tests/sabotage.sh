@@ -37,9 +37,9 @@ sabotage "an ack before the commit is durable" store/src/backend/embedded/log.rs
 sabotage "no idempotency row" store/src/ops/send.rs \
     '/attempt\.set(key(attempt\.generation)/d' -- -p carillon-store --test verbs
 sabotage "resume one too low" gateway/src/session/place.rs \
-    '0,/next: cursor + 1/s//next: cursor.max(1)/' -- -p carillon-gateway --lib --test session
-sabotage "fan-out marker forgotten" store/src/ops/send.rs \
-    '/attempt\.mark(conversation, head\.seq)?;/d' -- -p carillon-store --test verbs
+    's/(cursor + 1, fanned_out_seq)/(cursor.max(1), fanned_out_seq)/' -- -p carillon-gateway --lib --test session
+sabotage "fan-out marker forgotten" store/src/ops.rs \
+    '/self\.mark(conversation, head\.seq)?;/d' -- -p carillon-store --test verbs
 
 [ "$survivors" = 0 ] || exit 1
 echo "sabotage: all four were noticed"
