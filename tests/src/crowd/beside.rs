@@ -135,6 +135,7 @@ fn alternate(
         // Who goes first changes, so that neither always follows the other.
         for side in [round % 2, (round + 1) % 2] {
             due += gap;
+            // The rate is the load: sends leave when the schedule says.
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             let conversation = if side == 0 { group } else { pair };
             let since_ns = Clock.now_ns();

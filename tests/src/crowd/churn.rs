@@ -48,6 +48,7 @@ fn change(
     let (mut changes, mut due) = (0, Instant::now());
     while !stop.load(Ordering::Relaxed) {
         due += Duration::from_secs(1) / u32::try_from(per_s).unwrap_or(1);
+        // The rate is the load: changes leave when the schedule says.
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let (place, person) = (prng.index(groups.len()), prng.index(people.len()));
         let (owner, group) = &groups[place];
@@ -74,6 +75,7 @@ fn read(
 ) -> Result<Vec<(usize, usize, u64)>, String> {
     let mut seen = Vec::new();
     while !stop.load(Ordering::Relaxed) {
+        // Between two looks of somebody who keeps on looking: the pace is the load.
         std::thread::sleep(PAGE);
         let (person, group) = (prng.index(people.len()), prng.index(groups.len()));
         let id = &groups[group];

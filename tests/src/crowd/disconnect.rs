@@ -284,6 +284,7 @@ fn last_seen(ground: &Ground, watchers: &[u64], goers: &[u64], gone_wall_ms: u64
                 || answer.body["last_seen_at"] == Value::Null
                 || seen_ms + 1_000 < gone_wall_ms
             {
+                // Between two questions of a bounded wait: REST has no push for it.
                 std::thread::sleep(Duration::from_millis(50));
                 return Ok(None);
             }

@@ -103,6 +103,7 @@ impl Two<'_> {
             }
             browser.write(alice, "#composer", "a")?;
             written.push('a');
+            // A person takes time between two keys: the pace is what is played.
             std::thread::sleep(KEY);
         }
         browser.until(bob, "document.querySelector('#conversations .last').textContent === 'typing…'")?;

@@ -90,6 +90,7 @@ pub fn two_hundred_cuts(trial: &Trial, browser: &mut Browser) -> Verdict {
             told = started.elapsed().as_secs() / 5;
             println!("  {} cuts, {}", proxy.cuts_done(), browser.evaluate(&tab, "run.sent + ' messages'")?);
         }
+        // Between two looks of a bounded wait.
         std::thread::sleep(Duration::from_millis(100));
     }
     let failed = browser.evaluate(&tab, "run.failed")?;
