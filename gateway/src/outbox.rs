@@ -18,7 +18,8 @@ use bytes::{Buf as _, Bytes};
 pub(crate) struct Outbox {
     /// Most outboxes hold one frame at a time: it takes no memory of its own.
     first: Option<Item>,
-    rest: VecDeque<Item>,
+    /// Behind a pointer, which is all that an idle connection pays for it.
+    rest: Option<Box<VecDeque<Item>>>,
     bytes: usize,
     push_bytes: usize,
 }
@@ -63,13 +64,13 @@ impl Outbox {
         if self.first.is_none() {
             self.first = Some(item);
         } else {
-            self.rest.push_back(item);
+            self.rest.get_or_insert_default().push_back(item);
         }
     }
 
     /// What is to be sent, in order.
     pub(crate) fn pending(&self) -> impl Iterator<Item = &[u8]> {
-        self.first.iter().chain(&self.rest).map(|item| &item.bytes[..])
+        self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter())).map(|item| &item.bytes[..])
     }
 
     /// So many bytes are out.
@@ -85,10 +86,10 @@ impl Outbox {
             if !item.bytes.is_empty() {
                 return;
             }
-            self.first = self.rest.pop_front();
+            self.first = self.rest.as_mut().and_then(|rest| rest.pop_front());
         }
         // Idle connections own no buffers.
-        self.rest = VecDeque::new();
+        self.rest = None;
     }
 
     /// Bytes queued.
@@ -125,7 +126,8 @@ mod tests {
         outbox.sent(3);
         assert_eq!(gather(&outbox), b"bcyz");
         outbox.sent(4);
-        assert!(outbox.is_empty() && outbox.push_bytes == 0 && outbox.first.is_none());
+        assert!(outbox.is_empty() && outbox.push_bytes == 0);
+        assert!(outbox.first.is_none() && outbox.rest.is_none(), "an empty outbox owns nothing");
     }
 
     /// DS2: typing and presence are dropped first, and take no room from messages.

@@ -227,8 +227,8 @@ impl Shard {
                 }
                 Upgrade::Done(rest) => self.read(id, &rest),
             },
-            Phase::Open(..) if connection.held.is_empty() => self.read(id, bytes),
-            Phase::Open(..) => connection.held.extend_from_slice(bytes),
+            Phase::Open(..) if connection.held.is_none() => self.read(id, bytes),
+            Phase::Open(..) => connection.hold(bytes),
             Phase::Closing => return,
         }
         self.touch(id);
@@ -256,7 +256,7 @@ impl Shard {
         let mut rest = bytes;
         while !rest.is_empty() && connection.line.closing.is_none() {
             if connection.has_to_wait(common) {
-                connection.held.extend_from_slice(rest);
+                connection.hold(rest);
                 break;
             }
             let Phase::Open(decoder, session) = &mut connection.phase else { return };
@@ -347,11 +347,10 @@ impl Shard {
                 session.settle(&mut connection.line, &mut self.common);
             }
             // Each round reads at least one frame of what was held.
-            let is_held = !connection.held.is_empty() && connection.line.closing.is_none();
-            if !is_held || connection.has_to_wait(&self.common) {
+            if connection.line.closing.is_some() || connection.has_to_wait(&self.common) {
                 break;
             }
-            let held = std::mem::take(&mut connection.held);
+            let Some(held) = connection.held.take() else { break };
             self.read(id, &held);
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
@@ -387,7 +386,7 @@ impl Shard {
             connection.line.answer(&mut self.common, websocket::close_frame(close).into());
         }
         connection.phase = Phase::Closing;
-        connection.held = Vec::new();
+        connection.held = None;
         let is_empty = connection.line.outbox.is_empty();
         self.common.outputs.push_back(Output::Close { connection: id });
         if is_empty {

@@ -1,8 +1,8 @@
 //! What is asked for again and again, in memory: active conversations (their tail, metadata and members) and profiles.
 //!
 //! A conversation is held ([`carillon_store::held`]) once somebody opened it, and brought along with each message and
-//! receipt that is committed in it. Anything else that is committed there drops it; the next one to open it has it read
-//! anew.
+//! receipt that is committed in it. Anything else that is committed there drops it, and so does that nobody asked for
+//! long; the next one to open it has it read anew.
 //!
 //! # Invariants
 //! - Nothing is answered from here about a conversation that an operation is in flight for, or of which an outcome is
@@ -31,6 +31,9 @@ pub const SLOTS_MAX: usize = 65_536;
 pub const REST_MS: u64 = 1_000;
 /// How long a conversation is left to the store after an unknown outcome: until even a late commit has come to its end.
 pub const UNKNOWN_REST_MS: u64 = crate::fanout::RECHECKS_MS[1];
+/// A conversation in which so much was committed since somebody asked about it is held no longer: where everybody is live,
+/// bringing it along would cost each message something for nobody.
+pub const UNASKED_COMMITS_MAX: u32 = 256;
 /// A slot that was used among so many latest uses is not moved up again: order among the busiest does not matter.
 const RECENT_USES: u64 = 256;
 
@@ -58,7 +61,11 @@ enum State {
     },
     /// Not to be held until then.
     Resting(Time),
-    Held(Box<Held>),
+    Held {
+        held: Box<Held>,
+        /// Commits since somebody asked.
+        unasked: u32,
+    },
 }
 
 struct Slot {
@@ -97,7 +104,8 @@ impl Cache {
     pub fn answer(&mut self, conversation: ConversationId, query: &Query) -> Option<Answer> {
         self.touch(conversation);
         let slot = self.slots.get_mut(&conversation)?;
-        let State::Held(held) = &mut slot.state else { return None };
+        let State::Held { held, unasked } = &mut slot.state else { return None };
+        *unasked = 0;
         let bytes_before = held.bytes();
         let answer = held.answer(query);
         self.held_bytes = self.held_bytes - bytes_before + held.bytes();
@@ -110,7 +118,7 @@ impl Cache {
         let is_wanted = match self.slots.get(&conversation).map(|slot| &slot.state) {
             None => true,
             Some(State::Resting(until)) => *until <= now,
-            Some(State::Asking { .. } | State::Held(_)) => false,
+            Some(State::Asking { .. } | State::Held { .. }) => false,
         };
         if is_wanted {
             self.ids_count += 1;
@@ -123,7 +131,7 @@ impl Cache {
     #[must_use]
     pub fn id(&self, conversation: ConversationId) -> u64 {
         match self.slots.get(&conversation) {
-            Some(Slot { state: State::Held(_) | State::Asking { .. }, id, .. }) => *id,
+            Some(Slot { state: State::Held { .. } | State::Asking { .. }, id, .. }) => *id,
             _ => 0,
         }
     }
@@ -141,7 +149,7 @@ impl Cache {
             return;
         };
         let state = match held.filter(|_| is_settled && !is_stale) {
-            Some(held) => State::Held(held),
+            Some(held) => State::Held { held, unasked: 0 },
             None => State::Resting(now.after_ms(REST_MS)),
         };
         self.put(conversation, *id, state);
@@ -150,7 +158,7 @@ impl Cache {
     /// The store told until when a member muted a conversation, asked when its number was `id`: what was asked before
     /// that does not know what was committed since.
     pub fn learn_mute(&mut self, conversation: ConversationId, id: u64, user: UserId, until: Option<WallMs>) {
-        if let Some(Slot { state: State::Held(held), id: now, .. }) = self.slots.get_mut(&conversation)
+        if let Some(Slot { state: State::Held { held, .. }, id: now, .. }) = self.slots.get_mut(&conversation)
             && *now == id
         {
             held.learn_mute(user, until);
@@ -174,7 +182,11 @@ impl Cache {
                 *is_stale |= has_changed(result);
                 return;
             }
-            State::Held(held) => held,
+            State::Held { unasked: UNASKED_COMMITS_MAX, .. } => return self.remove(*conversation),
+            State::Held { held, unasked } => {
+                *unasked += 1;
+                held
+            }
         };
         let bytes_before = held.bytes();
         let is_held = match (touches, result) {
@@ -250,12 +262,12 @@ impl Cache {
 
 impl Slot {
     fn is_held(&self) -> bool {
-        matches!(self.state, State::Held(_))
+        matches!(self.state, State::Held { .. })
     }
 
     fn bytes(&self) -> usize {
         match &self.state {
-            State::Held(held) => held.bytes(),
+            State::Held { held, .. } => held.bytes(),
             State::Asking { .. } | State::Resting(_) => 0,
         }
     }

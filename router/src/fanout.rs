@@ -124,7 +124,7 @@ impl Fanout {
             self.tail_events += 1;
             log.tail.push_back(Recent { seq, record, members_version, origin, since: now });
         }
-        self.queue(conversation);
+        enqueue(&mut self.due, conversation, log);
     }
 
     /// An operation on this conversation may or may not be committed, now or later: what its log holds is read until
@@ -388,7 +388,7 @@ impl Fanout {
         if log.is_marked_long_ago() || self.is_draining {
             self.mark(now, conversation, batches, outbox);
         } else {
-            self.arm(conversation, now.after_ms(REST_MS));
+            arm(&mut self.timers, conversation, log, now.after_ms(REST_MS));
         }
     }
 
@@ -490,12 +490,8 @@ impl Fanout {
     }
 
     fn queue(&mut self, conversation: ConversationId) {
-        if let Some(log) = self.logs.get_mut(&conversation)
-            && !log.is_queued
-            && !log.is_asking
-        {
-            log.is_queued = true;
-            self.push_due(conversation);
+        if let Some(log) = self.logs.get_mut(&conversation) {
+            enqueue(&mut self.due, conversation, log);
         }
     }
 
@@ -505,14 +501,28 @@ impl Fanout {
     }
 
     fn arm(&mut self, conversation: ConversationId, at: Time) {
-        let Some(log) = self.logs.get_mut(&conversation) else { return };
-        if let Some(armed) = log.timer.filter(|armed| *armed > at) {
-            self.timers.remove(&(armed, conversation));
-            log.timer = None;
+        if let Some(log) = self.logs.get_mut(&conversation) {
+            arm(&mut self.timers, conversation, log, at);
         }
-        if log.timer.is_none() {
-            log.timer = Some(at);
-            self.timers.insert((at, conversation));
-        }
+    }
+}
+
+/// A conversation's turn is to come, unless it waits for that already, or for the store.
+fn enqueue(due: &mut [VecDeque<ConversationId>; 3], conversation: ConversationId, log: &mut Log) {
+    if !log.is_queued && !log.is_asking {
+        log.is_queued = true;
+        due[log.crowd as usize].push_back(conversation);
+    }
+}
+
+/// Its timer is to fire at that time, or earlier if that was wanted already.
+fn arm(timers: &mut BTreeSet<(Time, ConversationId)>, conversation: ConversationId, log: &mut Log, at: Time) {
+    if let Some(armed) = log.timer.filter(|armed| *armed > at) {
+        timers.remove(&(armed, conversation));
+        log.timer = None;
+    }
+    if log.timer.is_none() {
+        log.timer = Some(at);
+        timers.insert((at, conversation));
     }
 }

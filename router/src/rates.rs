@@ -69,15 +69,12 @@ impl Limits {
         if let Some(wait) = users.wait(now.0, &submit.user) {
             return refused(LimitedBy::User, wait, "too many messages: wait before sending the next");
         }
-        if let Some(wait) = conversation.and_then(|conversation| conversations.wait(now.0, &conversation)) {
+        if let Some(Err(wait)) = conversation.map(|conversation| conversations.admit(now.0, conversation)) {
             let message = "too much is happening in this conversation: wait before sending the next";
             return refused(LimitedBy::Conversation, wait, message);
         }
-        // Neither has to wait, as was just asked.
+        // The user does not have to wait, as was just asked.
         let _ = users.admit(now.0, submit.user);
-        if let Some(conversation) = conversation {
-            let _ = conversations.admit(now.0, conversation);
-        }
         Ok(())
     }
 }

@@ -68,6 +68,8 @@ pub(super) struct Listening<'a> {
     pub(super) groups: &'a [(LaneId, Vec<UserId>)],
     /// What finding out has cost.
     pub(super) users_looked_at: usize,
+    /// Members, whether or not any of them listens.
+    pub(super) hearers_count: usize,
 }
 
 /// What a list knows of one user.
@@ -175,7 +177,8 @@ impl MembersCache {
             members.retire(seq);
             members.group(seq, registry, outbox);
         }
-        Some(Listening { groups: &members.groups, users_looked_at })
+        let hearers_count = members.list.len();
+        Some(Listening { groups: &members.groups, users_looked_at, hearers_count })
     }
 
     pub(super) fn remove(&mut self, conversation: ConversationId) {

@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use carillon_protocol::frame::Deliver;
 use carillon_protocol::ids::{ConversationId, Seq};
 use carillon_protocol::time::Time;
-use carillon_store::verb::{Hearer, Query};
+use carillon_store::verb::Query;
 
 use super::log::{Crowd, Log};
-use super::members::Change;
+use super::members::{Change, MembersCache};
 use super::{DELIVER_USERS_MAX, EVENTS_READ_MAX, FRAME_COST, Fanout, TOLD_COST, VISIT_EVENTS_MAX};
 use crate::batch::Batches;
 use crate::cache::Kind;
@@ -66,16 +66,20 @@ impl Fanout {
             self.ask(conversation, Asked::Events(conversation), query, outbox);
             return ControlFlow::Break(());
         };
-        let is_followed = self.follow(conversation, next, &record, registry);
+        let is_followed = follow(log, &mut self.members, (conversation, next, &record), registry);
         let counted = if is_followed { Metric::CacheHits } else { Metric::CacheMisses };
         outbox.meter.add_at(counted, Kind::Membership as usize, 1);
         if !is_followed {
             self.ask(conversation, Asked::Members(conversation), Query::Members { conversation }, outbox);
             return ControlFlow::Break(());
         }
-        let listening = self.members.listening(conversation, next, registry, outbox);
-        let (Some(listening), Some(log)) = (listening, self.logs.get_mut(&conversation)) else {
+        let Some(listening) = self.members.listening(conversation, next, registry, outbox) else {
             return ControlFlow::Break(());
+        };
+        log.crowd = match listening.hearers_count {
+            count if count > self.settings.queue_min => Crowd::Mass,
+            count if count > self.settings.direct_max => Crowd::Many,
+            _ => Crowd::Few,
         };
         let told_count = listening.groups.iter().map(|(_, users)| users.len()).sum::<usize>();
         let cost = listening.users_looked_at + FRAME_COST * listening.groups.len() + told_count / TOLD_COST;
@@ -110,48 +114,42 @@ impl Fanout {
         log.handed_on_before = outbox.next_ticket();
         ControlFlow::Continue(cost)
     }
+}
 
-    /// Brings the list of members up to the event `seq`, whose turn it is. `false`: it has to be read.
-    fn follow(
-        &mut self,
-        conversation: ConversationId,
-        seq: Seq,
-        record: &[u8],
-        registry: &mut Registry,
-    ) -> bool {
-        let Some(log) = self.logs.get_mut(&conversation) else { return false };
-        let version = log.members_version_at(seq);
-        let has = self.members.version(conversation);
-        // The usual case: nobody came or went, and nobody registers.
-        let is_same = version.is_some() && version == has;
-        let change = if is_same && !registry.has_pending() { None } else { Change::of(record) };
-        log.is_followed = match (version, has) {
-            _ if matches!(change, Some(Change::Created(_))) => {
-                self.members.apply(conversation, seq, change.as_ref())
-            }
-            (Some(version), Some(has)) if has >= version => true,
-            (Some(version), Some(has)) if has + 1 == version && change.is_some() => {
-                self.members.apply(conversation, seq, change.as_ref())
-            }
-            (Some(_), _) => false,
-            (None, _) => log.is_followed && self.members.apply(conversation, seq, change.as_ref()),
-        };
-        let hearers_count = self.members.hearers(conversation).map_or(0, <[Hearer]>::len);
-        log.crowd = match hearers_count {
-            _ if hearers_count > self.settings.queue_min => Crowd::Mass,
-            _ if hearers_count > self.settings.direct_max => Crowd::Many,
-            _ => Crowd::Few,
-        };
-        // Whoever joins while they register may not find the conversation in what that reads.
-        match &change {
-            Some(Change::Created(users)) => {
-                users.iter().for_each(|user| registry.note_late(*user, conversation, false));
-            }
-            Some(Change::Added(users, returning)) => users.iter().for_each(|user| {
-                registry.note_late(*user, conversation, returning.contains(user));
-            }),
-            Some(Change::Removed(_)) | None => {}
-        }
-        log.is_followed
+/// Brings the list of members up to the event whose turn it is. `false`: it has to be read.
+fn follow(
+    log: &mut Log,
+    members: &mut MembersCache,
+    (conversation, seq, record): (ConversationId, Seq, &[u8]),
+    registry: &mut Registry,
+) -> bool {
+    let version = log.members_version_at(seq);
+    let has = members.version(conversation);
+    // The usual case: nobody came or went, and nobody registers.
+    let is_same = version.is_some() && version == has;
+    if is_same && !registry.has_pending() {
+        log.is_followed = true;
+        return true;
     }
+    let change = Change::of(record);
+    log.is_followed = match (version, has) {
+        _ if matches!(change, Some(Change::Created(_))) => members.apply(conversation, seq, change.as_ref()),
+        (Some(version), Some(has)) if has >= version => true,
+        (Some(version), Some(has)) if has + 1 == version && change.is_some() => {
+            members.apply(conversation, seq, change.as_ref())
+        }
+        (Some(_), _) => false,
+        (None, _) => log.is_followed && members.apply(conversation, seq, change.as_ref()),
+    };
+    // Whoever joins while they register may not find the conversation in what that reads.
+    match &change {
+        Some(Change::Created(users)) => {
+            users.iter().for_each(|user| registry.note_late(*user, conversation, false));
+        }
+        Some(Change::Added(users, returning)) => users.iter().for_each(|user| {
+            registry.note_late(*user, conversation, returning.contains(user));
+        }),
+        Some(Change::Removed(_)) | None => {}
+    }
+    log.is_followed
 }

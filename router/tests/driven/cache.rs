@@ -10,7 +10,7 @@ use carillon_protocol::record::{Body, Event};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_router::answer;
 use carillon_router::batch::{Failure, Origin};
-use carillon_router::cache::{KINDS, Kind, PROFILE_TTL_MS, REST_MS};
+use carillon_router::cache::{KINDS, Kind, PROFILE_TTL_MS, REST_MS, UNASKED_COMMITS_MAX};
 use carillon_router::meters::Metric;
 use carillon_router::outbox::{LaneId, Output, Ticket};
 use carillon_router::shard::{Input, Shard, ShardSettings};
@@ -380,6 +380,37 @@ fn ca1_a_second_open_of_a_conversation_reads_no_store() {
     let Heard::Found(found) = house.look(&looks[2]) else { panic!("not found") };
     let frame::Findings::Conversations { conversations, .. } = found.findings else { panic!("others found") };
     assert_eq!(conversations[0].head_seq, 74, "read your own writes");
+}
+/// CA1: a conversation that nobody asks about costs its messages nothing after a while; who asks then has it read again.
+#[test]
+fn ca1_a_conversation_that_nobody_asks_about_is_not_held_for_ever() {
+    let mut house = House::new();
+    house.rest();
+    let newest = house.newest(2);
+    house.look(&newest);
+    house.settle();
+    let reads_of = |house: &mut House| {
+        let before = house.queries_count;
+        let heard = without_fan_out(house.look(&newest));
+        assert_eq!(heard, without_fan_out(house.expected(&newest)));
+        house.settle();
+        house.queries_count - before
+    };
+    for asked in 0..2 {
+        for number in 0..UNASKED_COMMITS_MAX {
+            house.message(UserId(1 + u64::from(number) % USERS), "nobody asks");
+            house.settle();
+        }
+        assert_eq!(reads_of(&mut house), 0, "asked {asked} times, each in time");
+    }
+    for _ in 0..=UNASKED_COMMITS_MAX {
+        house.message(UserId(3), "nobody asks");
+        house.settle();
+    }
+    house.shard.gauge();
+    assert_eq!(house.shard.meter().value(Metric::CacheConversations), 0);
+    assert_eq!(reads_of(&mut house), 2, "the page, and what there is to hold");
+    assert_eq!(reads_of(&mut house), 0, "held again");
 }
 
 /// CA2: a page that is in memory is answered while the question is taken: no question to the store, no wait for a reader's
