@@ -56,9 +56,7 @@ pub const KINDS: [&str; 4] = ["tail", "metadata", "membership", "profile"];
 
 enum State {
     /// The store was asked; in vain if something was committed since.
-    Asking {
-        is_stale: bool,
-    },
+    Asking { is_stale: bool },
     /// Not to be held until then.
     Resting(Time),
     Held {

@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use crc32fast::Hasher;
 
+use super::row_key::RowKey;
+
 /// Bytes before the first record: a page of its own, so that appending never rewrites the header's sectors.
 pub(super) const HEADER_BYTES: usize = 4096;
 /// Bytes of the header that carry something.
@@ -40,7 +42,7 @@ const _: () = assert!(RECORD_HEADER_BYTES.is_multiple_of(ALIGN_BYTES));
 pub(super) type StoreId = [u8; 16];
 
 /// What one commit changes: a value, or `None` for a removal.
-pub(super) type Writes = BTreeMap<Bytes, Option<Bytes>>;
+pub(super) type Writes = BTreeMap<RowKey, Option<Bytes>>;
 
 /// The head of a segment file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +129,7 @@ pub(super) fn encode(seed: &Hasher, number: u64, flags: u32, writes: &Writes) ->
     let mut whole = Vec::with_capacity(record_bytes(payload_bytes_max(writes))?);
     whole.resize(RECORD_HEADER_BYTES, 0);
     for (key, value) in writes {
+        let key = key.bytes();
         put_varint(&mut whole, key.len() as u64);
         put_varint(&mut whole, value.as_ref().map_or(0, |value| value.len() as u64 + 1));
         whole.extend_from_slice(key);
@@ -181,7 +184,7 @@ fn record_bytes(payload_bytes: usize) -> Option<usize> {
 
 /// At least the payload that `writes` become, at most 20 bytes a row more.
 fn payload_bytes_max(writes: &Writes) -> usize {
-    writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len) + 20).sum()
+    writes.iter().map(|(key, value)| key.bytes().len() + value.as_ref().map_or(0, Bytes::len) + 20).sum()
 }
 
 /// The little-endian u32 at `at`.
@@ -236,12 +239,13 @@ mod tests {
 
     fn writes() -> Writes {
         let long = Bytes::from(vec![9; 300]);
-        BTreeMap::from([
+        let rows = [
             (Bytes::from_static(b"c/1"), Some(Bytes::from_static(b"one"))),
             (Bytes::from_static(b"c/2"), None),
             (Bytes::from_static(b"c/3"), Some(Bytes::new())),
             (Bytes::from_static(b"c/4"), Some(long)),
-        ])
+        ];
+        rows.into_iter().map(|(key, value)| (key.into(), value)).collect()
     }
 
     #[test]
@@ -250,7 +254,8 @@ mod tests {
         let whole = encode(&seed, 42, 0, &writes()).expect("fits");
         let record = parse(&seed, &whole).expect("whole");
         assert_eq!((record.number, record.flags, record.whole.len()), (42, 0, whole.len()));
-        assert_eq!(rows(&whole).expect("rows"), writes().into_iter().collect::<Vec<_>>());
+        let read = rows(&whole).expect("rows");
+        assert_eq!(read.into_iter().map(|(key, value)| (key.into(), value)).collect::<Writes>(), writes());
     }
 
     /// F11: no single flipped bit of a record or of a segment header goes unseen.

@@ -22,6 +22,7 @@ mod log;
 mod open;
 mod overlay;
 mod recover;
+mod row_key;
 mod shelf;
 mod tables;
 mod view;

@@ -14,8 +14,10 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 
+use super::row_key::{AsKey, RowKey, Sought};
+
 /// What a row in the map costs beside the record whose bytes it shares; measured with the allocator's own numbers.
-const ROW_BYTES: usize = 130;
+const ROW_BYTES: usize = 160;
 /// Rows inserted under one hold of the lock, so that a reader waits for microseconds and not for a whole commit.
 const INSERT_COUNT: usize = 128;
 
@@ -63,7 +65,7 @@ impl Versions {
 /// See the head of this file.
 #[derive(Debug, Default)]
 pub(super) struct Generation {
-    rows: RwLock<BTreeMap<Bytes, Versions>>,
+    rows: RwLock<BTreeMap<RowKey, Versions>>,
     bytes: AtomicUsize,
     /// The last record in it, and that record's segment.
     last: AtomicU64,
@@ -71,12 +73,12 @@ pub(super) struct Generation {
 }
 
 /// A sealed generation's rows, held while they are written to the tables.
-pub(super) struct Rows<'a>(RwLockReadGuard<'a, BTreeMap<Bytes, Versions>>);
+pub(super) struct Rows<'a>(RwLockReadGuard<'a, BTreeMap<RowKey, Versions>>);
 
 impl Rows<'_> {
     /// Every row ascending, with its newest version.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Version)> {
-        self.0.iter().map(|(key, versions)| (key, &versions.newest))
+        self.0.iter().map(|(key, versions)| (key.bytes(), &versions.newest))
     }
 }
 
@@ -111,7 +113,7 @@ impl Generation {
         while rows.peek().is_some() {
             let mut map = self.rows.write().unwrap_or_else(PoisonError::into_inner);
             for (key, value) in rows.by_ref().take(INSERT_COUNT) {
-                match map.entry(key) {
+                match map.entry(key.into()) {
                     Entry::Vacant(entry) => {
                         entry.insert(Versions { newest: (number, value), older: None });
                         new_count += 1;
@@ -128,8 +130,11 @@ impl Generation {
     /// The row as a snapshot of `number` sees it: `None` when this generation does not know it, `Some(None)` when it was
     /// removed.
     pub(super) fn get(&self, key: &[u8], number: u64) -> Option<Option<Bytes>> {
+        let sought = Sought::new(key);
         let rows = self.read();
-        rows.get(key).and_then(|versions| versions.at(number)).map(|version| version.1.clone())
+        rows.get(&sought as &dyn AsKey)
+            .and_then(|versions| versions.at(number))
+            .map(|version| version.1.clone())
     }
 
     /// Appends to `into` at most `limit` rows between the bounds as a snapshot of `number` sees them, removals among
@@ -143,10 +148,12 @@ impl Generation {
         into: &mut Vec<(Bytes, Option<Bytes>)>,
     ) -> bool {
         let rows = self.read();
-        let range = rows.range::<[u8], _>(bounds);
-        let mut seen = |(key, versions): (&Bytes, &Versions)| {
+        let (from, to) = (bounds.0.map(Sought::new), bounds.1.map(Sought::new));
+        let bounds = (from.as_ref().map(|it| it as &dyn AsKey), to.as_ref().map(|it| it as &dyn AsKey));
+        let range = rows.range::<dyn AsKey, _>(bounds);
+        let mut seen = |(key, versions): (&RowKey, &Versions)| {
             if let Some((_, value)) = versions.at(number) {
-                into.push((key.clone(), value.clone()));
+                into.push((key.bytes().clone(), value.clone()));
             }
             into.len() >= limit
         };
@@ -158,7 +165,7 @@ impl Generation {
         Rows(self.read())
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Bytes, Versions>> {
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<RowKey, Versions>> {
         self.rows.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -187,7 +194,7 @@ mod tests {
         assert_eq!(
             generation
                 .read()
-                .get(&key)
+                .get(&RowKey::from(key.clone()))
                 .map(|versions| versions.older.as_ref().map_or(0, |older| older.len())),
             Some(2)
         );
@@ -195,7 +202,7 @@ mod tests {
         assert_eq!(
             generation
                 .read()
-                .get(&key)
+                .get(&RowKey::from(key.clone()))
                 .map(|versions| versions.older.as_ref().map_or(0, |older| older.len())),
             Some(1)
         );

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::Shared;
 use super::format::Writes;
 use super::overlay::Generation;
+use super::row_key::{AsKey, RowKey, Sought};
 use super::tables::{APPLIED_KEY, OWN_PREFIX, TablesError, TablesView};
 use crate::error::ReadError;
 use crate::txn::{KEY_BYTES_MAX, Read, Row, TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX};
@@ -58,7 +59,10 @@ impl View {
         }
         let mut layers: Vec<Layer<'_>> = Vec::with_capacity(self.generations.len() + 2);
         if let Some(own) = own {
-            let range = own.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+            let (from, to) = (Sought::new(from), Sought::new(to));
+            let bounds: (Bound<&dyn AsKey>, Bound<&dyn AsKey>) =
+                (Bound::Included(&from), Bound::Excluded(&to));
+            let range = own.range::<dyn AsKey, _>(bounds);
             layers.push(Layer::Own(if reverse { Box::new(range.rev()) } else { Box::new(range) }));
         }
         for generation in &self.generations {
@@ -126,7 +130,7 @@ type Head = Option<(Bytes, Option<Bytes>)>;
 
 /// One sorted source of rows.
 enum Layer<'a> {
-    Own(Box<dyn Iterator<Item = (&'a Bytes, &'a Option<Bytes>)> + 'a>),
+    Own(Box<dyn Iterator<Item = (&'a RowKey, &'a Option<Bytes>)> + 'a>),
     Overlay(Cursor<'a>),
     Tables(Box<dyn Iterator<Item = fjall::Guard> + 'a>),
 }
@@ -134,7 +138,7 @@ enum Layer<'a> {
 impl Layer<'_> {
     fn next(&mut self) -> Result<Head, TablesError> {
         match self {
-            Layer::Own(rows) => Ok(rows.next().map(|(key, value)| (key.clone(), value.clone()))),
+            Layer::Own(rows) => Ok(rows.next().map(|(key, value)| (key.bytes().clone(), value.clone()))),
             Layer::Overlay(cursor) => Ok(cursor.next()),
             Layer::Tables(rows) => loop {
                 let Some(row) = rows.next() else { return Ok(None) };
@@ -219,14 +223,14 @@ impl EmbeddedTxn {
         self.is_too_large |=
             key.len() > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX || self.bytes > TXN_BYTES_MAX;
         if !self.is_too_large {
-            self.writes.insert(key, value);
+            self.writes.insert(key.into(), value);
         }
     }
 }
 
 impl Read for EmbeddedTxn {
     fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        match self.writes.get(key) {
+        match self.writes.get(&Sought::new(key) as &dyn AsKey) {
             Some(value) => Ok(value.clone()),
             None => self.view.find(key),
         }
