@@ -92,7 +92,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             segment_bytes: 64 << 20,
-            overlay_bytes: 64 << 20,
+            overlay_bytes: 80 << 20,
             reserve_bytes: 1 << 30,
             cache_bytes: 64 << 20,
             upkeep: Upkeep::Background,
