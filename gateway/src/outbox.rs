@@ -18,7 +18,7 @@ use bytes::{Buf as _, Bytes};
 pub(crate) struct Outbox {
     /// Most outboxes hold one frame at a time: it takes no memory of its own.
     first: Option<Item>,
-    /// Behind a pointer, which is all that an idle connection pays for it.
+    #[expect(clippy::box_collection, reason = "a pointer is all that an idle connection pays for it")]
     rest: Option<Box<VecDeque<Item>>>,
     bytes: usize,
     push_bytes: usize,

@@ -1,4 +1,4 @@
-//! The portable driver, and the only file that knows monoio: readiness comes from monoio (io_uring, or epoll where
+//! The portable driver, and with what lies below it the only place that knows monoio: readiness comes from monoio (io_uring, or epoll where
 //! io_uring is refused), bytes are moved by plain non-blocking calls into one buffer that the whole shard shares.
 //!
 //! A connection is one small task that waits for `readable`, reports it, and waits to be told to go on; so an idle
@@ -9,6 +9,8 @@
 //! - A socket is read only inside a turn, at most [`READ_BYTES`] a connection and turn, and armed again afterwards, unless
 //!   the shard paused it.
 //! - A socket that is closed is shut down first, which ends its task; the descriptor goes with the last of the two.
+
+mod fair;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -26,6 +28,8 @@ use carillon_protocol::time::Time;
 use monoio::net::TcpStream;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
+use fair::{Gate, Turnstile, yield_once};
+
 use super::HandedOff;
 use super::meters::ShardMeters;
 use super::station::{Sent, Sockets, Station};
@@ -38,9 +42,11 @@ const ACCEPTS_PER_TURN_MAX: usize = 256;
 /// Completions taken in one turn; the rest waits for the next. Enough to share a turn's cost, and few enough that what
 /// the turn decides leaves within a millisecond.
 const COMPLETIONS_PER_TURN_MAX: usize = 512;
-/// Connections that were ended by their clients and are let go in one turn; the rest waits for the next turns, so that
-/// thousands that go at once keep nobody waiting who stays.
-const ENDS_PER_TURN_MAX: usize = 32;
+/// Connections that were ended by their clients and are let go at a time; then that rests for [`ENDS_REST`]. Each costs
+/// the kernel some 15 µs: thousands that go at once leave most of a processor to those who stay.
+const ENDS_MAX: usize = 16;
+/// See [`ENDS_MAX`].
+const ENDS_REST: Duration = Duration::from_millis(1);
 /// How long a closed connection may still take what was sent to it, and send what we discard.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long accepting rests when the process has no descriptors left (F28).
@@ -188,6 +194,8 @@ struct Table {
     lingering: VecDeque<(Time, ConnectionId)>,
     /// Their clients ended them, in the order in which that was seen.
     ended: VecDeque<ConnectionId>,
+    /// When the next of them may be let go.
+    let_go_at: Time,
     closed: Vec<ConnectionId>,
     reports: Rc<Reports>,
     hand_off: tokio::sync::mpsc::Sender<HandedOff>,
@@ -208,11 +216,13 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         count: 0,
         lingering: VecDeque::new(),
         ended: VecDeque::new(),
+        let_go_at: Time(0),
         closed: Vec::new(),
         reports: Rc::clone(&reports),
         hand_off,
         now: Time(0),
     };
+    let turnstile = Turnstile::new();
     let mut buffer = vec![0_u8; READ_BYTES];
     let mut is_draining = false;
     let mut accept_again_at: Option<Time> = None;
@@ -255,7 +265,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
             reports.put(Completion::Acceptable);
         }
         table.end_lingering(&mut station);
-        has_more |= table.let_go(&mut station);
+        table.let_go(&mut station);
         station.carry_out(&mut table);
         table.report_closed(&mut station);
         meters.turn(&station, taken);
@@ -266,12 +276,14 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         // Sleep until something is reported, or the shard's timer is due.
         has_more |= doorbell.arm();
         if has_more || !reports.completions.borrow().is_empty() {
-            // The tasks that became ready get their turn first.
-            yield_once().await;
+            turnstile.give_way().await;
         } else {
             let mut sleep = station.sleep();
             if !table.lingering.is_empty() || accept_again_at.is_some() {
                 sleep = sleep.min(ACCEPT_REST);
+            }
+            if !table.ended.is_empty() {
+                sleep = sleep.min(ENDS_REST);
             }
             monoio::select! {
                 () = reports.some() => {}
@@ -279,47 +291,6 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
             }
         }
         doorbell.drain();
-    }
-}
-
-async fn yield_once() {
-    let mut is_first = true;
-    poll_fn(|context| {
-        if std::mem::take(&mut is_first) {
-            context.waker().wake_by_ref();
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
-    })
-    .await;
-}
-
-/// Lets the accepting task go on, once each time it is opened.
-#[derive(Default)]
-struct Gate {
-    is_open: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Gate {
-    fn open(&self) {
-        self.is_open.set(true);
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
-
-    async fn pass(&self) {
-        poll_fn(|context| {
-            if self.is_open.replace(false) {
-                Poll::Ready(())
-            } else {
-                *self.waker.borrow_mut() = Some(context.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await;
     }
 }
 
@@ -488,14 +459,17 @@ impl Table {
         self.report_closed(station);
     }
 
-    /// Lets go of what its clients ended. `true`: there is more.
-    fn let_go(&mut self, station: &mut Station) -> bool {
-        let count = self.ended.len().min(ENDS_PER_TURN_MAX);
+    /// Lets go of what its clients ended, some at a time.
+    fn let_go(&mut self, station: &mut Station) {
+        if self.ended.is_empty() || self.now < self.let_go_at {
+            return;
+        }
+        self.let_go_at = self.now.after(ENDS_REST);
+        let count = self.ended.len().min(ENDS_MAX);
         for connection in self.ended.drain(..count).collect::<Vec<_>>() {
             self.drop_socket(connection);
         }
         self.report_closed(station);
-        !self.ended.is_empty()
     }
 
     fn report_closed(&mut self, station: &mut Station) {

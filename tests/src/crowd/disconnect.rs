@@ -20,8 +20,10 @@ const TALK: Duration = Duration::from_millis(250);
 /// For how long messages are measured, before and from the moment on which everybody goes.
 const WINDOW: Duration = Duration::from_secs(20);
 const WINDOW_SHORT: Duration = Duration::from_secs(5);
-/// How much the p99 of messages may rise meanwhile.
+/// How much the p99 of messages may rise meanwhile: the median of so many rounds, because one hiccup of the disk in one
+/// of two windows decides what forty of four thousand messages took.
 const RATIO_MAX: f64 = 2.0;
+const ROUNDS: u64 = 3;
 /// Nothing of presence may come this long after the last that was due.
 const HUSH: Duration = Duration::from_secs(5);
 const FIRST_TALKER: u64 = 101;
@@ -232,8 +234,26 @@ fn drive(
 /// messages of others hardly notice; and when everybody was last seen is kept.
 ///
 /// # Errors
-/// A frame too many or too few, a p99 of more than twice what it was (in the long form), or a missing `last_seen_at`.
+/// A frame too many or too few, a p99 of more than twice what it was (the median of three rounds, in the long form), or
+/// a missing `last_seen_at`.
 pub fn mass_disconnect(campaign: &Campaign) -> Verdict {
+    if campaign.is_short {
+        // A few seconds beside the rest of CI are no measurement.
+        return round(campaign).map(|(words, _)| words);
+    }
+    let mut rounds = Vec::new();
+    for round_number in 0..ROUNDS {
+        rounds.push(round(&Campaign { seed: campaign.seed + round_number, ..campaign.clone() })?);
+    }
+    rounds.sort_by(|(_, one), (_, other)| one.total_cmp(other));
+    let ratios: Vec<String> = rounds.iter().map(|(_, ratio)| format!("{ratio:.2}")).collect();
+    let (words, ratio) = rounds.swap_remove(rounds.len() / 2);
+    let words = format!("{words}, the median of {}", ratios.join(" · "));
+    if ratio <= RATIO_MAX { Ok(words) } else { Err(words) }
+}
+
+/// All of it once: in words, and how much the p99 of messages rose.
+fn round(campaign: &Campaign) -> Result<(String, f64), String> {
     let (goers, watchers) = if campaign.is_short { (1_000, 40) } else { (9_800, 200) };
     let window = if campaign.is_short { WINDOW_SHORT } else { WINDOW };
     let scene = set_up(campaign, goers, watchers)?;
@@ -269,8 +289,7 @@ pub fn mass_disconnect(campaign: &Campaign) -> Verdict {
         before.words(),
         during.words(),
     );
-    // A few seconds beside the rest of CI are no measurement.
-    if ratio <= RATIO_MAX || campaign.is_short { Ok(words) } else { Err(words) }
+    Ok((words, ratio))
 }
 
 /// Of one in each watcher's group it is known when they were last seen.
