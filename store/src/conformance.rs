@@ -7,6 +7,7 @@ pub mod conversation;
 mod engine;
 mod lanes;
 mod model;
+mod sharing;
 mod verbs;
 pub mod world;
 
@@ -20,7 +21,7 @@ pub type Reopen<'a> = dyn FnMut(Box<dyn Engine>) -> Box<dyn Engine> + 'a;
 /// A name and a check on an empty store.
 type Check = (&'static str, fn(Box<dyn Engine>));
 
-const CHECKS: [Check; 23] = [
+const CHECKS: [Check; 26] = [
     ("an empty store is empty", engine::empty),
     ("what is committed is there", engine::committed),
     ("a transaction sees its own writes", engine::own_writes),
@@ -43,6 +44,9 @@ const CHECKS: [Check; 23] = [
     ("any traffic of a conversation is what its model says", conversation::random),
     ("the marker promises fan-out until it is kept (F5)", verbs::markers),
     ("a deposed incarnation commits nothing (G15)", verbs::fenced),
+    ("slots are given by the living and taken from the dead (G15)", sharing::given_and_taken),
+    ("who is silent is deposed, and commits nothing more (G15, F7)", sharing::deposed),
+    ("a slot that goes away under a commit stops it (G15)", sharing::given_under_way),
     ("a batch that was not committed left nothing (G5)", verbs::aborted_batch),
 ];
 

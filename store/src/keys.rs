@@ -62,7 +62,7 @@ pub const FAMILIES: [(u8, &str); 26] = [
     (PUSH_JOB, "q/slot/user/conv/seq (reserved)"),
     (REACTION, "r/conv/target/user/emoji"),
     (SLOT, "slot/n"),
-    (BEAT, "beat/inc (reserved)"),
+    (BEAT, "beat/inc"),
     (USER, "u/user"),
     (DEVICE, "v/user/device"),
     (ROUTER, "router/inc"),
@@ -450,6 +450,25 @@ pub fn router_incarnation(key: &[u8]) -> Option<Incarnation> {
 #[must_use]
 pub fn slot(slot: Slot) -> Bytes {
     Key::family(SLOT).u16(slot.0).end()
+}
+
+/// All slots, ascending.
+#[must_use]
+pub fn slots() -> KeyRange {
+    Key::family(SLOT).below()
+}
+
+/// The slot in a key of [`slots`].
+#[must_use]
+pub fn slot_number(key: &[u8]) -> Option<Slot> {
+    let number = key.get(1..)?.try_into().ok()?;
+    Some(Slot(u16::from_be_bytes(number)))
+}
+
+/// `beat/inc`: the last beat of a living incarnation.
+#[must_use]
+pub fn beat(incarnation: Incarnation) -> Bytes {
+    Key::family(BEAT).u64(incarnation.0).end()
 }
 
 /// `ids/node/lane`: no message id of these node bits and this lane was given at or above this time.

@@ -13,6 +13,7 @@ mod claim;
 mod create;
 mod device;
 mod marker;
+mod own;
 mod receipt;
 mod send;
 mod user;
@@ -26,6 +27,7 @@ use carillon_protocol::time::WallMs;
 
 pub use claim::{Claim, advance_generation, claim, clear_generation};
 pub(crate) use device::DEVICE_ROWS_MAX;
+pub use own::{LIVING_MAX, Living, Ownership, beat, depose, give, join, ownership, retire, take};
 
 use crate::ids::MessageIds;
 use crate::keys;

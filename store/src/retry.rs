@@ -78,13 +78,27 @@ pub fn commit_batch(
 /// # Errors
 /// As of an operation in [`commit_batch`].
 pub fn claim(engine: &dyn Engine, now: WallMs, pause: &mut dyn FnMut(u32)) -> Result<Claim, BatchError> {
+    commit_one(engine, 0, &mut |txn| ops::claim(txn, now), pause)
+}
+
+/// One of the verbs by which routers share the slots ([`ops::join`], [`ops::take`] and the like), committed: run again
+/// until it is definite, which each of them may be. `lane` has nothing else in flight: [`Engine::control_lane`].
+///
+/// # Errors
+/// As of an operation in [`commit_batch`]; one that is too large for the engine is [`BatchError::Fatal`].
+pub fn commit_one<T>(
+    engine: &dyn Engine,
+    lane: u16,
+    body: &mut dyn FnMut(&mut dyn Txn) -> Result<T, Abort>,
+    pause: &mut dyn FnMut(u32),
+) -> Result<T, BatchError> {
     let mut is_unsure = false;
     for attempt in 1..=ATTEMPTS_MAX {
-        let (claimed, _) = match run(engine, 0, &mut |txn| ops::claim(txn, now)) {
-            Ok(claim) => return Ok(claim),
+        let (error, _) = match run(engine, lane, body) {
+            Ok(value) => return Ok(value),
             Err(failed) => failed,
         };
-        match claimed {
+        match error {
             CommitError::Conflict => {}
             CommitError::Unknown => is_unsure = true,
             CommitError::Full { free_bytes, reserve_bytes } => {
@@ -93,7 +107,7 @@ pub fn claim(engine: &dyn Engine, now: WallMs, pause: &mut dyn FnMut(u32)) -> Re
             CommitError::Fenced => return Err(BatchError::Fenced),
             CommitError::Fatal(reason) => return Err(BatchError::Fatal(reason)),
             CommitError::TooLarge => {
-                return Err(BatchError::Fatal("the engine has no room for a claim of all slots".to_owned()));
+                return Err(BatchError::Fatal("the engine has no room for the rows of all slots".to_owned()));
             }
         }
         pause(attempt);

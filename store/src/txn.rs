@@ -72,8 +72,14 @@ pub trait Engine: Send + Sync + 'static {
     /// How many commits may be in flight side by side, one per commit lane.
     fn lanes_count(&self) -> u16;
 
+    /// One lane more, for what routers say about themselves: a beat does not wait for a batch of messages.
+    fn control_lane(&self) -> u16 {
+        self.lanes_count()
+    }
+
     /// Runs `body` once and commits what it wrote. Returns only when the outcome is known as far as it ever will be:
-    /// `Ok` means durable and visible to every snapshot opened from now on. At most one call per `lane` at a time.
+    /// `Ok` means durable and visible to every snapshot opened from now on. At most one call per `lane` at a time; lanes
+    /// are those below [`Engine::lanes_count`] and [`Engine::control_lane`].
     ///
     /// # Errors
     /// By what the caller can do about it, see [`CommitError`].

@@ -10,10 +10,10 @@ use crate::txn::{Abort, Txn};
 use crate::verb::Incarnation;
 
 /// The value of `router/inc` for a dead incarnation; a living one holds when it began.
-const DEAD: u64 = 0;
+pub(super) const DEAD: u64 = 0;
 /// The most rows of incarnations that one claim looks at. A claim leaves at most as many as were alive, so there are
 /// never more than a handful; beyond the bound the claim is refused, because an older one would stay alive.
-const ROUTERS_MAX: usize = 4_096;
+pub(super) const ROUTERS_MAX: usize = 4_096;
 /// The most rows of id ceilings of one node part: one for each lane.
 const CEILINGS_MAX: usize = ids::LANES_MAX as usize;
 
@@ -46,25 +46,17 @@ pub(super) fn is_live(value: u64) -> bool {
 /// # Errors
 /// [`Abort::Read`] when the engine could not read; nothing may be committed then.
 pub fn claim(txn: &mut dyn Txn, now: WallMs) -> Result<Claim, Abort> {
-    let mut earlier = Vec::new();
-    walk(txn, keys::routers(), ROUTERS_MAX + 1, |row| {
-        earlier.push(row);
-        Ok(Walk::On)
-    })
-    .map_err(abort)?;
-    if earlier.len() > ROUTERS_MAX {
-        return Err(Abort::TooLarge);
-    }
-    let latest =
-        earlier.iter().filter_map(|(key, _)| keys::router_incarnation(key)).max().unwrap_or_default();
+    let earlier = incarnations(txn)?;
+    let latest = earlier.iter().map(|(incarnation, _)| *incarnation).max().unwrap_or_default();
     let incarnation = Incarnation(latest.0 + 1);
-    for (key, value) in earlier {
+    for (earlier, value) in earlier {
         // The row of the latest stays until the next claim, so that numbers never go back; a missing row is as dead.
-        if rows::read_number(&value).is_ok_and(|value| value == DEAD) {
-            txn.clear(key);
+        if is_live(value) {
+            txn.set(keys::router(earlier), rows::number(DEAD));
         } else {
-            txn.set(key, rows::number(DEAD));
+            txn.clear(keys::router(earlier));
         }
+        txn.clear(keys::beat(earlier));
     }
     txn.set(keys::router(incarnation), rows::number(now.0.max(DEAD + 1)));
     for slot in 0..SLOTS_COUNT {
@@ -73,7 +65,20 @@ pub fn claim(txn: &mut dyn Txn, now: WallMs) -> Result<Claim, Abort> {
     Ok(Claim { incarnation, ids_ceiling_ms: ids_ceiling_ms(txn, incarnation)? })
 }
 
-fn ids_ceiling_ms(txn: &mut dyn Txn, incarnation: Incarnation) -> Result<u64, Abort> {
+/// All incarnations that have a row, ascending, each with whether it lives ([`is_live`]). A row that cannot be read is
+/// taken for a living one's: it is ended like any other.
+pub(super) fn incarnations(txn: &mut dyn Txn) -> Result<Vec<(Incarnation, u64)>, Abort> {
+    let mut all = Vec::new();
+    walk(txn, keys::routers(), ROUTERS_MAX + 1, |(key, value)| {
+        let incarnation = keys::router_incarnation(&key).unwrap_or_default();
+        all.push((incarnation, rows::read_number(&value).unwrap_or(DEAD + 1)));
+        Ok(Walk::On)
+    })
+    .map_err(abort)?;
+    if all.len() > ROUTERS_MAX { Err(Abort::TooLarge) } else { Ok(all) }
+}
+
+pub(super) fn ids_ceiling_ms(txn: &mut dyn Txn, incarnation: Incarnation) -> Result<u64, Abort> {
     let mut ceiling_ms = 0;
     walk(txn, keys::id_ceilings(ids::node_of(incarnation)), CEILINGS_MAX, |(_, value)| {
         ceiling_ms = rows::read_number(&value)?.max(ceiling_ms);

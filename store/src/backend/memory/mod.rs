@@ -79,7 +79,8 @@ impl Memory {
     /// An empty store that goes wrong as told.
     #[must_use]
     pub fn with_faults(options: Options, faults: Faults) -> Memory {
-        let lanes = (0..options.lanes_count.max(1)).map(|_| AtomicBool::new(false)).collect();
+        // With the control lane.
+        let lanes = (0..=options.lanes_count.max(1)).map(|_| AtomicBool::new(false)).collect();
         Memory {
             options,
             faults,
