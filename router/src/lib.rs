@@ -8,6 +8,8 @@
 //! - [`receipts`]: moved watermarks are told to the senders they passed.
 //! - [`presence`], [`typing`]: what is true now and not stored.
 //! - [`rates`]: how much a user may command, and a conversation take.
+//! - [`lease`]: which slots are this router's among several. Proven by itself (`tests/lease.rs`); [`io`] does not drive it
+//!   yet: a router claims all slots when it starts.
 //! - [`cache`]: what is asked for again and again, in memory.
 //! - [`outbox`]: what leaves a turn, and which questions to the store are open.
 //! - [`submit`], [`answer`]: link frames to operations and queries; answers to link frames.
@@ -25,6 +27,7 @@ pub mod batch;
 pub mod cache;
 pub mod fanout;
 pub mod io;
+pub mod lease;
 pub mod meters;
 pub mod outbox;
 pub mod presence;
