@@ -1,4 +1,5 @@
 //! The engines.
 
 pub mod embedded;
+mod in_flight;
 pub mod memory;
