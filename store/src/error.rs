@@ -82,4 +82,10 @@ pub enum OpenError {
         /// What it said.
         source: std::io::Error,
     },
+    /// A setting cannot work. Exit status 2.
+    #[error("{0}")]
+    Setting(String),
+    /// The cluster that holds the store does not answer. Exit status 74.
+    #[error("the store's cluster does not answer: {0}")]
+    Unreachable(String),
 }
