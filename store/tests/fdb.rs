@@ -6,6 +6,8 @@
     reason = "where the cluster is comes from the environment, names from the clock"
 )]
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,11 +15,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use carillon_protocol::ids::ConversationId;
+use carillon_protocol::placement::{lane_of_slot, slot_of_conversation};
+use carillon_protocol::record::Event;
 use carillon_store::backend::fdb::{BODY_MAX, Fdb, Options, TXN_MS_MAX};
 use carillon_store::conformance;
 use carillon_store::conformance::world::{World, send};
 use carillon_store::error::{CommitError, OpenError, ReadError};
+use carillon_store::ops::Context;
+use carillon_store::retry::commit_batch;
 use carillon_store::txn::{Body, Engine, Read, Txn};
+use carillon_store::verb::{Op, Outcome};
 
 /// The cluster file, or nothing, said aloud: a test that is skipped must not look like one that passed.
 fn cluster_file() -> Option<String> {
@@ -166,7 +173,7 @@ fn f23_a_slow_body_is_not_committed() {
     let outcome = store.commit(0, &mut |txn| {
         txn.set(Bytes::from("a"), Bytes::from("1"));
         std::thread::sleep(BODY_MAX + Duration::from_millis(100));
-        assert!(matches!(txn.get(b"a"), Err(ReadError::Again(_))), "there is no time left");
+        assert!(matches!(txn.get(b"b"), Err(ReadError::Again(_))), "there is no time left");
         Ok(())
     });
     assert!(matches!(outcome, Err(CommitError::Slow)), "{outcome:?}");
@@ -186,6 +193,53 @@ fn f4_an_old_snapshot_is_to_be_opened_again() {
     assert!(matches!(old.range(b"", b"z", 9, false), Err(ReadError::Again(_))));
     drop(old);
     assert!(store.snapshot().unwrap().get(b"a").unwrap().is_some());
+}
+
+/// OR5: sixteen lanes at once, with a thread each: every message is in its log once and in order.
+#[test]
+fn or5_sixteen_lanes_at_once() {
+    const BATCHES: u64 = 20;
+    const BATCH_OPS: u64 = 5;
+    let Some(cluster_file) = cluster_file() else { return };
+    let store = Arc::new(fresh(&cluster_file));
+    let mut world = World::begin(Arc::clone(&store) as Arc<dyn Engine>);
+    let mut groups = BTreeMap::new();
+    for number in 1_000.. {
+        let lane = lane_of_slot(slot_of_conversation(ConversationId(number)), store.lanes_count());
+        if let Entry::Vacant(free) = groups.entry(lane) {
+            free.insert(world.group(number, &[1, 2]));
+        }
+        if groups.len() == usize::from(store.lanes_count()) {
+            break;
+        }
+    }
+    std::thread::scope(|scope| {
+        for (lane, group) in &groups {
+            let (mut ids, store) = (world.ids(*lane), &store);
+            let (now, incarnation) = (world.now, world.incarnation);
+            scope.spawn(move || {
+                for batch in 0..BATCHES {
+                    let text = |index: u64| (batch * BATCH_OPS + index).to_string();
+                    let ops: Vec<Op> = (0..BATCH_OPS)
+                        .map(|index| send(1 + index % 2, *group, &text(index), &text(index)))
+                        .collect();
+                    let mut context = Context { now, incarnation, ids: &mut ids, members_max: 10 };
+                    for result in commit_batch(&**store, *lane, &mut context, &ops, &mut |_| {}) {
+                        assert!(matches!(result, Ok(Outcome::Appended(appended)) if !appended.duplicate));
+                    }
+                }
+            });
+        }
+    });
+    for group in groups.values() {
+        let log = world.log(2, *group);
+        let found: Vec<String> = log.entries[1..]
+            .iter()
+            .map(|entry| Event::decode(&entry.record).unwrap().client_msg_id.into_owned())
+            .collect();
+        let expected: Vec<String> = (0..BATCHES * BATCH_OPS).map(|index| index.to_string()).collect();
+        assert_eq!(found, expected, "{group:?}");
+    }
 }
 
 /// G15: of two routers on one store, the later is the owner.

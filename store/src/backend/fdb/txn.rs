@@ -154,6 +154,8 @@ impl Read for View<'_> {
 pub(super) struct FdbTxn<'a> {
     session: Session<'a>,
     began: Instant,
+    /// Its own writes; `None` removes. FoundationDB knows them too, but only its network thread could say so.
+    writes: BTreeMap<Bytes, Option<Bytes>>,
     written_bytes: usize,
     is_too_large: bool,
     /// What FoundationDB said of something that has no answer of its own. Nothing is committed then.
@@ -162,7 +164,14 @@ pub(super) struct FdbTxn<'a> {
 
 impl<'a> FdbTxn<'a> {
     pub(super) fn new(session: Session<'a>) -> FdbTxn<'a> {
-        FdbTxn { session, began: Instant::now(), written_bytes: 0, is_too_large: false, failure: None }
+        FdbTxn {
+            session,
+            began: Instant::now(),
+            writes: BTreeMap::new(),
+            written_bytes: 0,
+            is_too_large: false,
+            failure: None,
+        }
     }
 
     /// The one commit of this transaction.
@@ -199,19 +208,29 @@ impl<'a> FdbTxn<'a> {
         Ok(())
     }
 
-    /// Notes a write. What is larger than anything may be is not handed on: nothing of this transaction is committed.
-    fn note(&mut self, key: &[u8], value_bytes: usize) -> bool {
-        // What was fetched ahead is not what is there now.
-        self.session.fetches.remove(key);
+    /// A write. What is larger than anything may be is not handed on: nothing of this transaction is committed.
+    fn write(&mut self, key: Bytes, value: Option<Bytes>) {
+        let value_bytes = value.as_ref().map_or(0, Bytes::len);
         self.written_bytes += key.len() + value_bytes;
         self.is_too_large |=
             key.len() > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX || self.written_bytes > TXN_BYTES_MAX;
-        !self.is_too_large
+        if self.is_too_large {
+            return;
+        }
+        let Session { transaction, prefix, .. } = &self.session;
+        match &value {
+            Some(value) => transaction.set(&prefix.key(&key), value),
+            None => transaction.clear(&prefix.key(&key)),
+        }
+        self.writes.insert(key, value);
     }
 }
 
 impl Read for FdbTxn<'_> {
     fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        if let Some(own) = self.writes.get(key) {
+            return Ok(own.clone());
+        }
         self.check_time()?;
         self.session.get(key)
     }
@@ -232,15 +251,11 @@ impl Read for FdbTxn<'_> {
 
 impl Txn for FdbTxn<'_> {
     fn set(&mut self, key: Bytes, value: Bytes) {
-        if self.note(&key, value.len()) {
-            self.session.transaction.set(&self.session.prefix.key(&key), &value);
-        }
+        self.write(key, Some(value));
     }
 
     fn clear(&mut self, key: Bytes) {
-        if self.note(&key, 0) {
-            self.session.transaction.clear(&self.session.prefix.key(&key));
-        }
+        self.write(key, None);
     }
 
     fn expect_unchanged(&mut self, key: &[u8]) {
