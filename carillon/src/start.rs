@@ -26,6 +26,8 @@ use carillon_protocol::ids::UserId;
 use carillon_router::io as router_io;
 use carillon_router::settings::Settings as RouterSettings;
 use carillon_store::backend::embedded::{Embedded, Options as EmbeddedOptions};
+#[cfg(feature = "fdb")]
+use carillon_store::backend::fdb;
 use carillon_store::backend::memory::{Memory, Options as MemoryOptions};
 use carillon_store::error::OpenError;
 use carillon_store::txn::Engine;
@@ -65,7 +67,7 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
     let gateway_settings = GatewaySettings::from_config(config)?;
     let router_settings = configure::router_settings(config)?;
     if !ENGINES.contains(&router_settings.store.engine.as_str()) {
-        return Err(unknown_engine(&router_settings.store.engine));
+        return Err(missing_engine(&router_settings.store.engine));
     }
     let signals = Signals::install().map_err(|error| cannot("listen for signals", &error))?;
     let data_dir = configure::data_dir(config);
@@ -318,13 +320,27 @@ impl Control {
 }
 
 /// The engines of this binary.
-const ENGINES: [&str; 2] = ["embedded", "memory"];
+const ENGINES: &[&str] =
+    if cfg!(feature = "fdb") { &["embedded", "memory", "fdb"] } else { &["embedded", "memory"] };
 
-fn unknown_engine(name: &str) -> Fatal {
-    Fatal::config(format!(
-        "store.engine \"{name}\" is not built into this binary: use {}",
-        ENGINES.join(" or ")
-    ))
+fn missing_engine(name: &str) -> Fatal {
+    let choice = ENGINES.join(" or ");
+    Fatal::config(match name {
+        "fdb" => format!(
+            "store.engine \"fdb\" is not built into this binary: build it with `cargo build --release --features fdb`, or \
+use {choice}"
+        ),
+        name => format!("store.engine \"{name}\" is not an engine of this binary: use {choice}"),
+    })
+}
+
+fn not_opened(error: &OpenError) -> Fatal {
+    match error {
+        OpenError::InUse { .. } | OpenError::Setting(_) => Fatal::config(error.to_string()),
+        OpenError::Damaged { .. } | OpenError::Io { .. } | OpenError::Unreachable(_) => {
+            Fatal::disk(error.to_string())
+        }
+    }
 }
 
 fn open_store(settings: &RouterSettings, data_dir: &Path) -> Result<Arc<dyn Engine>, Fatal> {
@@ -336,18 +352,23 @@ fn open_store(settings: &RouterSettings, data_dir: &Path) -> Result<Arc<dyn Engi
                 reserve_bytes: settings.store.reserve_bytes,
                 ..EmbeddedOptions::default()
             };
-            match Embedded::open(&data_dir.join("store"), options) {
-                Ok(engine) => Ok(Arc::new(engine)),
-                Err(error @ OpenError::InUse { .. }) => Err(Fatal::config(error.to_string())),
-                Err(error @ OpenError::Damaged { .. }) => Err(Fatal::disk(error.to_string())),
-                Err(error @ OpenError::Io { .. }) => Err(Fatal::disk(error.to_string())),
-            }
+            let engine = Embedded::open(&data_dir.join("store"), options);
+            Ok(Arc::new(engine.map_err(|error| not_opened(&error))?))
+        }
+        #[cfg(feature = "fdb")]
+        "fdb" => {
+            let options = fdb::Options {
+                cluster_file: settings.store.cluster_file.clone(),
+                key_prefix: settings.store.key_prefix.clone(),
+            };
+            let engine = fdb::Fdb::open(&options);
+            Ok(Arc::new(engine.map_err(|error| not_opened(&error))?))
         }
         "memory" => {
             warn!("store.engine=memory: nothing survives this process");
             Ok(Arc::new(Memory::new(MemoryOptions::default())))
         }
-        other => Err(unknown_engine(other)),
+        other => Err(missing_engine(other)),
     }
 }
 
@@ -450,6 +471,17 @@ fn announce(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An engine that is not there says how it would be.
+    #[test]
+    fn missing_engines_say_what_to_do() {
+        let sentence = missing_engine("paper").sentence;
+        assert!(sentence.contains("embedded or memory"), "{sentence}");
+        if !ENGINES.contains(&"fdb") {
+            let sentence = missing_engine("fdb").sentence;
+            assert!(sentence.contains("--features fdb"), "{sentence}");
+        }
+    }
 
     #[test]
     fn routers_are_addresses() {

@@ -41,8 +41,12 @@ pub struct RouterSettings {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct StoreSettings {
-    /// `embedded` or `memory`.
+    /// `embedded`, `memory` or `fdb`.
     pub engine: String,
+    /// FoundationDB's cluster file.
+    pub cluster_file: String,
+    /// The store's name in its cluster.
+    pub key_prefix: String,
     /// How long events are kept.
     pub retention: Retention,
     /// Bound of the embedded store's overlay.

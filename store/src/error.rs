@@ -1,5 +1,7 @@
 //! Errors by what the caller can do about them.
 
+use crate::txn::Abort;
+
 /// A read that did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -23,6 +25,10 @@ pub enum CommitError {
     /// Definitely not committed: the transaction is larger than the engine takes. Split it.
     #[error("transaction too large")]
     TooLarge,
+    /// Definitely not committed: the body took longer than a transaction of this engine lives (F23). Split it; a single
+    /// operation is run again, because it is the engine that was slow.
+    #[error("transaction took too long")]
+    Slow,
     /// Definitely not committed: free space is below the reserve. New sends are refused retryably until it is back (F12).
     #[error("no space: {free_bytes} bytes free, {reserve_bytes} reserved")]
     Full {
@@ -37,6 +43,18 @@ pub enum CommitError {
     /// The disk or the store's files failed. Stop acknowledging at once and exit with status 74; a restart recovers (G14).
     #[error("the store failed: {0}")]
     Fatal(String),
+}
+
+impl From<Abort> for CommitError {
+    /// Nothing was sent yet, so whatever stopped the body, it is definite.
+    fn from(abort: Abort) -> Self {
+        match abort {
+            Abort::Read(ReadError::Again(_)) => CommitError::Conflict,
+            Abort::Read(ReadError::Fatal(reason)) => CommitError::Fatal(reason),
+            Abort::Fenced => CommitError::Fenced,
+            Abort::TooLarge => CommitError::TooLarge,
+        }
+    }
 }
 
 /// A store that cannot be opened.
@@ -64,4 +82,10 @@ pub enum OpenError {
         /// What it said.
         source: std::io::Error,
     },
+    /// A setting cannot work. Exit status 2.
+    #[error("{0}")]
+    Setting(String),
+    /// The cluster that holds the store does not answer. Exit status 74.
+    #[error("the store's cluster does not answer: {0}")]
+    Unreachable(String),
 }

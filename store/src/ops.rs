@@ -8,6 +8,7 @@
 //! - No row that decides anything is taken from memory: every attempt reads again, so that whatever a late commit wrote
 //!   is either seen or conflicts (F4).
 
+mod ahead;
 mod change;
 mod claim;
 mod create;
@@ -58,6 +59,10 @@ pub fn append(txn: &mut dyn Txn, context: &mut Context<'_>, ops: &[Op]) -> Resul
     context.ids.begin();
     let mut attempt = Attempt { txn, context, generation: 0, written_bytes: 0, slots: Slots::default() };
     attempt.fence()?;
+    if attempt.txn.fetches_ahead() {
+        let keys = ahead::keys(ops, attempt.generation);
+        attempt.txn.prefetch(&keys);
+    }
     let mut outcomes = Vec::with_capacity(ops.len());
     for op in ops {
         attempt.fence_slot(slot_of(op))?;

@@ -6,7 +6,7 @@
 //! - Operations commit in their order, also when a batch has to be split: after one whose fate is not definite, none
 //!   behind it is tried, so that a sender's messages never overtake each other (G9).
 //! - Operations that can't commit, because they are too large or because deciding them panics (F22, F23), are found by
-//!   halving and refused alone.
+//!   halving and refused alone. What takes too long is halved as well, but one operation alone is never refused for it.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -99,7 +99,7 @@ pub fn commit_one<T>(
             Err(failed) => failed,
         };
         match error {
-            CommitError::Conflict => {}
+            CommitError::Conflict | CommitError::Slow => {}
             CommitError::Unknown => is_unsure = true,
             CommitError::Full { free_bytes, reserve_bytes } => {
                 return Err(BatchError::Full { free_bytes, reserve_bytes });
@@ -192,6 +192,9 @@ impl Batch<'_, '_> {
                     *is_unsure = true;
                     self.tentative.remember(offset, outcomes.unwrap_or_default());
                 }
+                // A part of it takes less time. One operation alone is not to blame for a slow engine: it is run again.
+                CommitError::Slow if ops.len() > 1 => return Verdict::Split(too_large()),
+                CommitError::Slow => {}
                 CommitError::TooLarge => {
                     return Verdict::Split(if panicked { poison() } else { too_large() });
                 }

@@ -30,8 +30,14 @@ pub trait Read {
     /// The engine could not read; see [`ReadError`].
     fn range(&mut self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Row>, ReadError>;
 
-    /// Says which keys will be read next, so that an engine behind a network can fetch them side by side.
+    /// Says which keys will be read next, so that an engine behind a network can fetch them side by side. A key that is
+    /// not read after all costs its fetch and nothing else.
     fn prefetch(&mut self, _keys: &[Bytes]) {}
+
+    /// Whether [`Read::prefetch`] does anything. Who has to work out the keys first asks this first.
+    fn fetches_ahead(&self) -> bool {
+        false
+    }
 }
 
 /// A transaction being built: sees its own writes; nothing of it is seen by others before it is durable.
@@ -43,7 +49,8 @@ pub trait Txn: Read {
     fn clear(&mut self, key: Bytes);
 
     /// The commit fails with a conflict when `key` was changed by another transaction since this one began: a read
-    /// conflict without a fetch. A no-op for an engine with a single writer.
+    /// conflict without a fetch. A no-op for an engine with a single writer. To be said before this transaction writes
+    /// `key` itself: FoundationDB relies on nothing outside for a row that is the transaction's own already.
     fn expect_unchanged(&mut self, key: &[u8]);
 }
 

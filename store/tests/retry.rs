@@ -1,19 +1,20 @@
 //! A batch is brought to one outcome, whatever goes wrong with its commits (F4, F8, F12, F22, F23, G5, G9).
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::reason::Code;
-use carillon_protocol::record::{ConversationType, Event, HeadRow};
+use carillon_protocol::record::{ConversationType, Event, HeadRow, Role};
+use carillon_protocol::time::WallMs;
 use carillon_store::backend::memory::{Chances, Fault, Memory, Options};
 use carillon_store::chance::Chance;
-use carillon_store::conformance::world::{World, create, receipt, send};
+use carillon_store::conformance::world::{World, add, change, create, receipt, remove, send};
 use carillon_store::error::{CommitError, ReadError};
 use carillon_store::retry::{ATTEMPTS_MAX, BatchError};
 use carillon_store::txn::{Body, Engine, Read, Row, Txn};
-use carillon_store::verb::{Op, Outcome};
+use carillon_store::verb::{Change, Op, Outcome};
 
 const GROUP: ConversationId = ConversationId(10);
 
@@ -25,7 +26,9 @@ struct Bench {
 fn bench() -> Bench {
     let memory = Arc::new(Memory::new(Options::default()));
     let mut world = World::begin(memory.clone() as Arc<dyn Engine>);
+    world.users([3]);
     world.group(GROUP.0, &[1, 2]);
+    world.one(Op::Mute { user: UserId(1), conversation: GROUP, until: Some(WallMs(9)) });
     world.append(send(1, GROUP, "first", "hello"));
     world.append(send(2, GROUP, "second", "hello"));
     Bench { memory, world }
@@ -44,6 +47,32 @@ fn kinds() -> Vec<(&'static str, Op)> {
         ("fanned out", Op::FannedOut { conversation: GROUP, seq: 2 }),
         ("fanned out wholly", Op::FannedOut { conversation: GROUP, seq: 3 }),
     ]
+}
+
+/// The others: changes of a log, which are appended like messages, and rows beside the logs.
+fn other_kinds() -> Vec<(&'static str, Op)> {
+    vec![
+        ("add a member", change(1, GROUP, "c", add(&[3]))),
+        ("remove a member", change(1, GROUP, "c", remove(2))),
+        ("rename a group", change(1, GROUP, "c", Change::Rename { group_name: "other".to_owned() })),
+        ("give a role", change(1, GROUP, "c", Change::SetRole { user: UserId(2), role: Role::Admin })),
+        ("mute", Op::Mute { user: UserId(2), conversation: GROUP, until: Some(WallMs(9)) }),
+        ("unmute", Op::Mute { user: UserId(1), conversation: GROUP, until: None }),
+        ("rename a user", Op::Profile { user: UserId(2), username: "second".to_owned() }),
+        ("seen", seen(true)),
+        ("seen on a device", seen(false)),
+        ("revoke", Op::Revoke { user: UserId(2), device: "phone".to_owned() }),
+        ("push token", push_token(Some("token"))),
+    ]
+}
+
+fn seen(offline: bool) -> Op {
+    Op::Seen { user: UserId(2), device: "phone".to_owned(), at: WallMs(7), offline }
+}
+
+fn push_token(token: Option<&str>) -> Op {
+    let token = token.map(|token| (1, token.to_owned()));
+    Op::PushToken { user: UserId(2), device: "phone".to_owned(), token }
 }
 
 /// Everything in a store but the slots, and what depends on how many ids were drawn: the ids of events.
@@ -96,7 +125,8 @@ fn faults() -> Vec<Vec<Fault>> {
         Fault::UnknownLate { steps: 2 },
         Fault::UnknownLate { steps: 3 },
     ];
-    let mut sequences: Vec<Vec<Fault>> = single.iter().map(|fault| vec![*fault]).collect();
+    let definite = [Fault::TooOld { reads: 4 }, Fault::TooOld { reads: 1_000 }, Fault::Slow];
+    let mut sequences: Vec<Vec<Fault>> = single.iter().chain(&definite).map(|fault| vec![*fault]).collect();
     for first in single {
         for second in [Fault::Conflict, Fault::UnknownCommitted, Fault::UnknownLate { steps: 1 }] {
             sequences.push(vec![first, second]);
@@ -107,20 +137,162 @@ fn faults() -> Vec<Vec<Fault>> {
 
 #[test]
 fn f4_every_fault_on_every_operation_has_its_effect_once() {
-    for (name, op) in kinds() {
+    let all_faults = faults();
+    let single_faults: Vec<_> = all_faults.iter().filter(|sequence| sequence.len() == 1).cloned().collect();
+    let cases = (kinds().into_iter().map(|kind| (kind, &all_faults)))
+        .chain(other_kinds().into_iter().map(|kind| (kind, &single_faults)));
+    for ((name, op), sequences) in cases {
         let mut calm = bench();
         let expected = plain(calm.world.one(op.clone()));
-        calm.world.append(send(2, GROUP, "after", "hello"));
+        calm.world.append(send(1, GROUP, "after", "hello"));
         let expected_rows = contents(&*calm.memory);
-        for sequence in faults() {
+        for sequence in sequences {
             let mut bench = bench();
             bench.memory.faults().script(sequence.iter().copied().map(Some));
             let outcome = plain(bench.world.one(op.clone()));
             assert_eq!(outcome, expected, "{name} with {sequence:?}");
-            bench.world.append(send(2, GROUP, "after", "hello"));
+            bench.world.append(send(1, GROUP, "after", "hello"));
             bench.memory.land();
             assert_eq!(contents(&*bench.memory), expected_rows, "{name} with {sequence:?}");
         }
+    }
+}
+
+/// What comes late must not undo what was committed after it was repeated: by then it conflicts.
+#[test]
+fn f4_a_late_commit_undoes_nothing_that_came_after() {
+    let mute = |until| Op::Mute { user: UserId(2), conversation: GROUP, until };
+    let rename = |name: &str| Op::Profile { user: UserId(2), username: name.to_owned() };
+    let group_name = |id, name: &str| change(1, GROUP, id, Change::Rename { group_name: name.to_owned() });
+    let cases = [
+        ("mute", mute(Some(WallMs(9))), mute(None)),
+        ("unmute", mute(None), mute(Some(WallMs(9)))),
+        ("push token", push_token(Some("old")), push_token(None)),
+        ("rename a user", rename("old"), rename("new")),
+        ("rename a group", group_name("c", "old"), group_name("d", "new")),
+        ("add and remove", change(1, GROUP, "c", add(&[3])), change(1, GROUP, "d", remove(3))),
+        ("read", receipt(2, GROUP, 0, 2), receipt(2, GROUP, 0, 3)),
+        ("send", send(1, GROUP, "k", "old"), send(1, GROUP, "l", "new")),
+    ];
+    for (name, first, second) in cases {
+        let mut calm = bench();
+        calm.world.one(first.clone());
+        calm.world.one(second.clone());
+        let mut bench = bench();
+        bench.memory.faults().script([Some(Fault::UnknownLate { steps: 1_000 })]);
+        bench.world.one(first);
+        bench.world.one(second);
+        bench.memory.land();
+        assert_eq!(contents(&*bench.memory), contents(&*calm.memory), "{name}");
+    }
+}
+
+/// An engine that notes what a transaction relies on and what it writes.
+struct Noting {
+    memory: Arc<Memory>,
+    noted: Arc<Mutex<Noted>>,
+}
+
+#[derive(Default)]
+struct Noted {
+    ahead: BTreeSet<Bytes>,
+    read: BTreeSet<Bytes>,
+    ranges: Vec<(Bytes, Bytes)>,
+    written: BTreeSet<Bytes>,
+}
+
+struct NotingTxn<'a>(&'a mut dyn Txn, &'a mut Noted);
+
+impl Engine for Noting {
+    fn lanes_count(&self) -> u16 {
+        self.memory.lanes_count()
+    }
+
+    fn commit(&self, lane: u16, body: &mut Body<'_>) -> Result<(), CommitError> {
+        self.memory.commit(lane, &mut |txn| body(&mut NotingTxn(txn, &mut self.noted.lock().unwrap())))
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Read + Send + '_>, ReadError> {
+        self.memory.snapshot()
+    }
+}
+
+impl Read for NotingTxn<'_> {
+    fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        if !self.1.written.contains(key) {
+            self.1.read.insert(Bytes::copy_from_slice(key));
+        }
+        self.0.get(key)
+    }
+
+    fn range(&mut self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Row>, ReadError> {
+        self.1.ranges.push((Bytes::copy_from_slice(from), Bytes::copy_from_slice(to)));
+        self.0.range(from, to, limit, reverse)
+    }
+
+    fn prefetch(&mut self, keys: &[Bytes]) {
+        self.1.ahead.extend(keys.iter().cloned());
+    }
+
+    fn fetches_ahead(&self) -> bool {
+        true
+    }
+}
+
+impl Txn for NotingTxn<'_> {
+    fn set(&mut self, key: Bytes, value: Bytes) {
+        self.1.written.insert(key.clone());
+        self.0.set(key, value);
+    }
+
+    fn clear(&mut self, key: Bytes) {
+        self.1.written.insert(key.clone());
+        self.0.clear(key);
+    }
+
+    fn expect_unchanged(&mut self, key: &[u8]) {
+        self.1.read.insert(Bytes::copy_from_slice(key));
+        self.0.expect_unchanged(key);
+    }
+}
+
+/// One run of `op` on a store like that of [`bench`], noted.
+fn note(op: &Op) -> Noted {
+    let noted = Arc::new(Mutex::new(Noted::default()));
+    let Bench { memory, .. } = bench();
+    let engine = Noting { memory, noted: Arc::clone(&noted) };
+    let mut world = World::begin(Arc::new(engine) as Arc<dyn Engine>);
+    *noted.lock().unwrap() = Noted::default();
+    world.one(op.clone());
+    std::mem::take(&mut *noted.lock().unwrap())
+}
+
+/// The argument for unknown outcomes rests on it: of two attempts at the same operation, the one that commits second
+/// conflicts, because it relies on a row that the first one wrote.
+#[test]
+fn f4_every_operation_relies_on_a_row_that_it_writes() {
+    for (name, op) in kinds().into_iter().chain(other_kinds()) {
+        let Noted { read, ranges, written, .. } = note(&op);
+        assert!(!written.is_empty(), "{name} writes something");
+        // The ceiling of ids is moved once in a while and protects nothing but itself.
+        let relies = |key: &&Bytes| {
+            let is_read = read.contains(*key) || ranges.iter().any(|(from, to)| from <= *key && *key < to);
+            is_read && key[0] != b'k'
+        };
+        assert!(written.iter().any(|key| relies(&key)), "{name} writes only rows that it does not rely on");
+    }
+}
+
+/// F23: on an engine behind a network, a batch takes the time of a few round trips, not of one for each of its rows.
+#[test]
+fn f23_what_messages_and_receipts_read_is_fetched_side_by_side() {
+    for op in [send(1, GROUP, "k", "x"), change(1, GROUP, "c", add(&[3])), receipt(2, GROUP, 0, 3)] {
+        let Noted { ahead, mut read, .. } = note(&op);
+        // The fence and the generation, known before anything else can be; the ceiling of ids, once in a while.
+        read.retain(|key| !ahead.contains(key) && !b"wgk".contains(&key[0]));
+        // The conversation's row, and those of who is added.
+        let rest_count = if matches!(op, Op::Change(_)) { 3 } else { 0 };
+        assert_eq!(read.len(), rest_count, "{op:?}: {read:?}");
     }
 }
 
@@ -263,6 +435,48 @@ fn f23_a_batch_that_is_too_large_is_split_and_one_operation_refused() {
         }
     }
     assert_eq!(bench.world.seqs(2, GROUP), (1..=22).collect::<Vec<_>>());
+}
+
+/// What takes too long is split, in order, until its parts are quick enough.
+#[test]
+fn f23_a_batch_that_takes_too_long_is_split_and_nothing_is_refused() {
+    let mut bench = bench();
+    // Twenty, their first ten, and the first five of these; then all goes well.
+    bench.memory.faults().script([Some(Fault::Slow); 3]);
+    let ops: Vec<Op> = (0..20).map(|index| send(1 + index % 2, GROUP, &index.to_string(), "x")).collect();
+    let told: Vec<_> = bench.world.commit(&ops).iter().map(appended).collect();
+    assert_eq!(told, (4..24).map(|seq| (seq, false)).collect::<Vec<_>>());
+}
+
+/// One operation alone is not to blame for a slow engine.
+#[test]
+fn f23_one_operation_is_not_refused_because_the_engine_is_slow() {
+    let mut bench = bench();
+    let op = send(1, GROUP, "a", "x");
+    bench.memory.faults().script([Some(Fault::Slow); ATTEMPTS_MAX as usize]);
+    assert_eq!(bench.world.try_commit(std::slice::from_ref(&op)), [Err(BatchError::Busy)]);
+    bench.memory.faults().script([Some(Fault::UnknownCommitted)]);
+    bench.memory.faults().script([Some(Fault::Slow); ATTEMPTS_MAX as usize]);
+    assert_eq!(bench.world.try_commit(std::slice::from_ref(&op)), [Err(BatchError::Unknown)]);
+    assert_eq!(appended(&bench.world.one(op)), (4, true));
+}
+
+/// A read that fails is not a row that is absent: nothing is decided by it.
+#[test]
+fn f4_a_version_that_is_too_old_decides_nothing() {
+    let mut bench = bench();
+    let op = send(1, GROUP, "k", "once");
+    assert_eq!(appended(&bench.world.one(op.clone())), (4, false));
+    for reads in 0..20 {
+        bench.memory.faults().script([Some(Fault::TooOld { reads })]);
+        assert_eq!(appended(&bench.world.one(op.clone())), (4, true), "after {reads} reads");
+    }
+    bench.memory.faults().age_snapshots([1]);
+    let mut snapshot = bench.memory.snapshot().unwrap();
+    assert!(snapshot.get(b"nothing").unwrap().is_none());
+    assert!(matches!(snapshot.get(b"nothing"), Err(ReadError::Again(_))));
+    assert!(matches!(snapshot.range(b"a", b"z", 9, false), Err(ReadError::Again(_))));
+    assert!(bench.memory.snapshot().unwrap().get(b"nothing").is_ok(), "a new one is as good as ever");
 }
 
 /// G9: nothing overtakes an operation whose fate is not known.

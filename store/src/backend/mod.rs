@@ -1,4 +1,6 @@
 //! The engines.
 
 pub mod embedded;
+pub mod fdb;
+mod in_flight;
 pub mod memory;

@@ -72,6 +72,8 @@ pub(super) fn mute(
     let member = rows::load_member(attempt.read(), conversation, user)?;
     member.filter(MemberRow::is_current).ok_or_else(forbidden)?;
     let key = keys::mute(user, conversation);
+    // Nobody reads it here, but a commit of unknown outcome must not come after its own repetition (F4).
+    attempt.txn.expect_unchanged(&key);
     match until {
         Some(until) => attempt.set(key, rows::number(until.0)),
         None => attempt.clear(key),

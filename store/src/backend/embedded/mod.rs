@@ -45,7 +45,7 @@ use tables::{RUNS_MAX, Tables};
 use view::{EmbeddedTxn, View};
 
 use crate::error::{CommitError, ReadError};
-use crate::txn::{Abort, Body, Engine, Read};
+use crate::txn::{Body, Engine, Read};
 
 /// The smallest segment; less is taken for this.
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;
@@ -179,12 +179,7 @@ impl Engine for Embedded {
         self.may_write(&mut writer)?;
         self.shared.wait_for_room()?;
         let mut txn = EmbeddedTxn::new(self.shared.view());
-        body(&mut txn).map_err(|abort| match abort {
-            Abort::Read(ReadError::Again(_)) => CommitError::Conflict,
-            Abort::Read(ReadError::Fatal(reason)) => CommitError::Fatal(reason),
-            Abort::Fenced => CommitError::Fenced,
-            Abort::TooLarge => CommitError::TooLarge,
-        })?;
+        body(&mut txn)?;
         let writes = txn.into_writes().ok_or(CommitError::TooLarge)?;
         if writes.is_empty() {
             return Ok(());

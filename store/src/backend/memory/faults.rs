@@ -24,6 +24,14 @@ pub enum Fault {
         /// 0: before the next body.
         steps: u32,
     },
+    /// The body's reads fail after so many, because the version it reads is no longer kept. A body that reads less is
+    /// refused when it commits.
+    TooOld {
+        /// 0: none succeeds.
+        reads: u32,
+    },
+    /// Not committed: the body took too long.
+    Slow,
     /// Refused before it began: no space.
     Full,
     /// The disk failed: nothing is acknowledged any more.
@@ -61,6 +69,7 @@ struct State {
     is_full: bool,
     txn_bytes_max: Option<usize>,
     hook: Option<Hook>,
+    snapshots: VecDeque<u32>,
     commits_count: u64,
 }
 
@@ -91,6 +100,12 @@ impl Faults {
         state.script.clear();
         state.is_full = false;
         state.txn_bytes_max = None;
+        state.snapshots.clear();
+    }
+
+    /// Each of the next snapshots can be read so often and is too old then. Behind what is said already.
+    pub fn age_snapshots(&self, reads: impl IntoIterator<Item = u32>) {
+        self.lock().snapshots.extend(reads);
     }
 
     /// Whether the disk is full until further notice (F12).
@@ -119,6 +134,11 @@ impl Faults {
             return scripted;
         }
         state.chances.as_mut().and_then(|(chance, chances)| chances.draw(chance))
+    }
+
+    /// How often the next snapshot can be read, if there is a bound.
+    pub(super) fn plan_snapshot(&self) -> Option<u32> {
+        self.lock().snapshots.pop_front()
     }
 
     pub(super) fn txn_bytes_max(&self) -> usize {

@@ -18,8 +18,9 @@ use bytes::Bytes;
 
 pub use faults::{Chances, Fault, Faults, Hook};
 
+use super::in_flight::InFlight;
 use crate::error::{CommitError, ReadError};
-use crate::txn::{Abort, Body, Engine, KEY_BYTES_MAX, Read, Row, Txn, VALUE_BYTES_MAX};
+use crate::txn::{Body, Engine, KEY_BYTES_MAX, Read, Row, Txn, VALUE_BYTES_MAX};
 use faults::LATE_MAX;
 use versions::{Reads, Versions, Writes};
 
@@ -139,21 +140,21 @@ impl Memory {
     }
 
     fn commit_planned(&self, fault: Option<Fault>, body: &mut Body<'_>) -> Result<(), CommitError> {
-        let mut txn = MemoryTxn::new(Snapshot { pin: Pin::new(&self.shared) });
-        body(&mut txn).map_err(|abort| match abort {
-            Abort::Read(ReadError::Again(_)) => CommitError::Conflict,
-            Abort::Read(ReadError::Fatal(reason)) => CommitError::Fatal(reason),
-            Abort::Fenced => CommitError::Fenced,
-            Abort::TooLarge => CommitError::TooLarge,
-        })?;
+        let reads_left = match fault {
+            Some(Fault::TooOld { reads }) => Some(reads),
+            _ => None,
+        };
+        let mut txn = MemoryTxn::new(Snapshot { pin: Pin::new(&self.shared), reads_left });
+        body(&mut txn)?;
         if txn.is_too_large || txn.written_bytes > self.faults.txn_bytes_max() {
             return Err(CommitError::TooLarge);
         }
-        let MemoryTxn { snapshot: Snapshot { pin }, reads, writes, .. } = txn;
+        let MemoryTxn { snapshot: Snapshot { pin, .. }, reads, writes, .. } = txn;
         self.step_late();
         self.faults.run_hook();
         match fault {
-            Some(Fault::Conflict) => return Err(CommitError::Conflict),
+            Some(Fault::Conflict | Fault::TooOld { .. }) => return Err(CommitError::Conflict),
+            Some(Fault::Slow) => return Err(CommitError::Slow),
             Some(Fault::UnknownLost) => return Err(CommitError::Unknown),
             Some(Fault::UnknownLate { steps }) => {
                 let mut late = lock(&self.late);
@@ -207,7 +208,10 @@ impl Engine for Memory {
     fn snapshot(&self) -> Result<Box<dyn Read + Send + '_>, ReadError> {
         match self.shared.failure() {
             Some(reason) => Err(ReadError::Fatal(reason)),
-            None => Ok(Box::new(Snapshot { pin: Pin::new(&self.shared) })),
+            None => {
+                let reads_left = self.faults.plan_snapshot();
+                Ok(Box::new(Snapshot { pin: Pin::new(&self.shared), reads_left }))
+            }
         }
     }
 
@@ -283,30 +287,18 @@ impl Drop for Pin {
     }
 }
 
-/// A lane with a commit in flight. Two at once are a defect of the caller's.
-struct InFlight<'a>(&'a AtomicBool);
-
-impl<'a> InFlight<'a> {
-    fn enter(flag: Option<&'a AtomicBool>, lane: u16) -> InFlight<'a> {
-        let Some(flag) = flag else { panic!("there is no commit lane {lane}") };
-        assert!(!flag.swap(true, Ordering::Acquire), "two commits at once on lane {lane}");
-        InFlight(flag)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
 /// One version, being read.
 struct Snapshot {
     pin: Pin,
+    /// Reads until it is too old, if it ever is.
+    reads_left: Option<u32>,
 }
 
 impl Snapshot {
-    fn check(&self) -> Result<(), ReadError> {
+    fn check(&mut self) -> Result<(), ReadError> {
+        if let Some(left) = &mut self.reads_left {
+            *left = left.checked_sub(1).ok_or_else(|| ReadError::Again("too old (injected)".to_owned()))?;
+        }
         self.pin.shared.failure().map_or(Ok(()), |reason| Err(ReadError::Fatal(reason)))
     }
 }

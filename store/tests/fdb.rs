@@ -1,0 +1,275 @@
+//! The conformance suite on a real FoundationDB cluster (DB1, DC4, F4): where `CARILLON_TEST_FDB_CLUSTER` names a cluster
+//! file. Each check has a store of its own, whose rows are cleared when it is done.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "where the cluster is comes from the environment, names from the clock"
+)]
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use carillon_protocol::ids::ConversationId;
+use carillon_protocol::placement::{lane_of_slot, slot_of_conversation};
+use carillon_protocol::record::Event;
+use carillon_store::backend::fdb::{BODY_MAX, Fdb, Options, TXN_MS_MAX};
+use carillon_store::conformance;
+use carillon_store::conformance::world::{World, send};
+use carillon_store::error::{CommitError, OpenError, ReadError};
+use carillon_store::ops::Context;
+use carillon_store::retry::commit_batch;
+use carillon_store::txn::{Body, Engine, Read, Txn};
+use carillon_store::verb::{Op, Outcome};
+
+/// The cluster file, or nothing, said aloud: a test that is skipped must not look like one that passed.
+fn cluster_file() -> Option<String> {
+    let cluster_file = std::env::var("CARILLON_TEST_FDB_CLUSTER").ok();
+    if cluster_file.is_none() {
+        // Not by a macro: what those print is kept back when a test passes.
+        let said = "skipped: CARILLON_TEST_FDB_CLUSTER names no cluster file\n";
+        std::io::stderr().write_all(said.as_bytes()).unwrap();
+    }
+    cluster_file
+}
+
+/// A name that no other store of the cluster has.
+fn name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    format!("carillon-test-{now:x}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn open(cluster_file: &str, key_prefix: &str) -> Fdb {
+    let options = Options { cluster_file: cluster_file.to_owned(), key_prefix: key_prefix.to_owned() };
+    Fdb::open(&options).unwrap()
+}
+
+/// A store that leaves nothing behind.
+struct Cleared(Fdb);
+
+fn fresh(cluster_file: &str) -> Cleared {
+    Cleared(open(cluster_file, &name()))
+}
+
+impl Drop for Cleared {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        loop {
+            let rows = self.0.snapshot().unwrap().range(b"", b"\xff", 1_000, false).unwrap();
+            if rows.is_empty() {
+                return;
+            }
+            commit(&self.0, |txn| rows.iter().for_each(|(key, _)| txn.clear(key.clone())));
+        }
+    }
+}
+
+impl Engine for Cleared {
+    fn lanes_count(&self) -> u16 {
+        self.0.lanes_count()
+    }
+
+    fn commit(&self, lane: u16, body: &mut Body<'_>) -> Result<(), CommitError> {
+        self.0.commit(lane, body)
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Read + Send + '_>, ReadError> {
+        self.0.snapshot()
+    }
+
+    fn gauges(&self) -> Vec<(&'static str, f64)> {
+        self.0.gauges()
+    }
+}
+
+fn commit(engine: &dyn Engine, mut body: impl FnMut(&mut dyn Txn)) {
+    let committed = engine.commit(0, &mut |txn| {
+        body(txn);
+        Ok(())
+    });
+    assert!(committed.is_ok(), "{committed:?}");
+}
+
+fn gauge(engine: &dyn Engine, name: &str) -> f64 {
+    engine.gauges().iter().find(|(other, _)| *other == name).unwrap().1
+}
+
+/// DB1: the engine of a cluster passes the suite of every engine.
+#[test]
+fn db1_foundationdb_conforms() {
+    let Some(cluster_file) = cluster_file() else { return };
+    conformance::run(&mut || Box::new(fresh(&cluster_file)));
+}
+
+/// Two stores of one cluster, one's name in front of the other's: neither sees the other, however far it looks.
+#[test]
+fn db1_stores_of_one_cluster_do_not_meet() {
+    let Some(cluster_file) = cluster_file() else { return };
+    let name = name();
+    let stores = [&name, &format!("{name}2")].map(|name| Cleared(open(&cluster_file, name)));
+    for (store, value) in stores.iter().zip(["one", "other"]) {
+        commit(store, |txn| txn.set(Bytes::from("a"), Bytes::from(value)));
+    }
+    for (store, value) in stores.iter().zip(["one", "other"]) {
+        let all = store.snapshot().unwrap().range(b"", b"\xff\xff\xff", 10, false).unwrap();
+        assert_eq!(all, [(Bytes::from("a"), Bytes::from(value))]);
+    }
+}
+
+/// What is fetched ahead is what would have been read: own writes are in front of it.
+#[test]
+fn db1_what_is_fetched_ahead_is_what_is_there() {
+    let Some(cluster_file) = cluster_file() else { return };
+    let store = fresh(&cluster_file);
+    let (a, b, c) = (Bytes::from("a"), Bytes::from("b"), Bytes::from("c"));
+    commit(&store, |txn| {
+        txn.set(a.clone(), Bytes::from("1"));
+        txn.set(b.clone(), Bytes::new());
+    });
+    commit(&store, |txn| {
+        txn.prefetch(&[a.clone(), b.clone(), c.clone()]);
+        txn.set(a.clone(), Bytes::from("2"));
+        assert_eq!(txn.get(&a).unwrap(), Some(Bytes::from("2")));
+        assert_eq!(txn.get(&b).unwrap(), Some(Bytes::new()));
+        assert_eq!(txn.get(&c).unwrap(), None);
+        txn.set(c.clone(), Bytes::new());
+        let rows = txn.range(b"a", b"z", 9, false).unwrap();
+        assert_eq!(
+            rows[1..],
+            [(b.clone(), Bytes::new()), (c.clone(), Bytes::new())],
+            "empty values are values"
+        );
+    });
+    // A row that was fetched ahead and read is relied on like any other.
+    let outcome = store.commit(0, &mut |txn| {
+        txn.prefetch(std::slice::from_ref(&a));
+        assert!(txn.get(&a).unwrap().is_some());
+        let meanwhile = store.commit(1, &mut |other| {
+            other.set(a.clone(), Bytes::from("3"));
+            Ok(())
+        });
+        assert!(meanwhile.is_ok());
+        txn.set(b.clone(), Bytes::from("4"));
+        Ok(())
+    });
+    assert!(matches!(outcome, Err(CommitError::Conflict)), "{outcome:?}");
+    assert_eq!(gauge(&store, "store_conflicts"), 1.0);
+    commit(&store, |_| {});
+    assert_eq!(gauge(&store, "store_retries"), 1.0);
+}
+
+/// F23: a body that takes longer than a transaction lives is not committed, and called slow.
+#[test]
+fn f23_a_slow_body_is_not_committed() {
+    let Some(cluster_file) = cluster_file() else { return };
+    let store = fresh(&cluster_file);
+    let outcome = store.commit(0, &mut |txn| {
+        txn.set(Bytes::from("a"), Bytes::from("1"));
+        std::thread::sleep(BODY_MAX + Duration::from_millis(100));
+        assert!(matches!(txn.get(b"b"), Err(ReadError::Again(_))), "there is no time left");
+        Ok(())
+    });
+    assert!(matches!(outcome, Err(CommitError::Slow)), "{outcome:?}");
+    assert_eq!(store.snapshot().unwrap().get(b"a").unwrap(), None);
+}
+
+/// A snapshot that is too old says so, and never that there is nothing.
+#[test]
+fn f4_an_old_snapshot_is_to_be_opened_again() {
+    let Some(cluster_file) = cluster_file() else { return };
+    let store = fresh(&cluster_file);
+    commit(&store, |txn| txn.set(Bytes::from("a"), Bytes::from("1")));
+    let mut old = store.snapshot().unwrap();
+    assert!(old.get(b"a").unwrap().is_some());
+    std::thread::sleep(Duration::from_millis(u64::from(TXN_MS_MAX) + 500));
+    assert!(matches!(old.get(b"a"), Err(ReadError::Again(_))));
+    assert!(matches!(old.range(b"", b"z", 9, false), Err(ReadError::Again(_))));
+    drop(old);
+    assert!(store.snapshot().unwrap().get(b"a").unwrap().is_some());
+}
+
+/// OR5: sixteen lanes at once, with a thread each: every message is in its log once and in order.
+#[test]
+fn or5_sixteen_lanes_at_once() {
+    const BATCHES: u64 = 20;
+    const BATCH_OPS: u64 = 5;
+    let Some(cluster_file) = cluster_file() else { return };
+    let store = Arc::new(fresh(&cluster_file));
+    let mut world = World::begin(Arc::clone(&store) as Arc<dyn Engine>);
+    let mut groups = BTreeMap::new();
+    for number in 1_000.. {
+        let lane = lane_of_slot(slot_of_conversation(ConversationId(number)), store.lanes_count());
+        if let Entry::Vacant(free) = groups.entry(lane) {
+            free.insert(world.group(number, &[1, 2]));
+        }
+        if groups.len() == usize::from(store.lanes_count()) {
+            break;
+        }
+    }
+    std::thread::scope(|scope| {
+        for (lane, group) in &groups {
+            let (mut ids, store) = (world.ids(*lane), &store);
+            let (now, incarnation) = (world.now, world.incarnation);
+            scope.spawn(move || {
+                for batch in 0..BATCHES {
+                    let text = |index: u64| (batch * BATCH_OPS + index).to_string();
+                    let ops: Vec<Op> = (0..BATCH_OPS)
+                        .map(|index| send(1 + index % 2, *group, &text(index), &text(index)))
+                        .collect();
+                    let mut context = Context { now, incarnation, ids: &mut ids, members_max: 10 };
+                    for result in commit_batch(&**store, *lane, &mut context, &ops, &mut |_| {}) {
+                        assert!(matches!(result, Ok(Outcome::Appended(appended)) if !appended.duplicate));
+                    }
+                }
+            });
+        }
+    });
+    for group in groups.values() {
+        let log = world.log(2, *group);
+        let found: Vec<String> = log.entries[1..]
+            .iter()
+            .map(|entry| Event::decode(&entry.record).unwrap().client_msg_id.into_owned())
+            .collect();
+        let expected: Vec<String> = (0..BATCHES * BATCH_OPS).map(|index| index.to_string()).collect();
+        assert_eq!(found, expected, "{group:?}");
+    }
+}
+
+/// G15: of two routers on one store, the later is the owner.
+#[test]
+fn g15_a_second_router_deposes_the_first() {
+    let Some(cluster_file) = cluster_file() else { return };
+    let name = name();
+    let mut first = World::begin(Arc::new(Cleared(open(&cluster_file, &name))) as Arc<dyn Engine>);
+    let group = ConversationId(10);
+    first.group(group.0, &[1, 2]);
+    let mut second = World::begin(Arc::new(open(&cluster_file, &name)) as Arc<dyn Engine>);
+    assert!(first.try_commit(&[send(1, group, "a", "x")])[0].is_err(), "deposed");
+    assert_eq!(second.append(send(1, group, "a", "x")).seq, 2);
+    assert_eq!(second.seqs(2, group), [1, 2]);
+}
+
+/// Settings that cannot work are refused with what to do.
+#[test]
+fn bad_settings_are_told() {
+    let refused = |cluster_file: &str, key_prefix: &str| {
+        let options = Options { cluster_file: cluster_file.to_owned(), key_prefix: key_prefix.to_owned() };
+        match Fdb::open(&options) {
+            Err(OpenError::Setting(sentence)) => sentence,
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("opened"),
+        }
+    };
+    assert!(refused("", "").contains("store.key_prefix"));
+    if cluster_file().is_some() {
+        let sentence = refused("no such file", "carillon");
+        assert!(sentence.contains("store.cluster_file") && sentence.contains("no such file"), "{sentence}");
+    }
+}
