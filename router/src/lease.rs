@@ -13,12 +13,19 @@
 //!   clocks that go on while a process sleeps.
 //! - A slot is given away only when its owner has nothing in flight there, and then it begins nothing there any more.
 
+mod hands;
+mod turn;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use carillon_protocol::placement::{SLOTS_COUNT, Slot};
 use carillon_protocol::time::Time;
 use carillon_store::ops::Ownership;
 use carillon_store::verb::Incarnation;
+
+use hands::Seen;
+pub use hands::home;
+pub use turn::{Input, Output, Told};
 
 /// How often a router beats.
 pub const BEAT_MS: u64 = 300;
@@ -48,94 +55,6 @@ pub const RETRY_MS: u64 = 50;
 const _: () = assert!(ANSWERS_FOR_MS < DEAD_AFTER_MS, "reads end before anybody may take over");
 const _: () = assert!(3 * BEAT_MS <= DOZING_AFTER_MS && DOZING_AFTER_MS < DEAD_AFTER_MS);
 const _: () = assert!(2 * POLL_MS <= POLL_GAP_MS_MAX);
-
-/// What became of what a lease put out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told<T> {
-    /// Committed, or read.
-    Done(T),
-    /// Not, or nobody knows.
-    Failed,
-    /// This incarnation was declared dead.
-    Fenced,
-}
-
-/// What the world tells.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A timeout has come.
-    Tick,
-    /// The outcome of a [`Output::Beat`].
-    Beaten(Told<()>),
-    /// The answer to a [`Output::Poll`].
-    Polled(Told<Ownership>),
-    /// The outcome of a [`Output::Depose`]: whether it is dead now.
-    Deposed(Told<bool>),
-    /// The outcome of a [`Output::Take`]: what was taken.
-    Taken(Told<Vec<Slot>>),
-    /// The outcome of a [`Output::Give`].
-    Given(Told<()>),
-    /// The outcome of a [`Output::Retire`].
-    Retired(Told<()>),
-    /// Nothing is in flight in the slots of the last [`Output::Leaving`].
-    Quiet,
-    /// Somebody asked for this slot.
-    Asked(Slot),
-    /// Give everything away and retire.
-    Drain,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// `ops::beat` with this number.
-    Beat(u64),
-    /// `ops::ownership`, from a snapshot that is opened now.
-    Poll,
-    /// `ops::depose`.
-    Depose {
-        /// Whom.
-        silent: Incarnation,
-        /// Its last beat that was seen.
-        beat_seen: u64,
-    },
-    /// `ops::take`.
-    Take(Vec<Slot>),
-    /// `ops::give`.
-    Give {
-        /// What.
-        slots: Vec<Slot>,
-        /// Whom; `None`: whoever wants them.
-        to: Option<Incarnation>,
-    },
-    /// `ops::retire`.
-    Retire,
-    /// These slots are ours now.
-    Gained(Vec<Slot>),
-    /// Begin nothing in these slots any more, and say [`Input::Quiet`] when nothing is in flight there.
-    Leaving(Vec<Slot>),
-    /// These slots were given away.
-    Left(Vec<Slot>),
-    /// This life is over, by its own will or not: nothing is ours any more.
-    Over,
-}
-
-/// Another router, as polls have shown it.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    beat: u64,
-    /// When the first of the unbroken polls that showed this beat was answered.
-    since: Time,
-    /// When the last of them was sent.
-    until: Time,
-}
-
-impl Seen {
-    /// It shows no sign of life for so long.
-    fn is_silent_for_ms(&self, millis: u64) -> bool {
-        self.since.after_ms(millis) <= self.until
-    }
-}
 
 /// The transaction in flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -579,40 +498,9 @@ impl Lease {
     }
 }
 
-/// The one among `hands` that should own a slot: the same for everybody who knows the same hands, and mostly the same
-/// when one comes or goes (rendezvous hashing; Thaler and Ravishankar, 1998). `None`: there are none.
-#[must_use]
-pub fn home(slot: Slot, hands: &[Incarnation]) -> Option<Incarnation> {
-    hands.iter().copied().max_by_key(|hand| (weight(slot, *hand), *hand))
-}
-
-/// The finisher of SplitMix64 over both.
-fn weight(slot: Slot, hand: Incarnation) -> u64 {
-    let mut mixed = hand.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (u64::from(slot.0) << 32);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// SC3: slots spread evenly, and only what a newcomer gets moves.
-    #[test]
-    fn homes_are_spread_and_stay() {
-        let three = [Incarnation(4), Incarnation(9), Incarnation(11)];
-        let four = [&three[..], &[Incarnation(12)]].concat();
-        for hand in three {
-            let count = (0..SLOTS_COUNT).filter(|slot| home(Slot(*slot), &three) == Some(hand)).count();
-            assert!((1_200..1_530).contains(&count), "{hand:?} {count}");
-        }
-        for slot in (0..SLOTS_COUNT).map(Slot) {
-            let (before, after) = (home(slot, &three), home(slot, &four));
-            assert!(before == after || after == Some(Incarnation(12)));
-        }
-        assert_eq!(home(Slot(0), &[]), None);
-    }
 
     /// G10: a beat vouches from when it was sent, however late its answer comes.
     #[test]
