@@ -77,6 +77,7 @@ pub(super) fn deposed(engine: Box<dyn Engine>) {
     control(engine, &mut |txn| ops::beat(txn, old, 3)).expect("alive");
     let deposed = control(engine, &mut |txn| ops::depose(txn, new, old, 2));
     assert_eq!(deposed, Ok(false), "it has beaten since");
+    control(engine, &mut |txn| ops::beat(txn, old, 3)).expect("alive still");
     assert_eq!(control(engine, &mut |txn| ops::depose(txn, new, old, 3)), Ok(true));
     assert_eq!(control(engine, &mut |txn| ops::depose(txn, new, old, 9)), Ok(true), "dead already");
 
