@@ -172,6 +172,7 @@ fn f23_a_slow_body_is_not_committed() {
     let store = fresh(&cluster_file);
     let outcome = store.commit(0, &mut |txn| {
         txn.set(Bytes::from("a"), Bytes::from("1"));
+        // That time has passed is what is tested.
         std::thread::sleep(BODY_MAX + Duration::from_millis(100));
         assert!(matches!(txn.get(b"b"), Err(ReadError::Again(_))), "there is no time left");
         Ok(())
@@ -188,6 +189,7 @@ fn f4_an_old_snapshot_is_to_be_opened_again() {
     commit(&store, |txn| txn.set(Bytes::from("a"), Bytes::from("1")));
     let mut old = store.snapshot().unwrap();
     assert!(old.get(b"a").unwrap().is_some());
+    // The age of a snapshot is what is tested.
     std::thread::sleep(Duration::from_millis(u64::from(TXN_MS_MAX) + 500));
     assert!(matches!(old.get(b"a"), Err(ReadError::Again(_))));
     assert!(matches!(old.range(b"", b"z", 9, false), Err(ReadError::Again(_))));

@@ -169,6 +169,7 @@ impl Browser {
                 Err(error) if error.contains("context") || error.contains("navigated") => {}
                 Err(error) => return Err(error),
             }
+            // Between two looks of a bounded wait: what a page shows has no event to wait for here.
             std::thread::sleep(LOOK);
         }
         let shown = self.evaluate(tab, "document.body.innerText").unwrap_or_default();
@@ -338,6 +339,7 @@ impl Drop for Browser {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
                 return;
             }
+            // Between two looks of a bounded wait: a child's end has no time-out of its own in std.
             std::thread::sleep(LOOK);
         }
         let _ = self.child.kill();
