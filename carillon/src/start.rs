@@ -278,6 +278,10 @@ impl Joiner {
 }
 
 impl Uplinks for Joiner {
+    fn meet(&self, _address: &str) {}
+
+    fn part(&self, _peer: Peer) {}
+
     fn replace(&self, peer: Peer, shard: u16) -> bool {
         match self.ends.get() {
             Some((router, shards)) => shards

@@ -8,11 +8,16 @@
 //!   and process epoch (F13), so a late answer finds nobody.
 //! - On one link lane frames arrive in the order they were sent, or the lane is lost as a whole.
 
+mod cluster;
 mod command;
 mod find;
 mod live;
 mod page;
 
+pub use cluster::{
+    ArchivedNotified, ArchivedNotify, ArchivedOwn, ArchivedOwned, ArchivedOwnedSlot, ArchivedOwners,
+    ArchivedRouterAddress, Notified, Notify, Own, Owned, OwnedSlot, Owners, RouterAddress,
+};
 pub use command::{ArchivedChange, ArchivedCommand, Change, Command};
 pub use find::{
     ArchivedConversationView, ArchivedDeviceView, ArchivedFind, ArchivedFindings, ArchivedFound,
@@ -186,9 +191,15 @@ frames! {
     0x119 ReadSync,
     /// Down: a device was revoked.
     0x11a Revoked,
+    /// Down: the routers there are, and who owns which slot.
+    0x11b Owners,
+    /// Router to router: these slots are mine.
+    0x11c Own,
+    /// The answer: from here on what their users hear goes to you.
+    0x11d Owned,
 }
 
-/// Both ways, first on a lane.
+/// Both ways, first on a lane; between routers as well.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[rkyv(derive(Debug))]
 pub struct Open {
@@ -325,6 +336,10 @@ pub struct Submit {
     pub user: UserId,
     /// The idempotency key: the client's, or minted by the gateway.
     pub client_msg_id: String,
+    /// The epoch by which the gateway believes the receiver owns the slot; 0: it does not say. A router that is asked by a
+    /// higher epoch than it knows finds out first; of what is asked by one epoch it refuses all or, from some frame of a
+    /// lane on, nothing: what a session pipelined stays in order (G9).
+    pub slot_epoch: u64,
     /// What.
     pub command: Command,
 }
@@ -380,32 +395,6 @@ pub struct NotOwner {
     pub slot: u16,
 }
 
-/// Router to router: these users have a new event to hear.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[rkyv(derive(Debug))]
-pub struct Notify {
-    /// Echoed.
-    pub request: u64,
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// The event's seq.
-    pub seq: Seq,
-    /// The head when this was sent.
-    pub head_seq: Seq,
-    /// Who.
-    pub users: Vec<UserId>,
-    /// The stored event.
-    pub record: Vec<u8>,
-}
-
-/// The answer to [`Notify`]: each user was handed to a lane or has a push job.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[rkyv(derive(Debug))]
-pub struct Notified {
-    /// From [`Notify`].
-    pub request: u64,
-}
-
 /// Down: a durable event for these users of this shard, encoded once.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[rkyv(derive(Debug))]
@@ -420,6 +409,8 @@ pub struct Deliver {
     pub origin_session: u64,
     /// That submit's request.
     pub origin_request: u64,
+    /// Whether an earlier owner of the conversation may have handed this on as well: who has it drops it.
+    pub replayed: bool,
     /// Who of this shard hears it.
     pub users: Vec<UserId>,
     /// The stored event.
@@ -485,6 +476,7 @@ mod tests {
     #[test]
     fn a_frame_is_read_in_place() {
         let submit = Submit {
+            slot_epoch: 0,
             session: 1,
             request: 2,
             user: UserId(3),

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use carillon_protocol::placement::{SLOTS_COUNT, Slot};
 use carillon_protocol::time::Time;
-use carillon_store::ops::Ownership;
+use carillon_store::ops::{Holder, Living, Ownership};
 use carillon_store::verb::Incarnation;
 
 use hands::Seen;
@@ -93,7 +93,8 @@ pub struct Lease {
     /// When what we own last changed by our own doing: polls sent before do not know of it.
     settled_at: Time,
     seen: BTreeMap<Incarnation, Seen>,
-    owners: Vec<Option<Incarnation>>,
+    owners: Vec<Holder>,
+    living: Vec<Living>,
     /// Those who may own slots, and by slot who should.
     hands: Vec<Incarnation>,
     homes: Vec<Option<Incarnation>>,
@@ -126,7 +127,8 @@ impl Lease {
             polled_at: None,
             settled_at: joined_at,
             seen: BTreeMap::new(),
-            owners: vec![None; usize::from(SLOTS_COUNT)],
+            owners: vec![Holder::default(); usize::from(SLOTS_COUNT)],
+            living: Vec::new(),
             hands: Vec::new(),
             homes: Vec::new(),
             is_unsettled: true,
@@ -213,7 +215,25 @@ impl Lease {
     /// Who owns a slot, as far as is known here.
     #[must_use]
     pub fn owner(&self, slot: Slot) -> Option<Incarnation> {
-        self.owners.get(usize::from(slot.0)).copied().flatten()
+        self.owners.get(usize::from(slot.0)).and_then(|held| held.owner)
+    }
+
+    /// By slot, who owns it and by which epoch, as far as is known here.
+    #[must_use]
+    pub fn owners(&self) -> &[Holder] {
+        &self.owners
+    }
+
+    /// Who lives, as the last poll showed it, ascending; this one among them.
+    #[must_use]
+    pub fn living(&self) -> &[Living] {
+        &self.living
+    }
+
+    /// When the last successful poll was sent.
+    #[must_use]
+    pub fn polled_at(&self) -> Option<Time> {
+        self.polled_at
     }
 
     /// Rises with every change in what [`Lease::owner`] says.
@@ -273,6 +293,7 @@ impl Lease {
         if knows_us {
             self.learn(shown.owners);
         }
+        self.living = shown.living;
         self.shake_hands();
     }
 
@@ -291,15 +312,15 @@ impl Lease {
     }
 
     /// The map, as of a moment after everything that we did to it ourselves.
-    fn learn(&mut self, owners: Vec<Option<Incarnation>>) {
+    fn learn(&mut self, owners: Vec<Holder>) {
         if self.owners == owners {
             return;
         }
         let mut gained = Vec::new();
-        for (slot, owner) in (0..).map(Slot).zip(&owners) {
+        for (slot, held) in (0..).map(Slot).zip(&owners) {
             // A gift, or what an attempt of unknown outcome has taken.
-            if *owner == Some(self.me) && self.mine.insert(slot) {
-                gained.push(slot);
+            if held.owner == Some(self.me) && self.mine.insert(slot) {
+                gained.push((slot, held.epoch));
             }
         }
         self.owners = owners;
@@ -312,7 +333,7 @@ impl Lease {
         self.is_unsettled = true;
     }
 
-    fn gained(&mut self, slots: Vec<Slot>) {
+    fn gained(&mut self, slots: Vec<(Slot, u64)>) {
         if !slots.is_empty() {
             self.outputs.push_back(Output::Gained(slots));
         }
@@ -324,8 +345,8 @@ impl Lease {
             // Nobody owns what it had, or somebody does already: taking tells.
             Told::Done(true) => {
                 self.seen.remove(&silent);
-                let its = self.owners.iter_mut().filter(|owner| **owner == Some(silent));
-                its.for_each(|owner| *owner = None);
+                let its = self.owners.iter_mut().filter(|held| held.owner == Some(silent));
+                its.for_each(|held| held.owner = None);
                 self.changed();
                 self.poll_at = now;
             }
@@ -341,7 +362,7 @@ impl Lease {
         }
     }
 
-    fn taken(&mut self, now: Time, told: Told<Vec<Slot>>) {
+    fn taken(&mut self, now: Time, told: Told<Vec<(Slot, u64)>>) {
         if self.doing != Some(Doing::Take) {
             return;
         }
@@ -351,10 +372,10 @@ impl Lease {
         self.poll_at = now;
         match told {
             Told::Done(taken) => {
-                for slot in &taken {
-                    self.set_owner(*slot, Some(self.me));
+                for (slot, epoch) in &taken {
+                    self.set_owner(*slot, Holder { owner: Some(self.me), epoch: *epoch });
                 }
-                let gained = taken.into_iter().filter(|slot| self.mine.insert(*slot)).collect();
+                let gained = taken.into_iter().filter(|(slot, _)| self.mine.insert(*slot)).collect();
                 self.changed();
                 self.gained(gained);
             }
@@ -374,7 +395,8 @@ impl Lease {
                 let Some(Leaving { slots, to, .. }) = self.leaving.take() else { return };
                 for slot in &slots {
                     self.mine.remove(slot);
-                    self.set_owner(*slot, to);
+                    let epoch = self.owners.get(usize::from(slot.0)).map_or(0, |held| held.epoch + 1);
+                    self.set_owner(*slot, Holder { owner: to, epoch });
                 }
                 self.changed();
                 // Whether the other one lived to have them: the next poll shows it.
@@ -387,9 +409,9 @@ impl Lease {
         }
     }
 
-    fn set_owner(&mut self, slot: Slot, owner: Option<Incarnation>) {
+    fn set_owner(&mut self, slot: Slot, held: Holder) {
         if let Some(place) = self.owners.get_mut(usize::from(slot.0)) {
-            *place = owner;
+            *place = held;
         }
     }
 
@@ -478,7 +500,7 @@ impl Lease {
     }
 
     fn free_for_us(&self) -> Vec<Slot> {
-        let free = (0..).map(Slot).zip(&self.owners).filter(|(_, owner)| owner.is_none());
+        let free = (0..).map(Slot).zip(&self.owners).filter(|(_, held)| held.owner.is_none());
         free.map(|(slot, _)| slot).filter(|slot| self.home(*slot) == Some(self.me)).take(TAKE_MAX).collect()
     }
 
@@ -510,8 +532,8 @@ mod tests {
         let mut lease = Lease::new(me, at(0));
         lease.handle(at(0), Input::Tick);
         assert_eq!((lease.poll_output(), lease.poll_output()), (Some(Output::Poll), Some(Output::Beat(1))));
-        let living = vec![carillon_store::ops::Living { incarnation: me, beat: 0 }];
-        let owners = vec![Some(me); usize::from(SLOTS_COUNT)];
+        let living = vec![Living { incarnation: me, beat: 0, address: String::new() }];
+        let owners = vec![Holder { owner: Some(me), epoch: 1 }; usize::from(SLOTS_COUNT)];
         lease.handle(at(1), Input::Polled(Told::Done(Ownership { living, owners })));
         lease.handle(at(1_000), Input::Beaten(Told::Done(())));
         assert!(lease.answers(at(ANSWERS_FOR_MS - 1), Slot(5)));

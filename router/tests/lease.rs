@@ -148,7 +148,7 @@ impl World {
         if self.is_cut {
             return self.plan_ms(100, Event::Start(node));
         }
-        let joined = control(&self.engine, &mut |txn| ops::join(txn, WallMs(1)));
+        let joined = control(&self.engine, &mut |txn| ops::join(txn, WallMs(1), "r"));
         let incarnation = joined.expect("a router may join").incarnation;
         self.shown = None;
         let lease = Some(Lease::new(incarnation, self.now));
@@ -209,7 +209,7 @@ impl World {
         let Node { lease: Some(lease), incarnation, paused_until, .. } = &self.nodes[node] else { return };
         if *paused_until <= self.now && lease.answers(self.now, slot) {
             let incarnation = *incarnation;
-            let owner = self.shown().owners[usize::from(slot.0)];
+            let owner = self.shown().owners[usize::from(slot.0)].owner;
             assert_eq!(owner, Some(incarnation), "seed {}: node {node} answers for {slot:?}", self.seed);
         }
     }
@@ -280,10 +280,15 @@ impl World {
         let hands: Vec<Incarnation> = lives.iter().map(|(incarnation, _)| *incarnation).collect();
         let living: BTreeSet<Incarnation> = shown.living.iter().map(|one| one.incarnation).collect();
         assert_eq!(living, hands.iter().copied().collect(), "seed {seed}: who lives");
-        for (slot, owner) in (0..).map(Slot).zip(&shown.owners) {
+        for (slot, held) in (0..).map(Slot).zip(&shown.owners) {
+            let owner = &held.owner;
             assert_eq!(*owner, home(slot, &hands), "seed {seed}: {slot:?} of {hands:?}");
             for (incarnation, lease) in &lives {
-                assert_eq!(lease.owner(slot), *owner, "seed {seed}: {incarnation:?} on {slot:?}");
+                assert_eq!(
+                    lease.owners()[usize::from(slot.0)],
+                    *held,
+                    "seed {seed}: {incarnation:?} on {slot:?}"
+                );
                 let is_mine = Some(*incarnation) == *owner;
                 assert_eq!(
                     lease.answers(self.now, slot),
@@ -445,7 +450,8 @@ fn g15_an_unreachable_store_kills_nobody() {
 #[test]
 fn g14_an_unreadable_row_is_no_answer() {
     let engine = Memory::new(Options { lanes_count: 1 });
-    let incarnation = control(&engine, &mut |txn| ops::join(txn, WallMs(1))).expect("joined").incarnation;
+    let incarnation =
+        control(&engine, &mut |txn| ops::join(txn, WallMs(1), "r")).expect("joined").incarnation;
     control(&engine, &mut |txn| {
         txn.set(carillon_store::keys::router(incarnation), bytes::Bytes::from_static(b"?"));
         Ok(())

@@ -138,7 +138,14 @@ impl Gateway {
     fn create(&mut self, creator: UserId, members: Vec<UserId>) -> ConversationId {
         let command = Command::Create { conversation_type: 1, history: 0, group_name: None, members };
         let client_msg_id = "group".to_owned();
-        self.say(&frame::Submit { session: creator.0, request: 2, user: creator, client_msg_id, command });
+        self.say(&frame::Submit {
+            slot_epoch: 0,
+            session: creator.0,
+            request: 2,
+            user: creator,
+            client_msg_id,
+            command,
+        });
         self.hear_until(|heard| match heard {
             Heard::Accepted { request: 2, conversation, .. } => Some(*conversation),
             _ => None,
@@ -155,7 +162,7 @@ impl Gateway {
             reply_to: None,
         };
         let client_msg_id = format!("{user}-{request}");
-        self.say(&frame::Submit { session: user.0, request, user, client_msg_id, command });
+        self.say(&frame::Submit { slot_epoch: 0, session: user.0, request, user, client_msg_id, command });
     }
 }
 
@@ -288,7 +295,14 @@ fn g15_a_deposed_router_answers_not_owner() {
     let (new, _failures) = start(&engine);
     assert!(new.incarnation() > old.incarnation());
     let command = Command::Create { conversation_type: 1, history: 0, group_name: None, members: vec![] };
-    gateway.say(&frame::Submit { session: 1, request: 2, user: alice, client_msg_id: "x".into(), command });
+    gateway.say(&frame::Submit {
+        slot_epoch: 0,
+        session: 1,
+        request: 2,
+        user: alice,
+        client_msg_id: "x".into(),
+        command,
+    });
     gateway.hear_until(|heard| (*heard == Heard::NotOwner).then_some(()));
 }
 
@@ -339,7 +353,14 @@ fn g13_a_lane_that_is_not_read_is_closed_and_others_go_on() {
             reply_to: None,
         };
         let client_msg_id = request.to_string();
-        reading.say(&frame::Submit { session: 1, request, user: alice, client_msg_id, command });
+        reading.say(&frame::Submit {
+            slot_epoch: 0,
+            session: 1,
+            request,
+            user: alice,
+            client_msg_id,
+            command,
+        });
         while delivered_to + 20 < request - 98 {
             for heard in reading.hear() {
                 if let Heard::Deliver { seq, .. } = heard {

@@ -13,6 +13,7 @@ use carillon_protocol::placement::Slot;
 use crate::txn::KEY_BYTES_MAX;
 use crate::verb::Incarnation;
 
+const ADDRESS: u8 = b'A';
 const TALLY: u8 = b'a';
 /// `b/`: the engines' own, for example up to where the tables are complete.
 pub const ENGINE: u8 = b'b';
@@ -42,7 +43,8 @@ const DELETED: u8 = b'y';
 const REACTIONS: u8 = b'z';
 
 /// Every family: its byte and what it is called in ARCHITECTURE.md. Those without a function below are reserved.
-pub const FAMILIES: [(u8, &str); 26] = [
+pub const FAMILIES: [(u8, &str); 27] = [
+    (ADDRESS, "address/inc"),
     (TALLY, "a/conv/stretch"),
     (ENGINE, "b/applied and other rows of an engine"),
     (CONVERSATION, "c/conv"),
@@ -446,7 +448,13 @@ pub fn router_incarnation(key: &[u8]) -> Option<Incarnation> {
     last_u64(key).map(Incarnation)
 }
 
-/// `slot/n`: which incarnation owns a slot.
+/// `address/inc`: where the other routers and the gateways reach a living incarnation.
+#[must_use]
+pub fn address(incarnation: Incarnation) -> Bytes {
+    Key::family(ADDRESS).u64(incarnation.0).end()
+}
+
+/// `slot/n`: which incarnation owns a slot, and how often that changed.
 #[must_use]
 pub fn slot(slot: Slot) -> Bytes {
     Key::family(SLOT).u16(slot.0).end()

@@ -28,7 +28,10 @@ use carillon_protocol::time::WallMs;
 
 pub use claim::{Claim, advance_generation, claim, clear_generation};
 pub(crate) use device::DEVICE_ROWS_MAX;
-pub use own::{LIVING_MAX, Living, Ownership, beat, depose, give, join, ownership, retire, take};
+pub use own::{
+    ADDRESS_BYTES_MAX, Holder, LIVING_MAX, Living, Ownership, beat, depose, give, join, ownership, retire,
+    take,
+};
 
 use crate::ids::MessageIds;
 use crate::keys;
@@ -154,11 +157,9 @@ impl Attempt<'_, '_> {
 
     /// Reads the row of a slot, once a batch.
     fn fence_slot(&mut self, slot: Slot) -> Result<(), Abort> {
-        if self.slots.insert(slot) {
-            let owner = number(self.txn, &keys::slot(slot))?;
-            if owner != Some(self.context.incarnation.0) {
-                return Err(Abort::Fenced);
-            }
+        let is_new = self.slots.insert(slot);
+        if is_new && load_slot(self.txn, slot)?.0 != self.context.incarnation.0 {
+            return Err(Abort::Fenced);
         }
         Ok(())
     }
@@ -248,6 +249,12 @@ fn number(txn: &mut dyn Txn, key: &[u8]) -> Result<Option<u64>, Abort> {
         Halt::Read(error) => Abort::Read(error),
         Halt::Refused(_) => Abort::Fenced,
     })
+}
+
+/// The owner of a slot, 0 when nobody ever was, and its epoch. A row that cannot be read fences like a number.
+fn load_slot(txn: &mut dyn Txn, slot: Slot) -> Result<(u64, u64), Abort> {
+    let Some(row) = txn.get(&keys::slot(slot)).map_err(Abort::Read)? else { return Ok((0, 0)) };
+    rows::read_slot(&row).map_err(|_| Abort::Fenced)
 }
 
 /// Refuses an idempotency key that the edge should not have let through: the stored form has room for this many bytes.

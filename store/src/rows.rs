@@ -48,28 +48,60 @@ pub(crate) fn forbidden() -> Refusal {
 }
 
 /// A number as a value: the version byte and a LEB128 varint, as in `protocol::record`.
-pub(crate) fn number(mut value: u64) -> Bytes {
+pub(crate) fn number(value: u64) -> Bytes {
     let mut out = vec![VERSION];
+    push_digits(&mut out, value);
+    Bytes::from(out)
+}
+
+fn push_digits(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;
     }
     out.push((value & 0x7f) as u8);
-    Bytes::from(out)
 }
 
 /// Reads what [`number`] wrote.
 pub(crate) fn read_number(bytes: &[u8]) -> Result<u64, Halt> {
     let (version, digits) = bytes.split_first().ok_or_else(damaged)?;
-    let (last, _) = digits.split_last().ok_or_else(damaged)?;
-    if *version != VERSION || digits.len() > 10 || last & 0x80 != 0 {
+    if *version != VERSION {
         return Err(damaged());
     }
+    match take_digits(digits)? {
+        (value, []) => Ok(value),
+        _ => Err(damaged()),
+    }
+}
+
+/// One value, and the rest.
+fn take_digits(bytes: &[u8]) -> Result<(u64, &[u8]), Halt> {
+    let last = bytes.iter().take(10).position(|digit| digit & 0x80 == 0).ok_or_else(damaged)?;
+    let (digits, rest) = bytes.split_at(last + 1);
     let mut value = 0_u64;
     for digit in digits.iter().rev() {
         value = value.checked_mul(0x80).ok_or_else(damaged)? | u64::from(digit & 0x7f);
     }
-    Ok(value)
+    Ok((value, rest))
+}
+
+/// Who owns a slot, and its epoch, stored: two numbers. A row that has only the first is of epoch 0.
+pub(crate) fn slot(owner: u64, epoch: u64) -> Bytes {
+    let mut out = vec![VERSION];
+    push_digits(&mut out, owner);
+    push_digits(&mut out, epoch);
+    Bytes::from(out)
+}
+
+/// Reads what [`slot`] wrote.
+pub(crate) fn read_slot(bytes: &[u8]) -> Result<(u64, u64), Halt> {
+    let (version, digits) = bytes.split_first().ok_or_else(damaged)?;
+    if *version != VERSION {
+        return Err(damaged());
+    }
+    let (owner, rest) = take_digits(digits)?;
+    let epoch = if rest.is_empty() { (0, rest) } else { take_digits(rest)? };
+    if epoch.1.is_empty() { Ok((owner, epoch.0)) } else { Err(damaged()) }
 }
 
 /// The number under `key`, if there is a row.
@@ -244,7 +276,10 @@ mod tests {
     fn numbers_survive_the_store() {
         for value in [0, 1, 127, 128, 300, 1 << 42, u64::MAX - 1, u64::MAX] {
             assert_eq!(read_number(&number(value)).unwrap(), value);
+            assert_eq!(read_slot(&slot(7, value)).unwrap(), (7, value));
+            assert_eq!(read_slot(&number(value)).unwrap(), (value, 0));
         }
+        assert!(read_number(&slot(7, 1)).is_err() && read_slot(&[1, 7, 1, 1]).is_err());
         for wrong in
             [&[][..], &[1], &[2, 0], &[1, 0x80], &[1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 127]]
         {

@@ -27,6 +27,13 @@ const FRAMES_PER_TURN_MAX: usize = 4_096;
 pub trait Uplinks: Send + Sync {
     /// The shard's lane to `peer` is gone. `false`: it could not be replaced now; the shard asks again.
     fn replace(&self, peer: Peer, shard: u16) -> bool;
+
+    /// A router at this address ("host:port") was heard of, and there is no lane to it: lanes to it are made, for all shards,
+    /// and kept up. Asked again and again by every shard; once is enough.
+    fn meet(&self, address: &str);
+
+    /// The router that `peer` leads to is reached by another peer, or is gone for good: its lanes are made no more.
+    fn part(&self, peer: Peer);
 }
 
 struct Lane {

@@ -112,7 +112,7 @@ impl Ask {
         match self {
             Ask::Submit { client_msg_id, command } => {
                 let (client_msg_id, command) = (client_msg_id.clone(), command.clone());
-                Submit { session, request, user, client_msg_id, command }.to_frame()
+                Submit { slot_epoch: 0, session, request, user, client_msg_id, command }.to_frame()
             }
             Ask::Receipt { device, conversation, delivered_seq, read_seq } => Receipt {
                 session,

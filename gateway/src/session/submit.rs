@@ -66,6 +66,7 @@ impl Session {
         }
         let is_minted = client_msg_id.is_none();
         let submit = Submit {
+            slot_epoch: 0,
             session: line.id.as_u64(),
             request: 0,
             user: self.user,

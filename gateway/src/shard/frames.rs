@@ -83,6 +83,7 @@ impl Shard {
             Frame::Typed(frame) => self.typed(frame),
             Frame::ReadSync(frame) => self.read_sync(frame),
             Frame::Revoked(frame) => self.revoked(frame),
+            Frame::Owners(_) => {}
             // Said when the lane began, or never to a gateway's shard.
             Frame::Open(_)
             | Frame::Register(_)
@@ -91,6 +92,8 @@ impl Shard {
             | Frame::Submit(_)
             | Frame::Notify(_)
             | Frame::Notified(_)
+            | Frame::Own(_)
+            | Frame::Owned(_)
             | Frame::Read(_)
             | Frame::Receipt(_)
             | Frame::Find(_)

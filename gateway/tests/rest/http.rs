@@ -22,6 +22,10 @@ use crate::rig::{Up, accepted, admission, found_conversations, keys, read_up, to
 struct NoUplinks;
 
 impl Uplinks for NoUplinks {
+    fn meet(&self, _address: &str) {}
+
+    fn part(&self, _peer: Peer) {}
+
     fn replace(&self, _: Peer, _: u16) -> bool {
         true
     }

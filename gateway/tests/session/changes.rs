@@ -46,6 +46,7 @@ fn outcome(submit: &Submit, seq: u64, is_known: bool) -> Deliver {
     let id = MessageId(seq << 22);
     let event = Event { id, sender: UserId(1), client_msg_id: submit.client_msg_id.as_str().into(), body };
     Deliver {
+        replayed: false,
         origin_session: if is_known { submit.session } else { 0 },
         origin_request: if is_known { submit.request } else { 0 },
         record: event.encode(),

@@ -82,6 +82,7 @@ fn t5_acks_overtake_the_crowd() {
     let Up::Submit(second) = rig.next_up() else { panic!("submits") };
     let crowd = deliver(HERE, 5, 99, "k", "x", &users());
     let own = Deliver {
+        replayed: false,
         origin_session: first.session,
         origin_request: first.request,
         ..deliver(HERE, 6, 10, "a", "x", &users())
@@ -106,6 +107,7 @@ fn t5_acks_overtake_the_crowd() {
     let seen = clients[sender].take(&mut rig);
     assert_eq!(seqs(&seen), [(HERE, 6), (HERE, 7)], "{seen:?}");
     let second = Deliver {
+        replayed: false,
         origin_session: second.session,
         origin_request: second.request,
         ..deliver(HERE, 7, 10, "b", "x", &users())

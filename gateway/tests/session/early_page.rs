@@ -57,6 +57,7 @@ fn g6_a_push_behind_a_page_is_no_ack() {
     client.say(&mut rig, Some("send"), &send(HERE.0, Some("m"), "mine"));
     let Up::Submit(submit) = rig.next_up() else { panic!("submits") };
     rig.down(&Deliver {
+        replayed: false,
         conversation: HERE,
         seq: OWN_SEQ,
         head_seq: OWN_SEQ,
@@ -112,6 +113,7 @@ fn g6_a_page_before_the_ack_leaves_the_seq_to_the_ack() {
             rig.down(&accepted);
         }
         let deliver = |seq, sender, key: &str, origin_request| Deliver {
+            replayed: false,
             conversation: HERE,
             seq,
             head_seq: seq,
@@ -152,6 +154,7 @@ fn g6_an_older_page_does_not_end_behind() {
     let long = "x".repeat(2_000);
     for seq in [2, 3] {
         rig.down(&Deliver {
+            replayed: false,
             conversation: HERE,
             seq,
             head_seq: 3,
@@ -202,6 +205,7 @@ fn g6_a_repeat_before_the_push_is_no_second_ack() {
     client.say(&mut rig, Some("again"), &send(HERE.0, Some("m"), "mine"));
     let Up::Submit(second) = rig.next_up() else { panic!("submits again") };
     rig.down(&Deliver {
+        replayed: false,
         conversation: HERE,
         seq: OWN_SEQ,
         head_seq: OWN_SEQ,
@@ -228,6 +232,7 @@ fn g2_an_ack_found_in_ones_own_sync_is_a_duplicate() {
     let long = "x".repeat(2_000);
     for seq in [2, 3] {
         rig.down(&Deliver {
+            replayed: false,
             conversation: HERE,
             seq,
             head_seq: 3,
@@ -262,6 +267,7 @@ fn g2_an_ack_found_in_ones_own_sync_is_a_duplicate() {
         unchanged: false,
     });
     rig.down(&Deliver {
+        replayed: false,
         conversation: HERE,
         seq: 4,
         head_seq: 4,

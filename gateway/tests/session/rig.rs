@@ -684,6 +684,7 @@ pub(crate) fn deliver(
     users: &[u64],
 ) -> Deliver {
     Deliver {
+        replayed: false,
         conversation: ConversationId(conversation),
         seq,
         head_seq: seq,

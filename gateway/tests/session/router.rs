@@ -573,6 +573,7 @@ impl Router {
         // The origin is known as long as it is remembered, and means nothing to another lane.
         let origin = stored.origin.filter(|origin| origin.life == self.life && prng.chance(3, 4));
         let deliver = Deliver {
+            replayed: false,
             conversation: ConversationId(conversation),
             seq,
             head_seq,

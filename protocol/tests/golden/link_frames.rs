@@ -4,10 +4,10 @@ use std::fmt::Debug;
 
 use carillon_protocol::frame::{
     Accepted, Change, Command, Concerned, ConversationView, Counts, Deliver, DeviceView, Entry, Find,
-    Findings, Found, Joined, LinkFrame, Mark, MemberView, NotOwner, Notified, Notify, Open, Page, Peek,
-    Peeked, Presence, PushTokenView, Reacted, ReactionCount, Read, ReadSync, Receipt, Refused, Register,
-    Registered, Replaced, Revoked, Standing, Submit, Typed, Typing, Unregister, UserPresence, UserView,
-    Wanted, Watch, Watched, Watermark, read,
+    Findings, Found, Joined, LinkFrame, Mark, MemberView, NotOwner, Notified, Notify, Open, Own, Owned,
+    OwnedSlot, Owners, Page, Peek, Peeked, Presence, PushTokenView, Reacted, ReactionCount, Read, ReadSync,
+    Receipt, Refused, Register, Registered, Replaced, Revoked, RouterAddress, Standing, Submit, Typed,
+    Typing, Unregister, UserPresence, UserView, Wanted, Watch, Watched, Watermark, read,
 };
 use carillon_protocol::framing;
 use carillon_protocol::ids::{ConversationId, MessageId, UserId};
@@ -100,6 +100,7 @@ fn registration() -> Vec<Sample> {
 
 fn commands() -> Vec<Sample> {
     let submit = |command| Submit {
+        slot_epoch: 0,
         session: 5,
         request: 8,
         user: ALICE,
@@ -171,7 +172,7 @@ fn changes() -> Vec<Sample> {
     let change = |name, change| {
         let command = Command::Change { conversation: CONVERSATION, change };
         let client_msg_id = "mine".into();
-        sample(name, Submit { session: 5, request: 8, user: ALICE, client_msg_id, command })
+        sample(name, Submit { slot_epoch: 0, session: 5, request: 8, user: ALICE, client_msg_id, command })
     };
     vec![
         change("submit.change.add_members", Change::AddMembers { users: vec![ALICE, BOB] }),
@@ -218,14 +219,30 @@ fn fan_out() -> Vec<Sample> {
                 conversation: CONVERSATION,
                 seq: 142,
                 head_seq: 143,
+                slot_epoch: 3,
+                replayed: true,
+                origin_epoch: 77,
+                origin_shard: 1,
+                origin_session: 5,
+                origin_request: 8,
                 users: vec![ALICE, BOB],
                 record: RECORD.to_vec(),
             },
         ),
         sample("notified", Notified { request: 9 }),
         sample(
+            "owners",
+            Owners {
+                routers: vec![RouterAddress { incarnation: 7, address: "router.example.org:7400".into() }],
+                slots: vec![OwnedSlot { slot: 4_095, owner: 7, epoch: 3 }],
+            },
+        ),
+        sample("own", Own { request: 9, slots: vec![OwnedSlot { slot: 4_095, owner: 7, epoch: 3 }] }),
+        sample("owned", Owned { request: 9 }),
+        sample(
             "deliver",
             Deliver {
+                replayed: false,
                 conversation: CONVERSATION,
                 seq: 142,
                 head_seq: 143,

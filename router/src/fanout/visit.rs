@@ -90,6 +90,7 @@ impl Fanout {
         }
         let origin = recent.and_then(|recent| recent.origin);
         let mut deliver = Deliver {
+            replayed: false,
             conversation,
             seq: next,
             head_seq: log.head.max(next),

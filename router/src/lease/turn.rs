@@ -26,8 +26,8 @@ pub enum Input {
     Polled(Told<Ownership>),
     /// The outcome of a [`Output::Depose`]: whether it is dead now.
     Deposed(Told<bool>),
-    /// The outcome of a [`Output::Take`]: what was taken.
-    Taken(Told<Vec<Slot>>),
+    /// The outcome of a [`Output::Take`]: what was taken, with its epochs.
+    Taken(Told<Vec<(Slot, u64)>>),
     /// The outcome of a [`Output::Give`].
     Given(Told<()>),
     /// The outcome of a [`Output::Retire`].
@@ -65,8 +65,8 @@ pub enum Output {
     },
     /// `ops::retire`.
     Retire,
-    /// These slots are ours now.
-    Gained(Vec<Slot>),
+    /// These slots are ours now, by these epochs.
+    Gained(Vec<(Slot, u64)>),
     /// Begin nothing in these slots any more, and say [`Input::Quiet`] when nothing is in flight there.
     Leaving(Vec<Slot>),
     /// These slots were given away.

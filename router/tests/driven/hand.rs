@@ -596,7 +596,10 @@ impl Hand {
         id: &str,
         command: Command,
     ) {
-        self.say(lane, &frame::Submit { session, request, user, client_msg_id: id.to_owned(), command });
+        self.say(
+            lane,
+            &frame::Submit { slot_epoch: 0, session, request, user, client_msg_id: id.to_owned(), command },
+        );
     }
 
     /// Looks something up.

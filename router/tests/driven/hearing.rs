@@ -267,7 +267,14 @@ fn f21_conversations_take_turns() {
     };
     hand.say(
         lane,
-        &frame::Submit { session: 5, request: 1, user: ALICE, client_msg_id: "q".into(), command },
+        &frame::Submit {
+            slot_epoch: 0,
+            session: 5,
+            request: 1,
+            user: ALICE,
+            client_msg_id: "q".into(),
+            command,
+        },
     );
     hand.settle();
     let place = hand.delivers(lane).iter().position(|deliver| deliver.conversation == QUIET).unwrap();
@@ -298,7 +305,10 @@ fn or6_a_stalled_conversation_stalls_no_other() {
             reply_to: None,
         };
         let client_msg_id = n.to_string();
-        hand.say(lane, &frame::Submit { session: 5, request: n, user: ALICE, client_msg_id, command });
+        hand.say(
+            lane,
+            &frame::Submit { slot_epoch: 0, session: 5, request: n, user: ALICE, client_msg_id, command },
+        );
         // Everything happens but the answers about the stalled one.
         for _ in 0..4 {
             hand.turn();
@@ -358,7 +368,7 @@ fn g6_old_markers_do_not_repeat_what_was_handed_on() {
             media_url: None,
             reply_to: None,
         };
-        frame::Submit { session: 5, request: 1, user: ALICE, client_msg_id, command }
+        frame::Submit { slot_epoch: 0, session: 5, request: 1, user: ALICE, client_msg_id, command }
     };
     hand.say(lane, &to_other("lost"));
     hand.turn();
@@ -431,7 +441,10 @@ fn g13_fan_out_asks_a_bounded_number_of_questions() {
             reply_to: None,
         };
         let client_msg_id = "same everywhere".to_owned();
-        hand.say(lane, &frame::Submit { session: 5, request: n, user: ALICE, client_msg_id, command });
+        hand.say(
+            lane,
+            &frame::Submit { slot_epoch: 0, session: 5, request: n, user: ALICE, client_msg_id, command },
+        );
     }
     hand.turn();
     hand.commit();

@@ -5,7 +5,7 @@ use carillon_protocol::time::WallMs;
 
 use super::world::{World, send};
 use crate::ids::MessageIds;
-use crate::ops::{self, Context, Living, Ownership, ownership};
+use crate::ops::{self, Context, Holder, Living, Ownership, ownership};
 use crate::retry::{BatchError, commit_batch, commit_one};
 use crate::txn::{Abort, Engine, Txn};
 use crate::verb::Incarnation;
@@ -18,7 +18,17 @@ fn control<T>(
 }
 
 fn join(engine: &dyn Engine) -> Incarnation {
-    control(engine, &mut |txn| ops::join(txn, WallMs(5))).expect("a router may join").incarnation
+    control(engine, &mut |txn| ops::join(txn, WallMs(5), ADDRESS)).expect("a router may join").incarnation
+}
+
+const ADDRESS: &str = "router.example.org:7400";
+
+fn living(incarnation: Incarnation, beat: u64) -> Living {
+    Living { incarnation, beat, address: ADDRESS.to_owned() }
+}
+
+fn held(owner: Option<Incarnation>, epoch: u64) -> Holder {
+    Holder { owner, epoch }
 }
 
 fn shown(engine: &dyn Engine) -> Ownership {
@@ -37,19 +47,25 @@ pub(super) fn given_and_taken(engine: Box<dyn Engine>) {
     let (one, other) = (join(engine), join(engine));
     assert!(other > one && one > Incarnation(0));
     let half: Vec<Slot> = slots().into_iter().filter(|slot| slot.0.is_multiple_of(2)).collect();
-    assert_eq!(control(engine, &mut |txn| ops::take(txn, one, &half)), Ok(half.clone()));
+    assert_eq!(
+        control(engine, &mut |txn| ops::take(txn, one, &half)),
+        Ok(half.iter().map(|slot| (*slot, 1)).collect())
+    );
     // What the other gets is what nobody has.
     let taken = control(engine, &mut |txn| ops::take(txn, other, &slots())).expect("taken");
-    assert!(taken.len() == half.len() && taken.iter().all(|slot| !slot.0.is_multiple_of(2)));
+    assert!(
+        taken.len() == half.len()
+            && taken.iter().all(|(slot, epoch)| !slot.0.is_multiple_of(2) && *epoch == 1)
+    );
     control(engine, &mut |txn| ops::beat(txn, one, 7)).expect("alive");
     let before = shown(engine);
-    assert_eq!(before.living, [Living { incarnation: one, beat: 7 }, Living { incarnation: other, beat: 0 }]);
+    assert_eq!(before.living, [living(one, 7), living(other, 0)]);
     assert!(
         before
             .owners
             .iter()
             .enumerate()
-            .all(|(slot, owner)| { *owner == Some(if slot.is_multiple_of(2) { one } else { other }) })
+            .all(|(slot, owner)| *owner == held(Some(if slot.is_multiple_of(2) { one } else { other }), 1))
     );
 
     // Given to the living, to nobody, and by who does not own it.
@@ -58,7 +74,11 @@ pub(super) fn given_and_taken(engine: Box<dyn Engine>) {
     control(engine, &mut |txn| ops::give(txn, one, &[Slot(4)], Some(Incarnation(99)))).expect("given");
     let after = shown(engine);
     let of = |slot: u16| after.owners[usize::from(slot)];
-    assert_eq!((of(0), of(1), of(2), of(4), of(6)), (Some(other), Some(other), None, None, Some(one)));
+    assert_eq!(
+        (of(0), of(1), of(2), of(4), of(6)),
+        (held(Some(other), 2), held(Some(other), 1), held(None, 2), held(None, 2), held(Some(one), 1)),
+        "every change raises the epoch, and nothing else does"
+    );
 }
 
 /// G15: only the silent are deposed; from then on they commit nothing, and what was theirs is free.
@@ -86,9 +106,9 @@ pub(super) fn deposed(engine: Box<dyn Engine>) {
     assert_eq!(control(engine, &mut |txn| ops::take(txn, old, &[Slot(1)])).map(|_| ()), fenced);
     assert_eq!(control(engine, &mut |txn| ops::give(txn, old, &[slot], Some(old))), fenced);
     assert_eq!(control(engine, &mut |txn| ops::depose(txn, old, new, 0)).map(|_| ()), fenced);
-    assert!(shown(engine).owners.iter().all(Option::is_none), "a dead owner is none");
+    assert!(shown(engine).owners.iter().all(|held| held.owner.is_none()), "a dead owner is none");
 
-    assert_eq!(control(engine, &mut |txn| ops::take(txn, new, &[slot])), Ok(vec![slot]));
+    assert_eq!(control(engine, &mut |txn| ops::take(txn, new, &[slot])), Ok(vec![(slot, 2)]));
     let commit = |incarnation, ids: &mut _| {
         let mut context = Context { now: world.now, incarnation, ids, members_max: 1_000 };
         let ops = std::slice::from_ref(&op);
@@ -102,7 +122,7 @@ pub(super) fn deposed(engine: Box<dyn Engine>) {
     control(engine, &mut |txn| ops::retire(txn, new)).expect("retired");
     let next = join(engine);
     assert!(next > new);
-    assert_eq!(shown(engine).living, [Living { incarnation: next, beat: 0 }]);
+    assert_eq!(shown(engine).living, [living(next, 0)]);
     assert_eq!(control(engine, &mut |txn| ops::beat(txn, new, 1)), fenced);
 }
 

@@ -57,10 +57,12 @@ pub fn claim(txn: &mut dyn Txn, now: WallMs) -> Result<Claim, Abort> {
             txn.clear(keys::router(earlier));
         }
         txn.clear(keys::beat(earlier));
+        txn.clear(keys::address(earlier));
     }
     txn.set(keys::router(incarnation), rows::number(now.0.max(DEAD + 1)));
-    for slot in 0..SLOTS_COUNT {
-        txn.set(keys::slot(Slot(slot)), rows::number(incarnation.0));
+    for slot in (0..SLOTS_COUNT).map(Slot) {
+        let (_, epoch) = super::load_slot(txn, slot)?;
+        txn.set(keys::slot(slot), rows::slot(incarnation.0, epoch + 1));
     }
     Ok(Claim { incarnation, ids_ceiling_ms: ids_ceiling_ms(txn, incarnation)? })
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use carillon_protocol::placement::{SLOTS_COUNT, Slot};
 use carillon_protocol::time::WallMs;
 
@@ -23,13 +24,27 @@ pub const LIVING_MAX: usize = 256;
 /// Nobody, as the owner of a slot.
 const NOBODY: u64 = 0;
 
+/// The longest address of a router, in bytes: a DNS name (RFC 1035 section 2.3.4) and a port.
+pub const ADDRESS_BYTES_MAX: usize = 262;
+
 /// One living router, as a poll shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Living {
     /// Which.
     pub incarnation: Incarnation,
     /// Its last beat: a number that it raises.
     pub beat: u64,
+    /// Where it is reached: "host:port".
+    pub address: String,
+}
+
+/// Who owns a slot at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// `None` is nobody, or somebody who is dead.
+    pub owner: Option<Incarnation>,
+    /// How often the slot changed hands: of two that say they own it, the one with the higher epoch does.
+    pub epoch: u64,
 }
 
 /// Who lives and who owns what, at one moment.
@@ -37,16 +52,20 @@ pub struct Living {
 pub struct Ownership {
     /// Ascending by incarnation.
     pub living: Vec<Living>,
-    /// By slot, [`SLOTS_COUNT`] of them: `None` is nobody, or somebody who is dead.
-    pub owners: Vec<Option<Incarnation>>,
+    /// By slot, [`SLOTS_COUNT`] of them.
+    pub owners: Vec<Holder>,
 }
 
 /// Takes the next incarnation number beside the living; unlike [`super::claim`] it ends nobody and owns nothing yet. Run
 /// again after an unknown outcome it takes one more number, whose life is ended like that of any router that is silent.
+/// `address` is where others reach it, at most [`ADDRESS_BYTES_MAX`] long.
 ///
 /// # Errors
 /// [`Abort::Read`] when the engine could not read; [`Abort::TooLarge`] when there are more incarnations than are looked at.
-pub fn join(txn: &mut dyn Txn, now: WallMs) -> Result<Claim, Abort> {
+pub fn join(txn: &mut dyn Txn, now: WallMs, address: &str) -> Result<Claim, Abort> {
+    if address.len() > ADDRESS_BYTES_MAX {
+        return Err(Abort::TooLarge);
+    }
     let earlier = incarnations(txn)?;
     let latest = earlier.iter().map(|(incarnation, _)| *incarnation).max().unwrap_or_default();
     let incarnation = Incarnation(latest.0 + 1);
@@ -54,9 +73,11 @@ pub fn join(txn: &mut dyn Txn, now: WallMs) -> Result<Claim, Abort> {
     for (dead, _) in earlier.iter().filter(|(_, value)| !is_live(*value)) {
         txn.clear(keys::router(*dead));
         txn.clear(keys::beat(*dead));
+        txn.clear(keys::address(*dead));
     }
     txn.set(keys::router(incarnation), rows::number(now.0.max(DEAD + 1)));
     txn.set(keys::beat(incarnation), rows::number(0));
+    txn.set(keys::address(incarnation), Bytes::copy_from_slice(address.as_bytes()));
     Ok(Claim { incarnation, ids_ceiling_ms: ids_ceiling_ms(txn, incarnation)? })
 }
 
@@ -102,16 +123,17 @@ pub fn retire(txn: &mut dyn Txn, incarnation: Incarnation) -> Result<(), Abort> 
     Ok(())
 }
 
-/// Makes `by` the owner of those of `slots` that are its own already, nobody's, or a dead one's, and returns them.
+/// Makes `by` the owner of those of `slots` that are its own already, nobody's, or a dead one's, and returns them with
+/// their epochs.
 ///
 /// # Errors
 /// [`Abort::Fenced`] when `by` is dead; [`Abort::Read`] when the engine could not read.
-pub fn take(txn: &mut dyn Txn, by: Incarnation, slots: &[Slot]) -> Result<Vec<Slot>, Abort> {
+pub fn take(txn: &mut dyn Txn, by: Incarnation, slots: &[Slot]) -> Result<Vec<(Slot, u64)>, Abort> {
     fence(txn, by)?;
     let mut known: BTreeMap<u64, bool> = BTreeMap::from([(NOBODY, false)]);
     let mut taken = Vec::new();
     for slot in slots {
-        let owner = number(txn, &keys::slot(*slot))?.unwrap_or(NOBODY);
+        let (owner, epoch) = super::load_slot(txn, *slot)?;
         let owner_lives = match known.get(&owner) {
             Some(lives) => *lives,
             None => {
@@ -120,9 +142,11 @@ pub fn take(txn: &mut dyn Txn, by: Incarnation, slots: &[Slot]) -> Result<Vec<Sl
                 lives
             }
         };
-        if owner == by.0 || !owner_lives {
-            txn.set(keys::slot(*slot), rows::number(by.0));
-            taken.push(*slot);
+        if owner == by.0 {
+            taken.push((*slot, epoch));
+        } else if !owner_lives {
+            txn.set(keys::slot(*slot), rows::slot(by.0, epoch + 1));
+            taken.push((*slot, epoch + 1));
         }
     }
     Ok(taken)
@@ -145,8 +169,9 @@ pub fn give(
         _ => NOBODY,
     };
     for slot in slots {
-        if number(txn, &keys::slot(*slot))? == Some(by.0) {
-            txn.set(keys::slot(*slot), rows::number(to));
+        let (owner, epoch) = super::load_slot(txn, *slot)?;
+        if owner == by.0 {
+            txn.set(keys::slot(*slot), rows::slot(to, epoch + 1));
         }
     }
     Ok(())
@@ -165,20 +190,24 @@ pub fn ownership(read: &mut dyn Read) -> Result<Ownership, ReadError> {
     walk(read, keys::routers(), super::claim::ROUTERS_MAX, |(key, value)| {
         let incarnation = keys::router_incarnation(&key).ok_or_else(rows::damaged)?;
         if is_live(rows::read_number(&value)?) {
-            living.push(Living { incarnation, beat: 0 });
+            living.push(Living { incarnation, beat: 0, address: String::new() });
         }
         Ok(if living.len() < LIVING_MAX { Walk::On } else { Walk::Stop })
     })
     .map_err(told)?;
     for one in &mut living {
         one.beat = rows::load_number(read, &keys::beat(one.incarnation)).map_err(told)?.unwrap_or(0);
+        let address = read.get(&keys::address(one.incarnation))?.unwrap_or_default();
+        one.address = String::from_utf8_lossy(&address).into_owned();
     }
-    let mut owners = vec![None; usize::from(SLOTS_COUNT)];
+    let mut owners = vec![Holder::default(); usize::from(SLOTS_COUNT)];
     walk(read, keys::slots(), usize::from(SLOTS_COUNT), |(key, value)| {
         let slot = keys::slot_number(&key).ok_or_else(rows::damaged)?;
-        let owner = Incarnation(rows::read_number(&value)?);
+        let (owner, epoch) = rows::read_slot(&value)?;
+        let owner = Incarnation(owner);
         let place = owners.get_mut(usize::from(slot.0)).ok_or_else(rows::damaged)?;
-        *place = living.iter().any(|one| one.incarnation == owner).then_some(owner);
+        let owner = living.iter().any(|one| one.incarnation == owner).then_some(owner);
+        *place = Holder { owner, epoch };
         Ok(Walk::On)
     })
     .map_err(told)?;
@@ -197,4 +226,5 @@ fn lives(txn: &mut dyn Txn, incarnation: Incarnation) -> Result<bool, Abort> {
 fn end(txn: &mut dyn Txn, incarnation: Incarnation) {
     txn.set(keys::router(incarnation), rows::number(DEAD));
     txn.clear(keys::beat(incarnation));
+    txn.clear(keys::address(incarnation));
 }

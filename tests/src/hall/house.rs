@@ -145,6 +145,7 @@ impl House {
     pub(super) fn submit(&mut self, user: UserId, command: Command) {
         self.requests += 1;
         let submit = Submit {
+            slot_epoch: 0,
             session: 0,
             request: self.requests,
             user,
