@@ -15,8 +15,9 @@ mod live;
 mod page;
 
 pub use cluster::{
-    ArchivedNotified, ArchivedNotify, ArchivedOwn, ArchivedOwned, ArchivedOwnedSlot, ArchivedOwners,
-    ArchivedRouterAddress, Notified, Notify, Own, Owned, OwnedSlot, Owners, RouterAddress,
+    ArchivedLapsed, ArchivedNotified, ArchivedNotify, ArchivedOwn, ArchivedOwned, ArchivedOwnedSlot,
+    ArchivedOwners, ArchivedReadBy, ArchivedRouterAddress, Lapsed, Notified, Notify, Own, Owned, OwnedSlot,
+    Owners, ReadBy, RouterAddress,
 };
 pub use command::{ArchivedChange, ArchivedCommand, Change, Command};
 pub use find::{
@@ -197,6 +198,10 @@ frames! {
     0x11c Own,
     /// The answer: from here on what their users hear goes to you.
     0x11d Owned,
+    /// Router to router: what you were to hear is let go of.
+    0x11e Lapsed,
+    /// Router to router: a user of yours read on one device.
+    0x11f ReadBy,
 }
 
 /// Both ways, first on a lane; between routers as well.

@@ -94,6 +94,8 @@ impl Shard {
             | Frame::Notified(_)
             | Frame::Own(_)
             | Frame::Owned(_)
+            | Frame::Lapsed(_)
+            | Frame::ReadBy(_)
             | Frame::Read(_)
             | Frame::Receipt(_)
             | Frame::Find(_)

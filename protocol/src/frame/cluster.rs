@@ -98,3 +98,33 @@ pub struct Notified {
     /// From [`Notify`]; all below are answered with it.
     pub request: u64,
 }
+
+/// Router to router: more waited for the receiver than is kept. Nothing up to this number comes any more: the receiver has
+/// the sessions of all its users begin anew, and answers [`Notified`].
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[rkyv(derive(Debug))]
+pub struct Lapsed {
+    /// As in [`Notify`].
+    pub request: u64,
+}
+
+/// Router to router: a user of the receiver's read on one device; their other sessions hear it. No answer: whoever misses
+/// it finds the watermark in their next look at the conversation.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[rkyv(derive(Debug))]
+pub struct ReadBy {
+    /// Whose.
+    pub user: UserId,
+    /// Where.
+    pub conversation: ConversationId,
+    /// Read up to here.
+    pub read_seq: Seq,
+    /// What is left unread.
+    pub unread_count: u64,
+    /// The process epoch of the gateway on which the session said so that needs not hear it.
+    pub origin_epoch: u64,
+    /// Its shard.
+    pub origin_shard: u16,
+    /// The session there; 0: none.
+    pub origin_session: u64,
+}

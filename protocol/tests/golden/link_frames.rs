@@ -4,10 +4,10 @@ use std::fmt::Debug;
 
 use carillon_protocol::frame::{
     Accepted, Change, Command, Concerned, ConversationView, Counts, Deliver, DeviceView, Entry, Find,
-    Findings, Found, Joined, LinkFrame, Mark, MemberView, NotOwner, Notified, Notify, Open, Own, Owned,
-    OwnedSlot, Owners, Page, Peek, Peeked, Presence, PushTokenView, Reacted, ReactionCount, Read, ReadSync,
-    Receipt, Refused, Register, Registered, Replaced, Revoked, RouterAddress, Standing, Submit, Typed,
-    Typing, Unregister, UserPresence, UserView, Wanted, Watch, Watched, Watermark, read,
+    Findings, Found, Joined, Lapsed, LinkFrame, Mark, MemberView, NotOwner, Notified, Notify, Open, Own,
+    Owned, OwnedSlot, Owners, Page, Peek, Peeked, Presence, PushTokenView, Reacted, ReactionCount, Read,
+    ReadBy, ReadSync, Receipt, Refused, Register, Registered, Replaced, Revoked, RouterAddress, Standing,
+    Submit, Typed, Typing, Unregister, UserPresence, UserView, Wanted, Watch, Watched, Watermark, read,
 };
 use carillon_protocol::framing;
 use carillon_protocol::ids::{ConversationId, MessageId, UserId};
@@ -239,6 +239,19 @@ fn fan_out() -> Vec<Sample> {
         ),
         sample("own", Own { request: 9, slots: vec![OwnedSlot { slot: 4_095, owner: 7, epoch: 3 }] }),
         sample("owned", Owned { request: 9 }),
+        sample("lapsed", Lapsed { request: 9 }),
+        sample(
+            "read_by",
+            ReadBy {
+                user: BOB,
+                conversation: CONVERSATION,
+                read_seq: 142,
+                unread_count: 3,
+                origin_epoch: 77,
+                origin_shard: 1,
+                origin_session: 5,
+            },
+        ),
         sample(
             "deliver",
             Deliver {
