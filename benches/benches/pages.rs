@@ -16,7 +16,8 @@ use carillon_node::prng::Prng;
 use carillon_protocol::frame::{self, LinkFrame, Read};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::time::Time;
-use carillon_router::outbox::{LaneId, Output};
+use carillon_router::cluster::Cluster;
+use carillon_router::outbox::{Far, LaneId, Output};
 use carillon_router::shard::{Input, Shard, ShardSettings};
 use carillon_router::{DEFAULTS, Settings};
 use carillon_store::backend::embedded::{Embedded, Options};
@@ -110,9 +111,9 @@ impl Router<'_> {
     fn new(store: &Store) -> Router<'_> {
         let settings: Settings = toml::from_str(DEFAULTS).expect("the defaults");
         let settings = ShardSettings::of(&settings, store.engine.lanes_count());
-        let shard = Shard::new(settings, 7, store.incarnation, Meter::detached());
+        let shard = Shard::new(settings, 7, Cluster::sole(store.incarnation, 1, ""), Meter::detached());
         let mut router = Router { shard, store, now: Time(1), queries: 0, pages: 0 };
-        router.input(Input::LaneUp { lane: LANE });
+        router.input(Input::LaneUp { lane: LANE, far: Far::Gateway });
         router.input(Input::LaneFrame {
             lane: LANE,
             frame: &frame::Open { incarnation: 9, shard: 0 }.to_frame(),

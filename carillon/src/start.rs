@@ -13,7 +13,7 @@ use carillon_gateway::rest::{ReadyUser, ReadyUsers};
 use carillon_gateway::settings::Settings as GatewaySettings;
 use carillon_link::quic::{self, Connector, Listener, Options as QuicOptions};
 use carillon_link::tls::{self, Identity, Role};
-use carillon_link::{Mailbox, Peer, local};
+use carillon_link::{Dial, Mailbox, Peer, local};
 use carillon_node::admin::{Admin, Readiness};
 use carillon_node::clock::Clock;
 use carillon_node::config::Config;
@@ -23,7 +23,7 @@ use carillon_node::signals::{SERVICE_READY, SERVICE_STOPPING, Signals, notify_se
 use carillon_node::tokens::KeyTable;
 use carillon_node::{listen, logging, random};
 use carillon_protocol::ids::UserId;
-use carillon_router::io as router_io;
+use carillon_router::io::{self as router_io, Tenure};
 use carillon_router::settings::Settings as RouterSettings;
 use carillon_store::backend::embedded::{Embedded, Options as EmbeddedOptions};
 #[cfg(feature = "fdb")]
@@ -100,7 +100,14 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
     let router = if tier.has_router() {
         let engine = open_store(&router_settings, &data_dir)?;
         // After a failed write or sync nothing may be acknowledged, written or even closed (G14): the process ends here.
-        Some(router_io::start(&router_settings, engine, &registry, Arc::new(|fatal: Fatal| fatal.exit()))?)
+        let needs = router_io::Needs {
+            engine,
+            tenure: Tenure::Sole,
+            address: router_address.map(|address| address.to_string()).unwrap_or_default(),
+            dial: Arc::new(Nobody),
+            on_failure: Arc::new(|fatal: Fatal| fatal.exit()),
+        };
+        Some(router_io::start(&router_settings, needs, &registry)?)
     } else {
         None
     };
@@ -256,6 +263,15 @@ impl Serving {
         self.control.stop();
         self.router.map_or(Ok(()), |router| router.drain(ROUTER_DRAIN_MAX))
     }
+}
+
+/// There is no other router to be reached.
+struct Nobody;
+
+impl Dial for Nobody {
+    fn dial(&self, _address: &str) {}
+
+    fn hang_up(&self, _address: &str) {}
 }
 
 /// Makes lanes inside the process, again when one is lost.

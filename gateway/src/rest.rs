@@ -376,6 +376,7 @@ impl Rest {
                 let (user, at_ms) = (UserId(revoked.user.0.to_native()), revoked.at_ms.to_native());
                 self.known.insert(user, &revoked.device, at_ms);
             }
+            Ok(Frame::Owners(_)) => {}
             Ok(frame) => match heard(frame) {
                 Some((number, heard)) => self.hear(number, heard),
                 None => self.outputs.push_back(Output::CloseLane { router: ROUTER }),

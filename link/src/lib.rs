@@ -31,6 +31,16 @@ pub trait Wake: Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Peer(pub u32);
 
+/// Keeps lanes up to routers whose addresses become known while the process runs. What it makes arrives in the mailbox of
+/// whoever dials.
+pub trait Dial: Send + Sync {
+    /// From now on, whenever there is no lane to this address ("host:port"), one is made.
+    fn dial(&self, address: &str);
+
+    /// No longer.
+    fn hang_up(&self, address: &str);
+}
+
 /// A new lane for a shard or router: put into its mailbox by whoever connected it.
 pub struct Arrival {
     /// At a gateway shard: the router's index in `gateway.routers` (0 for the local one). At a router: 0.

@@ -10,12 +10,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
-use carillon_protocol::placement::{Slot, lane_of_slot, slot_of_conversation, slot_of_user};
+use carillon_protocol::placement::{SLOTS_COUNT, Slot, lane_of_slot, slot_of_conversation, slot_of_user};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_store::txn::TXN_BYTES_MAX;
 use carillon_store::verb::{Change, Op, Outcome, ReceiptOp};
 
+use crate::cluster::table::SlotSet;
 use crate::meters::Metric;
 use crate::outbox::{LaneId, Outbox, Output};
 
@@ -194,6 +195,10 @@ struct CommitLane {
 /// All commit lanes.
 pub struct Batches {
     lanes: Vec<CommitLane>,
+    /// By slot, operations that wait or are in flight.
+    busy: Vec<u32>,
+    /// Slots in which nothing is begun: they are not ours, or we leave them.
+    closed: SlotSet,
     in_flight: BTreeMap<ConversationId, InFlight>,
 }
 
@@ -202,15 +207,36 @@ impl Batches {
     #[must_use]
     pub fn new(lanes_count: u16) -> Batches {
         let lanes = (0..lanes_count.max(1)).map(|_| CommitLane::default()).collect();
-        Batches { lanes, in_flight: BTreeMap::new() }
+        let busy = vec![0; usize::from(SLOTS_COUNT)];
+        Batches { lanes, busy, closed: SlotSet::new([]), in_flight: BTreeMap::new() }
+    }
+
+    /// Takes nothing more in these slots.
+    pub fn close(&mut self, slots: &SlotSet) {
+        self.closed.extend(slots);
+    }
+
+    /// Takes operations in these slots again.
+    pub fn open(&mut self, slots: &SlotSet) {
+        self.closed.remove(slots);
+    }
+
+    /// Whether nothing waits or is in flight in this slot.
+    #[must_use]
+    pub fn is_quiet(&self, slot: Slot) -> bool {
+        self.busy.get(usize::from(slot.0)).is_none_or(|count| *count == 0)
     }
 
     /// Takes an operation into the forming batch of its lane.
     ///
     /// # Errors
-    /// The lane's queue is full: the operation had no effect.
+    /// The lane's queue is full, or the slot is closed: the operation had no effect.
     pub fn offer(&mut self, now: Time, op: Op, waiter: Waiter) -> Result<(), Refusal> {
         let (slot, touches) = place(&op);
+        if self.closed.has(slot) {
+            return Err(Refusal::new(Code::Unavailable, "this is changing hands; try again")
+                .retry_after(OVERLOADED_RETRY_MS));
+        }
         let lane = self.lane(slot);
         let bytes = op_bytes(&op);
         if lane.queue.len() >= QUEUE_OPS_MAX || lane.queue_bytes + bytes > QUEUE_BYTES_MAX {
@@ -221,6 +247,9 @@ impl Batches {
         lane.eager_count += usize::from(!lazy);
         lane.queue_bytes += bytes;
         lane.queue.push_back(Queued { op, bytes, lazy, kept: Kept { waiter, slot, touches, since: now } });
+        if let Some(busy) = self.busy.get_mut(usize::from(slot.0)) {
+            *busy += 1;
+        }
         Ok(())
     }
 
@@ -288,7 +317,10 @@ impl Batches {
             result,
         };
         let done: Vec<Done> = kept.into_iter().zip(results).map(done).collect();
-        for touches in done.iter().map(|done| done.touches) {
+        for (slot, touches) in done.iter().map(|done| (done.slot, done.touches)) {
+            if let Some(busy) = self.busy.get_mut(usize::from(slot.0)) {
+                *busy -= 1;
+            }
             let Some(conversation) = touches.conversation() else { continue };
             if let Some(in_flight) = self.in_flight.get_mut(&conversation) {
                 in_flight.touching -= 1;

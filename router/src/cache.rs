@@ -20,6 +20,7 @@ use carillon_store::held::Held;
 use carillon_store::verb::{Answer, Outcome, Query};
 
 use crate::batch::{Failure, Touches};
+use crate::cluster::table::SlotSet;
 pub use profiles::{PROFILE_TTL_MS, PROFILES_MAX, Profiles};
 
 /// Bytes of all conversations that are held.
@@ -139,13 +140,16 @@ impl Cache {
     pub fn opened(
         &mut self,
         now: Time,
-        conversation: ConversationId,
+        (conversation, asked_id): (ConversationId, u64),
         held: Option<Box<Held>>,
         is_settled: bool,
     ) {
         let Some(Slot { state: State::Asking { is_stale }, id, .. }) = self.slots.get(&conversation) else {
             return;
         };
+        if *id != asked_id {
+            return;
+        }
         let state = match held.filter(|_| is_settled && !is_stale) {
             Some(held) => State::Held { held, unasked: 0 },
             None => State::Resting(now.after_ms(REST_MS)),
@@ -207,6 +211,13 @@ impl Cache {
         } else {
             self.put(*conversation, 0, State::Resting(now.after_ms(REST_MS)));
         }
+    }
+
+    /// Slots are not ours any more: what their conversations become is decided elsewhere.
+    pub fn lost(&mut self, slots: &SlotSet) {
+        let gone: Vec<ConversationId> =
+            self.slots.keys().copied().filter(|conversation| slots.has_conversation(*conversation)).collect();
+        gone.into_iter().for_each(|conversation| self.remove(conversation));
     }
 
     /// Conversations that are held.

@@ -26,14 +26,17 @@ use carillon_protocol::limits::{
     CONTENT_BYTES_MAX, LINK_FRAME_BYTES_MAX, MEDIA_URL_BYTES_MAX, SMALL_GROUP_MEMBERS_MAX,
 };
 use carillon_protocol::time::Time;
-use carillon_store::verb::{Appended, Entry, Hearer, Op, Query};
+use carillon_store::verb::{Appended, Entry, Hearer, Incarnation, Op, Query};
 
 use crate::batch::{Batches, Origin, Waiter};
+use crate::cluster::Cluster;
+use crate::cluster::table::SlotSet;
 use crate::outbox::{Asked, Outbox};
 use crate::registry::Registry;
 use crate::settings::FanoutSettings;
 use log::{Crowd, Log, Recent};
 use members::{Hears, MembersCache};
+pub(crate) use visit::note_late;
 
 /// How long a conversation rests before its marker is cleared.
 pub const REST_MS: u64 = 1_000;
@@ -80,7 +83,11 @@ pub struct Fanout {
     tail_events: usize,
     /// Whether the markers of the life before are known. Nothing is handed on earlier.
     is_started: bool,
-    is_asking_markers: bool,
+    /// Slots whose markers are known.
+    known: SlotSet,
+    /// Those that the open question about markers is for.
+    asking_markers: Option<SlotSet>,
+    logs_ever: u64,
     /// When to read the markers, rising.
     rechecks: VecDeque<Time>,
     settings: FanoutSettings,
@@ -101,7 +108,9 @@ impl Fanout {
             tail_bytes: 0,
             tail_events: 0,
             is_started: false,
-            is_asking_markers: false,
+            known: SlotSet::new([]),
+            asking_markers: None,
+            logs_ever: 0,
             rechecks: VecDeque::from([Time(0)]),
             settings: FanoutSettings { turn_users_max: settings.turn_users_max.max(1), ..settings },
             turns_count: 0,
@@ -113,8 +122,8 @@ impl Fanout {
     pub fn committed(&mut self, now: Time, appended: Appended, origin: Option<Origin>) {
         let Appended { conversation, seq, record, members_version, .. } = appended;
         // Without state everything below is handed on; before the start nobody knows.
-        let next = self.is_started.then_some(seq);
-        let log = self.logs.entry(conversation).or_insert_with(|| Log::new(next));
+        let next = self.known.has_conversation(conversation).then_some(seq);
+        let log = open(&mut self.logs, &mut self.logs_ever, conversation, next);
         log.head = log.head.max(seq);
         log.first_seen.get_or_insert(seq);
         if self.tail_events < TAIL_EVENTS_MAX {
@@ -130,7 +139,7 @@ impl Fanout {
     /// An operation on this conversation may or may not be committed, now or later: what its log holds is read until
     /// that is certain.
     pub fn suspect(&mut self, now: Time, conversation: ConversationId) {
-        let log = self.logs.entry(conversation).or_insert_with(|| Log::new(None));
+        let log = open(&mut self.logs, &mut self.logs_ever, conversation, None);
         log.is_suspect = true;
         for millis in RECHECKS_MS {
             let at = now.after_ms(millis);
@@ -143,25 +152,33 @@ impl Fanout {
 
     /// The store told the markers: (conversation, first seq not known to be handed on). `None`: ask again.
     pub fn markers(&mut self, now: Time, markers: Option<Vec<(ConversationId, Seq)>>) {
-        self.is_asking_markers = false;
+        let Some(covered) = self.asking_markers.take() else { return };
         let Some(markers) = markers else {
             self.rechecks.push_front(now.after_ms(RETRY_MS));
             return;
         };
         for (conversation, first) in markers {
-            let log = self.logs.entry(conversation).or_insert_with(|| Log::new(None));
+            // Those of other routers' slots are not ours to hand on.
+            if !covered.has_conversation(conversation) {
+                continue;
+            }
+            let log = open(&mut self.logs, &mut self.logs_ever, conversation, None);
             if log.next.is_none() || log.is_suspect {
+                log.replays |= log.next.is_none();
                 log.next.get_or_insert(first);
                 log.exploring = true;
                 self.queue(conversation);
             }
         }
         self.is_started = true;
+        self.known.extend(&covered);
         let is_last = self.rechecks.is_empty();
         let unsettled: Vec<ConversationId> = self
             .logs
             .iter()
-            .filter(|(_, log)| log.next.is_none() || log.is_suspect)
+            .filter(|(conversation, log)| {
+                covered.has_conversation(**conversation) && (log.next.is_none() || log.is_suspect)
+            })
             .map(|(conversation, _)| *conversation)
             .collect();
         for conversation in unsettled {
@@ -173,11 +190,11 @@ impl Fanout {
     pub fn events(
         &mut self,
         now: Time,
-        conversation: ConversationId,
+        (conversation, number): (ConversationId, u64),
         entries: Option<Vec<Entry>>,
         outbox: &mut Outbox,
     ) {
-        let Some(log) = self.logs.get_mut(&conversation) else { return };
+        let Some(log) = self.logs.get_mut(&conversation).filter(|log| log.number == number) else { return };
         log.is_asking = false;
         let Some(entries) = entries else {
             self.arm(conversation, now.after_ms(RETRY_MS));
@@ -185,7 +202,7 @@ impl Fanout {
         };
         match entries.last() {
             Some(last) => log.head = log.head.max(last.seq),
-            None if log.exploring => log.exploring = false,
+            None if log.exploring => (log.exploring, log.replays) = (false, false),
             None => outbox.fail(format!(
                 "the store shows no event {} of conversation {conversation}, whose head is {}: acknowledged data is missing",
                 log.next.unwrap_or(0),
@@ -198,8 +215,13 @@ impl Fanout {
 
     /// The store told who hears a conversation: asked when the next event was committed, so that one is included, and
     /// all below. `None`: ask again.
-    pub fn members(&mut self, now: Time, conversation: ConversationId, answer: Option<(u64, Vec<Hearer>)>) {
-        let Some(log) = self.logs.get_mut(&conversation) else { return };
+    pub fn members(
+        &mut self,
+        now: Time,
+        (conversation, number): (ConversationId, u64),
+        answer: Option<(u64, Vec<Hearer>)>,
+    ) {
+        let Some(log) = self.logs.get_mut(&conversation).filter(|log| log.number == number) else { return };
         log.is_asking = false;
         let Some((version, members)) = answer else {
             self.arm(conversation, now.after_ms(RETRY_MS));
@@ -234,12 +256,15 @@ impl Fanout {
         &mut self,
         now: Time,
         registry: &mut Registry,
+        cluster: &mut Cluster,
         batches: &mut Batches,
         outbox: &mut Outbox,
     ) {
-        if !self.is_asking_markers && self.rechecks.front().is_some_and(|at| *at <= now) {
+        if self.asking_markers.is_none() && self.rechecks.front().is_some_and(|at| *at <= now) {
             self.rechecks.pop_front();
-            self.is_asking_markers = outbox.ask(Asked::Markers, Query::Markers).is_ok();
+            if outbox.ask(Asked::Markers, Query::Markers).is_ok() {
+                self.asking_markers = Some(cluster.table.mine());
+            }
         }
         while let Some((_, conversation)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.pop_first();
@@ -255,7 +280,7 @@ impl Fanout {
         }
         let mut users_left = self.settings.turn_users_max;
         let mut visit = |fanout: &mut Fanout, conversation| {
-            let users = fanout.visit(now, conversation, registry, batches, outbox);
+            let users = fanout.visit(now, conversation, registry, cluster, batches, outbox);
             users_left = users_left.saturating_sub(users.max(1));
             users_left > 0
         };
@@ -280,7 +305,7 @@ impl Fanout {
     pub fn sent_seq(&self, conversation: ConversationId, head: Seq, appending: u64) -> Seq {
         match self.logs.get(&conversation) {
             Some(log) => log.next.map_or(0, |next| next - 1),
-            None if self.is_started => head.saturating_sub(appending),
+            None if self.known.has_conversation(conversation) => head.saturating_sub(appending),
             None => 0,
         }
     }
@@ -343,8 +368,36 @@ impl Fanout {
     pub fn poll_timeout(&self, now: Time) -> Option<Time> {
         let due = self.is_busy().then_some(now);
         let timer = self.timers.first().map(|(at, _)| *at);
-        let recheck = self.rechecks.front().copied().filter(|_| !self.is_asking_markers);
+        let recheck = self.rechecks.front().copied().filter(|_| self.asking_markers.is_none());
         [due, timer, recheck].into_iter().flatten().min()
+    }
+
+    /// Slots are ours: what is known of their conversations begins with their markers.
+    pub fn gained(&mut self, now: Time) {
+        self.rechecks.push_front(now);
+    }
+
+    /// Slots are not ours any more: their next owner hands on what is left, from their markers on.
+    pub fn lost(&mut self, slots: &SlotSet) {
+        self.known.remove(slots);
+        if let Some(covered) = &mut self.asking_markers {
+            covered.remove(slots);
+        }
+        let gone: Vec<ConversationId> =
+            self.logs.keys().copied().filter(|conversation| slots.has_conversation(*conversation)).collect();
+        for conversation in gone {
+            self.forget(conversation);
+        }
+        self.members.remove_slots(slots);
+    }
+
+    /// Another router has answered for these, or is no more: whoever it served asks anew.
+    pub fn answered(&mut self, router: Incarnation, answered: Vec<(ConversationId, Seq)>) {
+        for (conversation, seq) in answered {
+            if let Some(log) = self.logs.get_mut(&conversation) {
+                log.answered(router, seq);
+            }
+        }
     }
 
     /// Clears markers without waiting for rest, so that the next start has nothing to repeat.
@@ -414,7 +467,7 @@ impl Fanout {
     /// Has the store's marker moved above what was handed on.
     fn mark(&mut self, now: Time, conversation: ConversationId, batches: &mut Batches, outbox: &mut Outbox) {
         let Some(log) = self.logs.get_mut(&conversation) else { return };
-        let seq = log.next.map_or(0, |next| next - 1);
+        let seq = log.answered_seq();
         if log.is_marking {
             return;
         }
@@ -433,18 +486,22 @@ impl Fanout {
         let Some(log) = self.logs.get_mut(&conversation) else { return true };
         let is_done = log.is_settled()
             && !log.is_suspect
-            && !self.is_asking_markers
+            && self.asking_markers.is_none()
             && outbox.is_answered_before(log.handed_on_before);
         if is_done {
-            let (bytes, events) = log.forget_before(Seq::MAX);
-            self.tail_bytes -= bytes;
-            self.tail_events -= events;
-            if let Some(at) = log.timer.take() {
-                self.timers.remove(&(at, conversation));
-            }
-            self.logs.remove(&conversation);
+            self.forget(conversation);
         }
         is_done
+    }
+
+    fn forget(&mut self, conversation: ConversationId) {
+        let Some(mut log) = self.logs.remove(&conversation) else { return };
+        let (bytes, events) = log.forget_before(Seq::MAX);
+        self.tail_bytes -= bytes;
+        self.tail_events -= events;
+        if let Some(at) = log.timer.take() {
+            self.timers.remove(&(at, conversation));
+        }
     }
 
     /// The markers were read: decides what is known of a log without a place, or a suspect one.
@@ -505,6 +562,19 @@ impl Fanout {
             arm(&mut self.timers, conversation, log, at);
         }
     }
+}
+
+/// The state of a conversation with something due, new if there is none.
+fn open<'a>(
+    logs: &'a mut BTreeMap<ConversationId, Log>,
+    logs_ever: &mut u64,
+    conversation: ConversationId,
+    next: Option<Seq>,
+) -> &'a mut Log {
+    logs.entry(conversation).or_insert_with(|| {
+        *logs_ever += 1;
+        Log::new(*logs_ever, next)
+    })
 }
 
 /// A conversation's turn is to come, unless it waits for that already, or for the store.

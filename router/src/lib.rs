@@ -8,8 +8,8 @@
 //! - [`receipts`]: moved watermarks are told to the senders they passed.
 //! - [`presence`], [`typing`]: what is true now and not stored.
 //! - [`rates`]: how much a user may command, and a conversation take.
-//! - [`lease`]: which slots are this router's among several. Proven by itself (`tests/lease.rs`); [`io`] does not drive it
-//!   yet: a router claims all slots when it starts.
+//! - [`lease`]: which slots are this router's among several.
+//! - [`cluster`]: the other routers, who owns what, and what is told across.
 //! - [`cache`]: what is asked for again and again, in memory.
 //! - [`outbox`]: what leaves a turn, and which questions to the store are open.
 //! - [`submit`], [`answer`]: link frames to operations and queries; answers to link frames.
@@ -25,6 +25,7 @@
 pub mod answer;
 pub mod batch;
 pub mod cache;
+pub mod cluster;
 pub mod fanout;
 pub mod io;
 pub mod lease;

@@ -58,6 +58,13 @@ carillon_node::metric_table! {
         DeliverTime = Def::histogram(
             "router_deliver_seconds", "From a definite commit to the event's frames for gateways", &LATENCY_NS),
         Delivers = Def::counter("router_delivers", "Events handed on, once for each lane with listeners"),
+        Slots = Def::gauge("router_slots", "Slots that are this router's"),
+        Peers = Def::gauge("router_peers", "Other routers that live"),
+        NoticesWaiting = Def::gauge("router_notices_waiting", "Events that other routers were told and have not answered"),
+        Notices = Def::counter("router_notices", "Events that other routers were told, once for each router with listeners"),
+        NoticesHeard = Def::counter("router_notices_heard", "Events that other routers told, and that were passed on"),
+        NoticesStale = Def::counter("router_notices_stale", "Events told by a former owner, which nobody hears"),
+        Lapses = Def::counter("router_lapses", "Times that another router let go of what it had to tell: all sessions here begin anew"),
         Recipients = Def::histogram("fanout_recipients", "Users that were told of each event", &COUNT),
         CacheHits = Def::counter("cache_hits", "Questions answered from memory, by what they were about").by("cache", &KINDS),
         CacheMisses = Def::counter("cache_misses", "The same, which the store had to answer").by("cache", &KINDS),
@@ -98,10 +105,12 @@ pub enum Role {
     Committer,
     /// The read pool.
     Reader,
+    /// What is said to the other routers by the store: beats, polls, slots.
+    Membership,
 }
 
 /// The labels of [`Role`], in its order.
-pub const ROLES: [&str; 3] = ["router", "committer", "reader"];
+pub const ROLES: [&str; 4] = ["router", "committer", "reader", "membership"];
 
 carillon_node::metric_table! {
     /// What each thread counts of itself.

@@ -13,10 +13,11 @@ use carillon_protocol::frame::{LinkFrame, NotOwner, Refused};
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::placement::Slot;
 use carillon_protocol::reason::{Code, Refusal};
-use carillon_store::verb::{Op, Query};
+use carillon_store::verb::{Incarnation, Op, Query};
 use rkyv::util::AlignedVec;
 
 use crate::batch::Origin;
+use crate::lease;
 use crate::meters::{Metric, Told};
 
 /// A link lane, numbered by the router's thread and never again.
@@ -56,6 +57,20 @@ pub enum Output {
         /// The question.
         query: Query,
     },
+    /// A transaction or poll of [`crate::lease`], answered with [`crate::shard::Input::Lease`].
+    Lease(lease::Output),
+    /// Keep a lane up to the router at this address.
+    Dial {
+        /// "host:port".
+        address: String,
+    },
+    /// No lane to that address any more.
+    HangUp {
+        /// As it was dialled.
+        address: String,
+    },
+    /// This life is over: another router has taken everything. Nothing follows; a new life may begin.
+    Over,
     /// Stop the process with status 74 at once. Nothing follows.
     Fatal(String),
     /// After [`crate::shard::Input::Drain`]: nothing is in flight any more.
@@ -81,6 +96,8 @@ pub enum Asked {
     Session(Origin),
     /// A session peeks for this user.
     Peek(Origin, UserId),
+    /// The part of a peek that is about conversations of our own.
+    PeekPart(u64, UserId),
     /// A session reads a page.
     Page(Origin),
     /// REST looks something up.
@@ -93,10 +110,10 @@ pub enum Asked {
     Devices(Origin, UserId, bool),
     /// A session wants to hear when users come and go.
     Presence(Origin),
-    /// Fan-out needs events.
-    Events(ConversationId),
-    /// Fan-out needs members.
-    Members(ConversationId),
+    /// Fan-out needs events, for the log of this number.
+    Events(ConversationId, u64),
+    /// Fan-out needs members, for the log of this number.
+    Members(ConversationId, u64),
     /// The members of a conversation in which somebody types.
     Typing(ConversationId),
     /// How many members of a large group got as far as its senders.
@@ -105,8 +122,8 @@ pub enum Asked {
     Senders(ConversationId, UserId),
     /// Which conversations are not known to be handed on?
     Markers,
-    /// What there is to hold of a conversation.
-    Open(ConversationId),
+    /// What there is to hold of a conversation, in the place of this number.
+    Open(ConversationId, u64),
 }
 
 /// Where fan-out stands among the kinds of askers.
@@ -122,21 +139,40 @@ impl Asked {
         match self {
             Asked::Session(_)
             | Asked::Peek(..)
+            | Asked::PeekPart(..)
             | Asked::Page(_)
             | Asked::Find(_)
             | Asked::Summary(..)
             | Asked::Profile(..)
             | Asked::Devices(..)
             | Asked::Presence(_) => 0,
-            Asked::Events(_) | Asked::Members(_) => FANOUT_CLASS,
+            Asked::Events(..) | Asked::Members(..) => FANOUT_CLASS,
             Asked::Senders(..) | Asked::Counts(_) | Asked::Typing(_) => 2,
             Asked::Markers => 3,
-            Asked::Open(_) => OPEN_CLASS,
+            Asked::Open(..) => OPEN_CLASS,
         }
     }
 }
 
-/// Who is at the far end of a lane.
+/// What stands at the far end of a lane, as its certificate says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Far {
+    /// A gateway's shard.
+    Gateway,
+    /// Another router.
+    Router,
+}
+
+/// Who that is, once it was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Which gateway's shard.
+    Gateway(GatewayShard),
+    /// Which router.
+    Router(Incarnation),
+}
+
+/// A gateway's shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GatewayShard {
     /// The gateway's process epoch.
@@ -148,7 +184,7 @@ pub struct GatewayShard {
 /// See the module.
 pub struct Outbox {
     outputs: VecDeque<Output>,
-    lanes: BTreeMap<LaneId, Option<GatewayShard>>,
+    lanes: BTreeMap<LaneId, (Far, Option<Peer>)>,
     asked: BTreeMap<Ticket, Asked>,
     asked_counts: [usize; 5],
     next_ticket: u64,
@@ -193,6 +229,13 @@ impl Outbox {
     pub(crate) fn send<F: LinkFrame>(&mut self, lane: LaneId, frame: &F) {
         if self.is_up(lane) {
             self.push(Output::Frame { lane, frame: frame.to_frame() });
+        }
+    }
+
+    /// The same for one that was written before.
+    pub(crate) fn send_bytes(&mut self, lane: LaneId, frame: AlignedVec) {
+        if self.is_up(lane) {
+            self.push(Output::Frame { lane, frame });
         }
     }
 
@@ -286,8 +329,8 @@ impl Outbox {
     }
 
     /// A lane is up; who is at its end is not known yet.
-    pub(crate) fn lane_up(&mut self, lane: LaneId) {
-        self.lanes.insert(lane, None);
+    pub(crate) fn lane_up(&mut self, lane: LaneId, far: Far) {
+        self.lanes.insert(lane, (far, None));
     }
 
     /// Forgets a lane: nothing leaves on it any more.
@@ -295,32 +338,46 @@ impl Outbox {
         self.lanes.remove(&lane).is_some()
     }
 
-    /// Learns who is at the end of a lane, and returns the older lane of the same gateway shard, if there is one: an
-    /// orphan that the far end has given up.
-    pub(crate) fn lane_opened(&mut self, lane: LaneId, peer: GatewayShard) -> Option<LaneId> {
+    /// Learns who is at the end of a lane, and returns the older lane of the same one, if there is one: an orphan that the
+    /// far end has given up.
+    pub(crate) fn lane_opened(&mut self, lane: LaneId, peer: Peer) -> Option<LaneId> {
         let orphan =
-            self.lanes.iter().find(|(other, at)| **other != lane && **at == Some(peer)).map(|(id, _)| *id);
-        self.lanes.insert(lane, Some(peer));
+            self.lanes.iter().find(|(other, at)| **other != lane && at.1 == Some(peer)).map(|(id, _)| *id);
+        if let Some(at) = self.lanes.get_mut(&lane) {
+            at.1 = Some(peer);
+        }
         orphan
     }
 
-    /// Sends a frame on every lane whose far end said who it is.
+    /// Sends a frame to every gateway shard that said who it is.
     pub(crate) fn broadcast<F: LinkFrame>(&mut self, frame: &F) {
-        let open: Vec<LaneId> = self.lanes.iter().filter(|(_, at)| at.is_some()).map(|(id, _)| *id).collect();
-        for lane in open {
+        for lane in self.gateways() {
             self.send(lane, frame);
         }
+    }
+
+    /// The lanes to gateway shards that said who they are.
+    pub(crate) fn gateways(&self) -> Vec<LaneId> {
+        let open = self.lanes.iter().filter(|(_, at)| matches!(at.1, Some(Peer::Gateway(_))));
+        open.map(|(id, _)| *id).collect()
+    }
+
+    /// What stands at the far end of a lane; `None`: it is not up.
+    #[must_use]
+    pub(crate) fn far(&self, lane: LaneId) -> Option<Far> {
+        self.lanes.get(&lane).map(|at| at.0)
+    }
+
+    /// Who is at the far end of a lane, if they said so.
+    #[must_use]
+    pub(crate) fn peer(&self, lane: LaneId) -> Option<Peer> {
+        self.lanes.get(&lane).and_then(|at| at.1)
     }
 
     /// Whether a lane is up.
     #[must_use]
     pub fn is_up(&self, lane: LaneId) -> bool {
         self.lanes.contains_key(&lane)
-    }
-
-    /// Whether the far end of a lane said who it is.
-    pub(crate) fn is_open(&self, lane: LaneId) -> bool {
-        matches!(self.lanes.get(&lane), Some(Some(_)))
     }
 
     /// Lanes that are up.

@@ -20,6 +20,7 @@ use carillon_protocol::time::{Time, WallMs};
 use carillon_store::verb::{Op, Query};
 
 use crate::batch::{Batches, OVERLOADED_RETRY_MS, Origin, Waiter};
+use crate::cluster::table::SlotSet;
 use crate::meters::Metric;
 use crate::outbox::{Asked, LaneId, Outbox};
 use crate::registry::Registry;
@@ -89,7 +90,6 @@ struct Target {
 
 /// A question of the store that a `Watch` waits for.
 struct Asking {
-    user: UserId,
     /// As asked for, and whether it still stands.
     users: Vec<(UserId, bool)>,
 }
@@ -134,7 +134,7 @@ impl Presence {
     }
 
     /// A session begins or ceases to watch.
-    pub fn watch(&mut self, lane: LaneId, watch: Watch, registry: &Registry, outbox: &mut Outbox) {
+    pub fn watch(&mut self, lane: LaneId, watch: Watch, outbox: &mut Outbox) {
         let Watch { session, request, user, users, watch } = watch;
         let origin = Origin { lane, session, request };
         if !watch {
@@ -149,8 +149,12 @@ impl Presence {
                     .for_each(|(_, on)| *on = false);
             }
         }
+        // The session is over: nobody waits for an answer.
+        if !watch && request == 0 {
+            return;
+        }
         // How they are is told in both cases.
-        if let Err(refusal) = self.may_ask(origin, user, &users, watch, registry) {
+        if let Err(refusal) = self.may_ask(origin, &users, watch) {
             return outbox.refuse(origin, &refusal);
         }
         let pairs_only = self.settings.scope == PresenceScope::OpenOneToOne;
@@ -159,27 +163,16 @@ impl Presence {
             Ok(()) => {
                 self.asked_count += users.len();
                 let users = users.into_iter().map(|user| (user, watch)).collect();
-                self.asking.insert((lane, session, request), Asking { user, users });
+                self.asking.insert((lane, session, request), Asking { users });
             }
             Err(refusal) => outbox.refuse(origin, &refusal),
         }
     }
 
-    fn may_ask(
-        &self,
-        origin: Origin,
-        user: UserId,
-        users: &[UserId],
-        watch: bool,
-        registry: &Registry,
-    ) -> Result<(), Refusal> {
+    fn may_ask(&self, origin: Origin, users: &[UserId], watch: bool) -> Result<(), Refusal> {
         let Origin { lane, session, .. } = origin;
         if users.len() > WATCHED_MAX || !users.iter().all(|user| user.is_valid()) {
             return Err(Refusal::field("user_ids", "user_ids have to be valid, and not too many"));
-        }
-        if !registry.is_listed(user, lane, session) {
-            return Err(Refusal::new(Code::Unavailable, "the session is not registered yet; try again")
-                .retry_after(OVERLOADED_RETRY_MS));
         }
         let own_count = self.watches.range(of_session(lane, session)).take(WATCHED_MAX + 1).count();
         let new_count = users.iter().filter(|user| !self.watches.contains(&(lane, session, **user))).count();
@@ -205,7 +198,7 @@ impl Presence {
         let Origin { lane, session, request } = origin;
         let Some(asking) = self.asking.remove(&(lane, session, request)) else { return };
         self.asked_count -= asking.users.len();
-        if !registry.is_listed(asking.user, lane, session) {
+        if !outbox.is_up(lane) {
             return;
         }
         let visible: BTreeMap<UserId, Option<WallMs>> = match visible {
@@ -238,6 +231,15 @@ impl Presence {
             users.push(UserPresence { user, online, last_seen_at_ms: last_seen.map_or(0, |at| at.0) });
         }
         outbox.send(lane, &Watched { session, request, users });
+    }
+
+    /// Slots are not ours any more: their users are watched at their next owner, which also sees whether they come back.
+    pub fn lost(&mut self, slots: &SlotSet) {
+        self.leaving.retain(|(user, _), _| !slots.has_user(*user));
+        self.deadlines.retain(|(_, user, _)| !slots.has_user(*user));
+        self.targets.retain(|user, _| !slots.has_user(*user));
+        self.watches.retain(|(_, _, user)| !slots.has_user(*user));
+        self.due.retain(|user| !slots.has_user(*user));
     }
 
     /// A lane is gone: nobody watches on it any more.
@@ -459,6 +461,8 @@ impl Presence {
     }
 
     fn forget_session(&mut self, lane: LaneId, session: u64) {
+        let asking = self.asking.range_mut((lane, session, 0)..=(lane, session, u64::MAX));
+        asking.flat_map(|(_, asking)| &mut asking.users).for_each(|(_, is_wanted)| *is_wanted = false);
         // Bounded by what one session may watch.
         while let Some(watch) = self.watches.range(of_session(lane, session)).next().copied() {
             self.unwatch(watch.0, watch.1, watch.2);

@@ -13,15 +13,17 @@ pub mod large;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use carillon_protocol::frame::{Concerned, ReadSync, Watermark};
+use carillon_protocol::frame::{ArchivedReadBy, ArchivedWatermark, Concerned, ReadBy, ReadSync, Watermark};
 use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_store::verb::{Counts, Query, ReceiptOp, Receipted};
 
 use crate::batch::{Batches, Origin, Part};
+use crate::cluster::Cluster;
+use crate::cluster::table::{Owner, SlotSet};
 use crate::fanout::Fanout;
 use crate::meters::Metric;
-use crate::outbox::{Asked, LaneId, Outbox, RECEIPT_QUERIES_MAX};
+use crate::outbox::{Asked, GatewayShard, LaneId, Outbox, Peer, RECEIPT_QUERIES_MAX};
 use crate::registry::Registry;
 use crate::settings::ReceiptsSettings;
 use carillon_protocol::reason::Refusal;
@@ -103,13 +105,13 @@ impl Receipts {
         receipted: Receipted,
         (parts, at): (&[Part], WallMs),
         fanout: &Fanout,
-        registry: &Registry,
+        (registry, cluster): (&Registry, &Cluster),
         outbox: &mut Outbox,
     ) {
         let Receipted { user, conversation, delivered, read, small, .. } = receipted;
         let moved = |(before, after): Passed| (after > before).then_some((before, after));
         if moved(read).is_some() {
-            sync_reader(&receipted, parts, registry, outbox);
+            sync_reader(&receipted, parts, (registry, cluster), outbox);
         }
         if moved(delivered).is_none() && moved(read).is_none() {
             return;
@@ -127,7 +129,7 @@ impl Receipts {
         reader.delivered = join(reader.delivered, moved(delivered));
         reader.read = join(reader.read, moved(read));
         reader.at = at;
-        self.ask(key, fanout, registry, outbox);
+        self.ask(key, fanout, (registry, cluster), outbox);
     }
 
     /// The end of a turn, or a timeout has come: what was held long enough is offered, and counts are asked for.
@@ -159,10 +161,10 @@ impl Receipts {
         now: Time,
         conversation: ConversationId,
         counts: Option<&[Counts]>,
-        registry: &Registry,
+        (registry, cluster): (&Registry, &Cluster),
         outbox: &mut Outbox,
     ) {
-        self.large.counted(now, conversation, counts, registry, outbox);
+        self.large.counted(now, conversation, counts, (registry, cluster), outbox);
     }
 
     /// The store told whose messages lie in a reader's range. `None`: it could not, and those senders find the
@@ -173,29 +175,80 @@ impl Receipts {
         key: Key,
         senders: Option<Vec<(UserId, Seq, MessageId)>>,
         fanout: &Fanout,
-        registry: &Registry,
+        (registry, cluster): (&Registry, &Cluster),
         outbox: &mut Outbox,
     ) {
         if key.1 == large::EVERYBODY {
-            self.large.senders(now, key.0, senders, registry, outbox);
+            self.large.senders(now, key.0, senders, (registry, cluster), outbox);
         } else if let Some(reader) = self.readers.get_mut(&key)
             && let Some(asking) = reader.asking.take()
         {
             match senders {
-                Some(senders) => tell(key, reader, asking, &senders, registry, outbox),
+                Some(senders) => tell(key, reader, asking, &senders, (registry, cluster), outbox),
                 None => outbox.meter.add(Metric::WatermarksDropped, 1),
             }
         }
-        self.ask(key, fanout, registry, outbox);
+        self.ask(key, fanout, (registry, cluster), outbox);
         for _ in 0..RECEIPT_QUERIES_MAX {
             let Some(next) = self.waiting.pop_front() else { break };
             if let Some(reader) = self.readers.get_mut(&next) {
                 reader.is_waiting = false;
             }
-            if !self.ask(next, fanout, registry, outbox) {
+            if !self.ask(next, fanout, (registry, cluster), outbox) {
                 break;
             }
         }
+    }
+
+    /// Slots are left, or not ours any more: watermarks that move there are told by their next owner; who misses one finds
+    /// it in their next page.
+    pub fn lost(&mut self, slots: &SlotSet) {
+        self.readers.retain(|(conversation, _), _| !slots.has_conversation(*conversation));
+        self.held.lost(slots);
+    }
+
+    /// Another router tells of a moved watermark: the senders who are here hear it.
+    pub fn relay(&self, moved: &ArchivedWatermark, registry: &Registry, outbox: &mut Outbox) {
+        let mut lanes: BTreeMap<LaneId, Vec<Concerned>> = BTreeMap::new();
+        for one in moved.senders.iter() {
+            let concerned = Concerned {
+                user: UserId(one.user.0.to_native()),
+                seq: one.seq.to_native(),
+                message: MessageId(one.message.0.to_native()),
+                count: one.count.to_native(),
+            };
+            let each = |lane| lanes.entry(lane).or_default().push(concerned);
+            registry.lanes_of(concerned.user, outbox).for_each(each);
+        }
+        for (lane, senders) in lanes {
+            let watermark = Watermark {
+                conversation: ConversationId(moved.conversation.0.to_native()),
+                reader: UserId(moved.reader.0.to_native()),
+                read: moved.read,
+                at_ms: moved.at_ms.to_native(),
+                named: moved.named,
+                senders,
+            };
+            outbox.send(lane, &watermark);
+        }
+    }
+
+    /// Another router tells how far a user of ours read.
+    pub fn relay_read(&self, read: &ArchivedReadBy, registry: &Registry, outbox: &mut Outbox) {
+        let (epoch, shard) = (read.origin_epoch.to_native(), read.origin_shard.to_native());
+        let origin = Peer::Gateway(GatewayShard { epoch, shard });
+        let origin_session = read.origin_session.to_native();
+        let on_that_shard: Vec<LaneId> =
+            outbox.gateways().into_iter().filter(|lane| outbox.peer(*lane) == Some(origin)).collect();
+        let sync = ReadSync {
+            user: UserId(read.user.0.to_native()),
+            conversation: ConversationId(read.conversation.0.to_native()),
+            read_seq: read.read_seq.to_native(),
+            unread_count: read.unread_count.to_native(),
+            except_session: 0,
+        };
+        let said_so = |lane, session| session == origin_session && on_that_shard.contains(&lane);
+        tell_others(&sync, said_so, registry, outbox);
     }
 
     /// Readers whose watermarks wait to be told.
@@ -212,7 +265,13 @@ impl Receipts {
 
     /// Tells the senders of a reader's next ranges, or asks for them; `false`: too many questions are open, the reader
     /// waits.
-    fn ask(&mut self, key: Key, fanout: &Fanout, registry: &Registry, outbox: &mut Outbox) -> bool {
+    fn ask(
+        &mut self,
+        key: Key,
+        fanout: &Fanout,
+        (registry, cluster): (&Registry, &Cluster),
+        outbox: &mut Outbox,
+    ) -> bool {
         let (conversation, except) = key;
         // At most once for each of its ranges.
         while let Some(reader) = self.readers.get_mut(&key)
@@ -230,7 +289,7 @@ impl Receipts {
             };
             // The usual case: what was handed on a moment ago is confirmed.
             if let Some(senders) = fanout.senders_of(conversation, range, except) {
-                tell(key, reader, asking, &senders, registry, outbox);
+                tell(key, reader, asking, &senders, (registry, cluster), outbox);
             } else {
                 let (after_seq, up_to_seq) = range;
                 let query = Query::Senders { conversation, after_seq, up_to_seq, except };
@@ -261,17 +320,53 @@ fn join(one: Option<Passed>, other: Option<Passed>) -> Option<Passed> {
 }
 
 /// The reader's other sessions hear how far they read. The session that said so does not.
-fn sync_reader(receipted: &Receipted, parts: &[Part], registry: &Registry, outbox: &mut Outbox) {
+fn sync_reader(
+    receipted: &Receipted,
+    parts: &[Part],
+    (registry, cluster): (&Registry, &Cluster),
+    outbox: &mut Outbox,
+) {
     let Receipted { user, conversation, read: (_, read_seq), unread_count, .. } = *receipted;
+    if let Owner::Other(owner) = cluster.owner_of(user) {
+        let said_so = parts.iter().find(|part| part.read_seq == read_seq && part.origin.session != 0);
+        let gateway = said_so.and_then(|part| match outbox.peer(part.origin.lane) {
+            Some(Peer::Gateway(gateway)) => Some((gateway, part.origin.session)),
+            _ => None,
+        });
+        if let Some(lane) = cluster.lane_to(owner) {
+            let read_by = ReadBy {
+                user,
+                conversation,
+                read_seq,
+                unread_count,
+                origin_epoch: gateway.map_or(0, |(gateway, _)| gateway.epoch),
+                origin_shard: gateway.map_or(0, |(gateway, _)| gateway.shard),
+                origin_session: gateway.map_or(0, |(_, session)| session),
+            };
+            outbox.send(lane, &read_by);
+        }
+        return;
+    }
     let said_so = |lane: LaneId, session: u64| {
         session != 0
             && parts.iter().any(|part| {
                 part.read_seq == read_seq && (part.origin.lane, part.origin.session) == (lane, session)
             })
     };
-    let lanes: Vec<LaneId> = registry.lanes_of(user, outbox).collect();
+    let sync = ReadSync { user, conversation, read_seq, unread_count, except_session: 0 };
+    tell_others(&sync, said_so, registry, outbox);
+}
+
+/// The reader's sessions hear how far they read, but those that said so.
+fn tell_others(
+    sync: &ReadSync,
+    said_so: impl Fn(LaneId, u64) -> bool,
+    registry: &Registry,
+    outbox: &mut Outbox,
+) {
+    let lanes: Vec<LaneId> = registry.lanes_of(sync.user, outbox).collect();
     for lane in lanes {
-        let own = registry.sessions_of(user).filter(|(on, _)| *on == lane);
+        let own = registry.sessions_of(sync.user).filter(|(on, _)| *on == lane);
         let (mut hears, mut except_session) = (false, 0);
         for (lane, session) in own {
             if said_so(lane, session) {
@@ -281,7 +376,7 @@ fn sync_reader(receipted: &Receipted, parts: &[Part], registry: &Registry, outbo
             }
         }
         if hears {
-            outbox.send(lane, &ReadSync { user, conversation, read_seq, unread_count, except_session });
+            outbox.send(lane, &ReadSync { except_session, ..*sync });
         }
     }
 }
@@ -291,15 +386,13 @@ fn tell(
     reader: &Reader,
     asking: Asking,
     senders: &[(UserId, Seq, MessageId)],
-    registry: &Registry,
+    (registry, cluster): (&Registry, &Cluster),
     outbox: &mut Outbox,
 ) {
     let mut lanes: BTreeMap<LaneId, Vec<Concerned>> = BTreeMap::new();
     for (user, seq, message) in senders {
-        for lane in registry.lanes_of(*user, outbox) {
-            let concerned = Concerned { user: *user, seq: *seq, message: *message, count: 0 };
-            lanes.entry(lane).or_default().push(concerned);
-        }
+        let concerned = Concerned { user: *user, seq: *seq, message: *message, count: 0 };
+        cluster.each_way(*user, registry, outbox, |lane| lanes.entry(lane).or_default().push(concerned));
     }
     let kinds: &[bool] = match asking {
         Asking::Delivered => &[false],

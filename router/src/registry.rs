@@ -18,6 +18,7 @@ use carillon_protocol::time::{Time, WallMs};
 use carillon_store::verb::{Joined as Listed, Query};
 
 use crate::batch::Origin;
+use crate::cluster::table::SlotSet;
 use crate::outbox::{Asked, LaneId, Outbox};
 use crate::presence::Change;
 
@@ -235,6 +236,24 @@ impl Registry {
         for user in some {
             self.retain(user, false, |session| outbox.is_up(session.lane));
         }
+    }
+
+    /// Slots are not ours any more: their users register with their next owner. Nobody came or went by that.
+    pub fn lost(&mut self, slots: &SlotSet) {
+        self.version += 1;
+        self.users.retain(|user, _| !slots.has_user(*user));
+        let gone: Vec<(LaneId, u64)> = self
+            .pending_users
+            .iter()
+            .filter(|(user, _)| slots.has_user(**user))
+            .flat_map(|(_, keys)| keys.iter().copied())
+            .collect();
+        for (lane, session) in gone {
+            self.forget_pending(Origin { lane, session, request: 0 });
+        }
+        self.changes.retain(|change| match change {
+            Change::Came { user, .. } | Change::Went { user, .. } => !slots.has_user(*user),
+        });
     }
 
     /// Who came and went since this was asked last, in that order: to be asked once a turn.

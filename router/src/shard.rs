@@ -6,11 +6,14 @@
 //! when all of that was put out: every ack of a turn is ahead of its fan-out, and the store has its next batch meanwhile.
 
 mod outcomes;
+mod owning;
+mod peers;
 mod reads;
 
 use carillon_node::metrics::Meter;
 use carillon_node::prng::Prng;
 use carillon_protocol::frame::{self, Frame, Open, Receipt, Register, Submit, Unregister};
+use carillon_protocol::placement::{Slot, slot_of_conversation, slot_of_user};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_store::error::ReadError;
@@ -18,9 +21,12 @@ use carillon_store::verb::{Answer, Incarnation, Outcome};
 
 use crate::batch::{Batches, Failure, Origin, Waiter};
 use crate::cache::{Cache, Profiles};
+use crate::cluster::Cluster;
+use crate::cluster::table::SlotSet;
 use crate::fanout::Fanout;
+use crate::lease;
 use crate::meters::Metric;
-use crate::outbox::{GatewayShard, LaneId, Outbox, Output, Ticket};
+use crate::outbox::{Far, GatewayShard, LaneId, Outbox, Output, Peer, Ticket};
 use crate::presence::Presence;
 use crate::rates::Limits;
 use crate::receipts::Receipts;
@@ -41,6 +47,8 @@ pub enum Input<'a> {
     LaneUp {
         /// A number that was never given before.
         lane: LaneId,
+        /// What stands at its far end.
+        far: Far,
     },
     /// A frame came on a lane.
     LaneFrame {
@@ -70,13 +78,15 @@ pub enum Input<'a> {
         /// What the store said.
         answer: Result<Answer, ReadError>,
     },
+    /// What became of a [`Output::Lease`].
+    Lease(lease::Input),
     /// The store failed outside of a commit or query.
     StoreFailed(String),
     /// What a wall clock shows: the first of a turn's inputs. For display only (G16).
     Wall(WallMs),
     /// The turn ends, or a timeout has come.
     Tick,
-    /// Take nothing new; say [`Output::Drained`] when all is done.
+    /// Take nothing new, or, beside other routers, give them everything; say [`Output::Drained`] when all is done.
     Drain,
 }
 
@@ -114,7 +124,7 @@ impl ShardSettings {
 
 /// The state of one router.
 pub struct Shard {
-    incarnation: Incarnation,
+    cluster: Cluster,
     batches: Batches,
     fanout: Fanout,
     registry: Registry,
@@ -132,15 +142,23 @@ pub struct Shard {
     is_to_hand_on: bool,
     is_draining: bool,
     is_drained: bool,
+    /// Slots on their way to another router, while something of theirs is under way here.
+    leaving: Option<Vec<Slot>>,
+    /// This life is over: nothing is taken any more.
+    is_over: bool,
 }
 
 impl Shard {
     /// A router's state at the start of an incarnation. The first turn asks for the markers of the life before.
     #[must_use]
-    pub fn new(settings: ShardSettings, seed: u64, incarnation: Incarnation, meter: Meter<Metric>) -> Shard {
-        Shard {
-            incarnation,
-            batches: Batches::new(settings.commit_lanes_count),
+    pub fn new(settings: ShardSettings, seed: u64, cluster: Cluster, meter: Meter<Metric>) -> Shard {
+        let mut batches = Batches::new(settings.commit_lanes_count);
+        if !cluster.is_sole() {
+            batches.close(&SlotSet::all());
+        }
+        let mut shard = Shard {
+            cluster,
+            batches,
             fanout: Fanout::new(settings.fanout),
             registry: Registry::default(),
             receipts: Receipts::new(settings.receipts),
@@ -156,32 +174,42 @@ impl Shard {
             is_to_hand_on: false,
             is_draining: false,
             is_drained: false,
-        }
+            leaving: None,
+            is_over: false,
+        };
+        shard.settle_owners(Time(0));
+        shard
     }
 
     /// Takes one input. After a failure of the store nothing is taken any more (G14).
     pub fn handle(&mut self, now: Time, input: Input<'_>) {
-        if self.outbox.is_failed() {
+        if self.outbox.is_failed() || self.is_over {
             return;
         }
         self.now = now;
         match input {
-            Input::LaneUp { lane } => {
-                self.outbox.lane_up(lane);
-                self.outbox.send(lane, &Open { incarnation: self.incarnation.0, shard: 0 });
+            Input::LaneUp { lane, far } => {
+                self.outbox.lane_up(lane, far);
+                self.outbox.send(lane, &Open { incarnation: self.cluster.me().0, shard: 0 });
             }
             Input::LaneFrame { lane, frame } => self.frame(lane, frame),
             Input::LaneDown { lane } => self.lane_down(lane),
             Input::Committed { commit_lane, at, results } => self.committed(commit_lane, at, results),
             Input::Answered { ticket, answer } => self.answered(ticket, answer),
+            Input::Lease(input) => self.lease(input),
             Input::StoreFailed(sentence) => self.outbox.fail(sentence),
             Input::Wall(wall) => self.wall = wall,
             Input::Tick => self.tick(),
             Input::Drain => {
                 self.is_draining = true;
                 self.receipts.drain();
-                self.presence.drain(now);
                 self.fanout.drain(now);
+                // Beside others: their users are not gone, they are served elsewhere.
+                if self.cluster.is_sole() {
+                    self.presence.drain(now);
+                } else {
+                    self.lease(lease::Input::Drain);
+                }
             }
         }
     }
@@ -202,9 +230,11 @@ impl Shard {
         let sweep = self.registry.is_sweeping().then_some(self.now);
         let fanout = self.fanout.poll_timeout(self.now);
         let live = [self.presence.poll_timeout(self.now), self.typing.poll_timeout(self.now)];
+        let lease = self.cluster.lease.as_ref().and_then(lease::Lease::poll_timeout);
         [self.batches.poll_timeout(), fanout, self.receipts.poll_timeout(), sweep]
             .into_iter()
             .chain(live)
+            .chain([lease])
             .flatten()
             .min()
     }
@@ -229,6 +259,9 @@ impl Shard {
             (Metric::HeldReceipts, self.receipts.held_count()),
             (Metric::PresenceWatches, self.presence.watches_count()),
             (Metric::PresenceLeaving, self.presence.leaving_count()),
+            (Metric::Slots, self.cluster.table.mine_count()),
+            (Metric::Peers, self.cluster.peers_count()),
+            (Metric::NoticesWaiting, self.cluster.notices_count()),
         ];
         for (metric, count) in gauges {
             self.outbox.meter.set(metric, i64::try_from(count).unwrap_or(i64::MAX));
@@ -238,19 +271,22 @@ impl Shard {
     fn tick(&mut self) {
         self.receipts.advance(self.now, &mut self.batches, &mut self.outbox);
         self.batches.depart(self.now, &mut self.outbox);
+        self.advance_lease();
         self.is_to_hand_on = true;
     }
 
     /// What became known in the turn goes its way.
     fn hand_on(&mut self) {
-        self.fanout.advance(self.now, &mut self.registry, &mut self.batches, &mut self.outbox);
+        let Shard { now, registry, cluster, batches, outbox, .. } = self;
+        self.fanout.advance(*now, registry, cluster, batches, outbox);
+        self.answer_routers();
         self.registry.sweep(&self.outbox);
         self.live();
         let is_idle = self.receipts.is_idle()
             && self.presence.is_idle()
             && self.batches.is_idle()
             && self.fanout.is_idle();
-        if self.is_draining && !self.is_drained && is_idle {
+        if self.is_draining && !self.is_drained && is_idle && self.cluster.is_sole() {
             self.is_drained = true;
             self.outbox.push(Output::Drained);
         }
@@ -258,21 +294,28 @@ impl Shard {
 
     /// What is true now and may be lost comes behind everything else of a turn.
     fn live(&mut self) {
-        let Shard { presence, typing, fanout, registry, batches, outbox, .. } = self;
+        let Shard { presence, typing, fanout, registry, cluster, batches, outbox, .. } = self;
         presence.advance(self.now, self.wall, registry, batches, outbox);
         typing.advance(
             self.now,
             fanout.is_busy(),
             |conversation| fanout.hearers_of(conversation),
-            registry,
+            (registry, cluster),
             outbox,
         );
     }
 
     fn lane_down(&mut self, lane: LaneId) {
-        if self.outbox.lane_down(lane) {
-            self.registry.lane_down(lane);
-            self.presence.lane_down(lane);
+        let peer = self.outbox.peer(lane);
+        if !self.outbox.lane_down(lane) {
+            return;
+        }
+        match peer {
+            Some(Peer::Router(router)) => self.router_down(router, lane),
+            _ => {
+                self.registry.lane_down(lane);
+                self.presence.lane_down(lane);
+            }
         }
     }
 
@@ -292,10 +335,11 @@ impl Shard {
             return;
         }
         let Ok(frame) = frame::read(bytes) else { return self.refuse_lane(lane) };
-        let is_open = self.outbox.is_open(lane);
+        let peer = self.outbox.peer(lane);
         let taken = match frame {
-            Frame::Open(open) if !is_open => owned::<Open>(open).map(|open| self.open(lane, open)),
-            _ if !is_open => None,
+            Frame::Open(open) if peer.is_none() => owned::<Open>(open).map(|open| self.open(lane, open)),
+            _ if peer.is_none() => None,
+            frame if let Some(Peer::Router(router)) = peer => self.router_frame(lane, router, &frame),
             Frame::Register(register) => owned(register).map(|register| self.register(lane, register)),
             Frame::Unregister(gone) => owned(gone).map(|gone| {
                 let Unregister { session, user, bye } = gone;
@@ -306,10 +350,10 @@ impl Shard {
             Frame::Read(read) => owned(read).map(|read| self.read(lane, &read)),
             Frame::Receipt(receipt) => owned(receipt).map(|receipt| self.receipt(lane, receipt)),
             Frame::Watch(watch) => owned(watch).map(|watch| {
-                self.presence.watch(lane, watch, &self.registry, &mut self.outbox);
+                self.watch(lane, watch);
             }),
             Frame::Typing(typing) => owned(typing).map(|typing| {
-                self.typing.typed(self.now, lane, typing, &mut self.outbox);
+                self.typing(lane, typing);
             }),
             Frame::Find(find) => owned(find).map(|find| self.find(lane, find)),
             // Frames that go down, or between routers: nothing that a gateway says.
@@ -321,14 +365,29 @@ impl Shard {
     }
 
     fn open(&mut self, lane: LaneId, open: Open) {
-        let peer = GatewayShard { epoch: open.incarnation, shard: open.shard };
+        let Open { incarnation, shard } = open;
+        let far = self.outbox.far(lane);
+        let peer = match far {
+            Some(Far::Router) => Peer::Router(Incarnation(incarnation)),
+            _ => Peer::Gateway(GatewayShard { epoch: incarnation, shard }),
+        };
         if let Some(orphan) = self.outbox.lane_opened(lane, peer) {
             self.close_lane(orphan);
+        }
+        match peer {
+            Peer::Gateway(_) => {
+                let owners = self.cluster.owners();
+                self.outbox.send(lane, &owners);
+            }
+            Peer::Router(router) => self.router_up(router, lane),
         }
     }
 
     fn register(&mut self, lane: LaneId, register: Register) {
         let origin = Origin { lane, session: register.session, request: register.request };
+        if !self.serves(origin, register.user) {
+            return;
+        }
         let Register { user, device, name, auto_provision, again, waited_ms, issued_at_s, .. } = register;
         let wanted = Registration { user, device, name, auto_provision, again, waited_ms, issued_at_s };
         self.registry.register(self.now, origin, wanted, &mut self.outbox);
@@ -336,10 +395,16 @@ impl Shard {
 
     fn submit(&mut self, lane: LaneId, submit: Submit) {
         let origin = Origin { lane, session: submit.session, request: submit.request };
-        let offered = self.not_draining().and_then(|()| {
-            self.limits.admit(self.now, &submit, &self.outbox)?;
-            let op = submit::op(submit, &mut self.prng)?;
-            self.batches.offer(self.now, op, Waiter::Submit(origin))
+        let slot = submit::slot(submit.user, &submit.command);
+        if !self.owns(origin, slot, submit.slot_epoch) {
+            return;
+        }
+        let Shard { now, cluster, limits, batches, outbox, prng, .. } = self;
+        let offered = if self.is_draining && cluster.is_sole() { Err(draining()) } else { Ok(()) };
+        let offered = offered.and_then(|()| {
+            limits.admit(*now, &submit, outbox)?;
+            let op = submit::op(submit, prng, &|slot| cluster.table.accepts(slot))?;
+            batches.offer(*now, op, Waiter::Submit(origin))
         });
         if let Err(refusal) = offered {
             self.outbox.refuse(origin, &refusal);
@@ -348,7 +413,11 @@ impl Shard {
 
     fn receipt(&mut self, lane: LaneId, receipt: Receipt) {
         let origin = Origin { lane, session: receipt.session, request: receipt.request };
-        let offered = self.not_draining().and_then(|()| {
+        if !self.owns(origin, slot_of_conversation(receipt.conversation), 0) {
+            return;
+        }
+        let offered = if self.is_draining && self.cluster.is_sole() { Err(draining()) } else { Ok(()) };
+        let offered = offered.and_then(|()| {
             let op = submit::receipt(receipt)?;
             let is_large = self.fanout.is_large(op.conversation);
             self.receipts.offer(self.now, op, origin, is_large, &mut self.batches)
@@ -358,13 +427,26 @@ impl Shard {
         }
     }
 
-    fn not_draining(&self) -> Result<(), Refusal> {
-        if self.is_draining {
-            return Err(Refusal::new(Code::Unavailable, "the router restarts; try again")
-                .retry_after(UNAVAILABLE_RETRY_MS));
+    fn watch(&mut self, lane: LaneId, watch: frame::Watch) {
+        let origin = Origin { lane, session: watch.session, request: watch.request };
+        let others = watch.users.iter().map(|user| slot_of_user(*user));
+        match others.clone().find(|slot| !self.cluster.table.accepts(*slot)) {
+            // Whoever ceases to watch somebody elsewhere has ceased to.
+            Some(slot) if watch.watch || watch.request != 0 => self.outbox.not_owner(origin, slot),
+            _ => self.presence.watch(lane, watch, &mut self.outbox),
         }
-        Ok(())
     }
+
+    fn typing(&mut self, lane: LaneId, typing: frame::Typing) {
+        let origin = Origin { lane, session: typing.session, request: typing.request };
+        if self.owns(origin, slot_of_conversation(typing.conversation), 0) {
+            self.typing.typed(self.now, lane, typing, &mut self.outbox);
+        }
+    }
+}
+
+fn draining() -> Refusal {
+    Refusal::new(Code::Unavailable, "the router restarts; try again").retry_after(UNAVAILABLE_RETRY_MS)
 }
 
 /// The frame as owned values: its strings move on into operations.

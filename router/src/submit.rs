@@ -1,6 +1,7 @@
 //! Link frames to operations and queries. The gateway is ours, yet what it says is checked again: what is stored for
 //! ever passes one more border.
 
+use crate::batch::OVERLOADED_RETRY_MS;
 use carillon_node::prng::Prng;
 use carillon_protocol::frame::{self, Command, Find, Read, Receipt, Submit, Wanted};
 use carillon_protocol::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, ID_MAX, UserId, is_device_id};
@@ -8,16 +9,39 @@ use carillon_protocol::limits::{
     CONTENT_BYTES_MAX, EMOJI_BYTES_MAX, GROUP_NAME_BYTES_MAX, MEDIA_URL_BYTES_MAX, MEMBER_IDS_MAX,
     PAGE_EVENTS_MAX, PUSH_TOKEN_BYTES_MAX, USERNAME_BYTES_MAX,
 };
+use carillon_protocol::placement::{Slot, slot_of_conversation, slot_of_user};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::record::{ConversationType, Encoding, History, MessageType, Platform, Role};
 use carillon_protocol::time::WallMs;
 use carillon_store::verb::{Change, ChangeOp, CreateOp, Op, PageQuery, Query, ReceiptOp, SendOp};
 
-/// The operation that a submit asks for. New ids are drawn here.
+/// Ids that are drawn for a new conversation until one falls into a slot of ours: a router with one slot of the 4,096 finds
+/// none with a chance of one in a million million. Beyond: `unavailable`.
+const DRAWS_MAX: u32 = 128 << 10;
+
+/// The slot whose owner decides a command.
+#[must_use]
+pub fn slot(user: UserId, command: &Command) -> Slot {
+    match command {
+        Command::Send { conversation, .. } | Command::Change { conversation, .. } => {
+            slot_of_conversation(*conversation)
+        }
+        Command::CreateUser { user: Some(created), .. } => slot_of_user(*created),
+        Command::Create { .. }
+        | Command::Mute { .. }
+        | Command::Profile { .. }
+        | Command::PushToken { .. }
+        | Command::Revoke { .. }
+        | Command::CreateUser { user: None, .. }
+        | Command::Provision { .. } => slot_of_user(user),
+    }
+}
+
+/// The operation that a submit asks for. New ids are drawn here, so that their slots are ours.
 ///
 /// # Errors
 /// What is wrong with it, by the name of the field on the client's wire.
-pub fn op(submit: Submit, prng: &mut Prng) -> Result<Op, Refusal> {
+pub fn op(submit: Submit, prng: &mut Prng, is_ours: &dyn Fn(Slot) -> bool) -> Result<Op, Refusal> {
     let Submit { user, client_msg_id, command, .. } = submit;
     valid(user.is_valid(), "user_id")?;
     match command {
@@ -47,7 +71,7 @@ pub fn op(submit: Submit, prng: &mut Prng) -> Result<Op, Refusal> {
             members.sort_unstable();
             members.dedup();
             Ok(Op::Create(CreateOp {
-                conversation: ConversationId(draw_id(prng)),
+                conversation: draw(prng, ConversationId, |it| is_ours(slot_of_conversation(it)))?,
                 creator: user,
                 client_msg_id,
                 conversation_type,
@@ -86,13 +110,20 @@ pub fn op(submit: Submit, prng: &mut Prng) -> Result<Op, Refusal> {
         Command::CreateUser { user, username } => {
             filled(&username, USERNAME_BYTES_MAX, "username")?;
             valid(user.is_none_or(UserId::is_valid), "user_id")?;
-            Ok(Op::CreateUser { user: user.unwrap_or_else(|| UserId(draw_id(prng))), username })
+            let drawn = || draw(prng, UserId, |it| is_ours(slot_of_user(it)));
+            Ok(Op::CreateUser { user: user.map_or_else(drawn, Ok)?, username })
         }
         Command::Provision { name } => {
             bounded(name.len(), USERNAME_BYTES_MAX, "username")?;
             Ok(Op::Provision { user, name })
         }
     }
+}
+
+fn draw<T: Copy>(prng: &mut Prng, new: fn(u64) -> T, is_ours: impl Fn(T) -> bool) -> Result<T, Refusal> {
+    let mut drawn = (0..DRAWS_MAX).map(|_| new(draw_id(prng)));
+    let none = || Refusal::new(Code::Unavailable, "this is changing hands; try again");
+    drawn.find(|id| is_ours(*id)).ok_or_else(|| none().retry_after(OVERLOADED_RETRY_MS))
 }
 
 /// How a log is to change.

@@ -8,13 +8,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use carillon_protocol::frame::{Accepted, Typed, Typing as TypingFrame};
+use carillon_protocol::frame::{Accepted, ArchivedTyped, Typed, Typing as TypingFrame};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::placement::slot_of_conversation;
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::Time;
 use carillon_store::verb::{Hearer, Query};
 
 use crate::batch::{OVERLOADED_RETRY_MS, Origin};
+use crate::cluster::Cluster;
+use crate::cluster::table::SlotSet;
 use crate::meters::Metric;
 use crate::outbox::{Asked, LaneId, Outbox};
 use crate::registry::Registry;
@@ -98,7 +101,7 @@ impl Typing {
         now: Time,
         is_busy: bool,
         known: impl Fn(ConversationId) -> Option<&'a [Hearer]>,
-        registry: &Registry,
+        (registry, cluster): (&Registry, &Cluster),
         outbox: &mut Outbox,
     ) {
         self.is_cut = false;
@@ -129,11 +132,34 @@ impl Typing {
             };
             users_left = users_left.saturating_sub(members.len().max(1));
             if let Some(waiting) = self.waiting.remove(&key) {
-                pass_on(key, &waiting, members, self.members_max, registry, outbox);
+                pass_on(key, &waiting, members, self.members_max, (registry, cluster), outbox);
             }
         }
         // What was read is as old as its answer: the next turn may know of a change.
         self.read.clear();
+    }
+
+    /// Slots are not ours any more: what waits is asked of their next owner.
+    pub fn lost(&mut self, slots: &SlotSet, outbox: &mut Outbox) {
+        let gone = self.waiting.extract_if(.., |(conversation, _), _| slots.has_conversation(*conversation));
+        for ((conversation, _), waiting) in gone {
+            let slot = slot_of_conversation(conversation);
+            waiting.origins.into_iter().for_each(|origin| outbox.not_owner(origin, slot));
+        }
+    }
+
+    /// Another router tells that a user types: those of these who are here hear it.
+    pub fn relay(&self, typed: &ArchivedTyped, registry: &Registry, outbox: &mut Outbox) {
+        let mut lanes: BTreeMap<LaneId, Vec<UserId>> = BTreeMap::new();
+        for user in typed.users.iter().map(|user| UserId(user.0.to_native())) {
+            registry.lanes_of(user, outbox).for_each(|lane| lanes.entry(lane).or_default().push(user));
+        }
+        let conversation = ConversationId(typed.conversation.0.to_native());
+        let (user, start) = (UserId(typed.user.0.to_native()), typed.start);
+        for (lane, users) in lanes {
+            outbox.send(lane, &Typed { conversation, user, start, users });
+            outbox.meter.add(Metric::TypingFrames, 1);
+        }
     }
 
     /// When [`Typing::advance`] has something to do.
@@ -155,7 +181,7 @@ fn pass_on(
     waiting: &Waiting,
     members: &[Hearer],
     members_max: usize,
-    registry: &Registry,
+    (registry, cluster): (&Registry, &Cluster),
     outbox: &mut Outbox,
 ) {
     let current = || members.iter().filter(|member| member.to_seq == Seq::MAX).map(|member| member.user);
@@ -172,9 +198,7 @@ fn pass_on(
     }
     let mut lanes: BTreeMap<LaneId, Vec<UserId>> = BTreeMap::new();
     for member in current().filter(|member| *member != user) {
-        for lane in registry.lanes_of(member, outbox) {
-            lanes.entry(lane).or_default().push(member);
-        }
+        cluster.each_way(member, registry, outbox, |lane| lanes.entry(lane).or_default().push(member));
     }
     for (lane, users) in lanes {
         outbox.send(lane, &Typed { conversation, user, start: waiting.start, users });

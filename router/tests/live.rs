@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use carillon_link::doorbell::Doorbell;
 use carillon_link::ring::{LaneEnd, SendError};
-use carillon_link::{Mailbox, Peer, local};
+use carillon_link::{Dial, Mailbox, Peer, local};
 use carillon_node::clock::Clock;
 use carillon_node::exit::Fatal;
 use carillon_node::metrics::Registry;
 use carillon_protocol::frame::{self, Command, Frame, LinkFrame};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::time::Time;
-use carillon_router::io::{self, Handle};
+use carillon_router::io::{self, Handle, Needs, Tenure};
 use carillon_router::{DEFAULTS, Settings};
 use carillon_store::backend::memory::{Fault, Faults, Memory, Options};
 use carillon_store::txn::Engine;
@@ -30,7 +30,22 @@ fn start(engine: &Arc<dyn Engine>) -> (Handle, mpsc::Receiver<Fatal>) {
     let (failed, failures) = mpsc::channel();
     let failed = std::sync::Mutex::new(failed);
     let on_failure = Arc::new(move |fatal| drop(failed.lock().unwrap().send(fatal)));
-    (io::start(&settings, Arc::clone(engine), &Registry::new(), on_failure).unwrap(), failures)
+    let needs = Needs {
+        engine: Arc::clone(engine),
+        tenure: Tenure::Sole,
+        address: String::new(),
+        dial: Arc::new(Nobody),
+        on_failure,
+    };
+    (io::start(&settings, needs, &Registry::new()).unwrap(), failures)
+}
+
+struct Nobody;
+
+impl Dial for Nobody {
+    fn dial(&self, _address: &str) {}
+
+    fn hang_up(&self, _address: &str) {}
 }
 
 /// What a test hears, as far as it cares.

@@ -11,7 +11,8 @@ use carillon_node::tokens::{Claims, KeyTable};
 use carillon_protocol::frame::{LinkFrame as _, Open};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_router::batch::Failure;
-use carillon_router::outbox::{LaneId, Output};
+use carillon_router::cluster::Cluster;
+use carillon_router::outbox::{Far, LaneId, Output};
 use carillon_router::shard::{Input, Shard, ShardSettings};
 use carillon_store::backend::memory::{Memory, Options};
 use carillon_store::ids::MessageIds;
@@ -65,7 +66,12 @@ impl Desk {
         let claim = retry::claim(&engine, WallMs(WALL_MS), &mut |_| ()).expect("claimed");
         let mut desk = Desk {
             rest: Rest::new(rest::Settings::of(&settings, true), Arc::clone(&keys), seed),
-            router: Shard::new(shard_settings(), seed, claim.incarnation, Meter::detached()),
+            router: Shard::new(
+                shard_settings(),
+                seed,
+                Cluster::sole(claim.incarnation, claim.epoch, ""),
+                Meter::detached(),
+            ),
             engine,
             incarnation: claim.incarnation,
             ids: claim.message_ids(0, 1),
@@ -75,7 +81,7 @@ impl Desk {
             queries_count: 0,
             up: VecDeque::new(),
         };
-        desk.router.handle(desk.now, Input::LaneUp { lane: LANE });
+        desk.router.handle(desk.now, Input::LaneUp { lane: LANE, far: Far::Gateway });
         desk.up.push_back(Up::Frame(Open { incarnation: 1, shard: 0 }.to_frame()));
         desk.rest.handle(desk.now, WallMs(WALL_MS), rest::Input::LaneUp { router: ROUTER });
         desk.run();
@@ -177,6 +183,9 @@ impl Desk {
 
     fn carry_out(&mut self, output: Output) {
         match output {
+            Output::Lease(_) | Output::Dial { .. } | Output::HangUp { .. } | Output::Over => {
+                panic!("a router that is alone says nothing to others")
+            }
             Output::Frame { frame, .. } => {
                 let input = rest::Input::LaneFrame { router: ROUTER, frame: &frame };
                 // The first frame on a lane is no answer.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use carillon_protocol::ids::{MessageId, Seq, UserId};
 use carillon_protocol::record::Event;
 use carillon_protocol::time::Time;
-use carillon_store::verb::Entry;
+use carillon_store::verb::{Entry, Incarnation};
 
 use super::MARK_EVENTS;
 use crate::batch::Origin;
@@ -39,6 +39,8 @@ pub(super) enum Crowd {
 }
 
 pub(super) struct Log {
+    /// Given once: answers to what an earlier log of the conversation asked say nothing about this one.
+    pub(super) number: u64,
     /// The next seq to hand on; `None` until the markers tell.
     pub(super) next: Option<Seq>,
     /// The highest seq known to be committed.
@@ -67,6 +69,10 @@ pub(super) struct Log {
     pub(super) is_marking: bool,
     /// An operation on it had an unknown outcome.
     pub(super) is_suspect: bool,
+    /// What lies below what was committed here may have been handed on by an earlier owner as well.
+    pub(super) replays: bool,
+    /// Other routers that have not answered for something: from the first to the last seq.
+    waiting: Vec<(Incarnation, Seq, Seq)>,
     /// Questions older than this may not know what was handed on last.
     pub(super) handed_on_before: Ticket,
     pub(super) handed_on_at: Time,
@@ -74,8 +80,9 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(next: Option<Seq>) -> Log {
+    pub(super) fn new(number: u64, next: Option<Seq>) -> Log {
         Log {
+            number,
             next,
             head: 0,
             exploring: false,
@@ -90,10 +97,41 @@ impl Log {
             marked: 0,
             is_marking: false,
             is_suspect: false,
+            replays: false,
+            waiting: Vec::new(),
             handed_on_before: Ticket(0),
             handed_on_at: Time(0),
             timer: None,
         }
+    }
+
+    /// Whether an earlier owner may have handed on this event as well.
+    pub(super) fn is_replay(&self, seq: Seq) -> bool {
+        self.replays && self.first_seen.is_none_or(|first| seq < first)
+    }
+
+    /// An event left for another router, which is to answer for it.
+    pub(super) fn waits_for(&mut self, router: Incarnation, seq: Seq) {
+        match self.waiting.iter_mut().find(|(other, ..)| *other == router) {
+            Some((.., last)) => *last = seq,
+            None => self.waiting.push((router, seq, seq)),
+        }
+    }
+
+    /// It has answered for everything up to there.
+    pub(super) fn answered(&mut self, router: Incarnation, seq: Seq) {
+        self.waiting.retain_mut(|(other, first, last)| {
+            if *other == router {
+                *first = (*first).max(seq + 1);
+            }
+            first <= last
+        });
+    }
+
+    /// Up to here everybody was told, or those who tell them have answered for it.
+    pub(super) fn answered_seq(&self) -> Seq {
+        let handed_on = self.next.map_or(0, |next| next - 1);
+        self.waiting.iter().map(|(_, first, _)| first - 1).fold(handed_on, Seq::min)
     }
 
     /// Whether everything known is handed on and marked.
@@ -196,7 +234,7 @@ mod tests {
     #[test]
     fn senders_of_what_was_handed_on_are_remembered() {
         let (alice, bob, carol) = (UserId(1), UserId(2), UserId(3));
-        let mut log = Log::new(Some(1));
+        let mut log = Log::new(1, Some(1));
         assert_eq!(log.senders(0, 1, carol), None);
         let renamed = Event {
             id: MessageId(4 << 22),

@@ -12,8 +12,10 @@ use std::collections::BTreeMap;
 
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::record::{Body, Event};
-use carillon_store::verb::Hearer;
+use carillon_store::verb::{Hearer, Incarnation};
 
+use crate::cluster::Cluster;
+use crate::cluster::table::{Owner, SlotSet};
 use crate::outbox::{LaneId, Outbox};
 use crate::registry::Registry;
 
@@ -56,16 +58,25 @@ struct Members {
     list: Vec<Hearer>,
     /// Those who heard their last event, and which that was: an older snapshot may not know.
     former: BTreeMap<UserId, Seq>,
-    /// Who hears on which lane: so while the registry is of that version, for the events from – to.
-    groups: Vec<(LaneId, Vec<UserId>)>,
-    groups_at: Option<(u64, Seq, Seq)>,
+    /// Who hears on which lane, and whom another router tells: so while the registry and the table of owners are of these
+    /// versions, for the events from – to.
+    groups: Groups,
+    groups_at: Option<((u64, u64), Seq, Seq)>,
     used: u64,
+}
+
+/// Who hears, by the way that leads there.
+#[derive(Default)]
+pub(super) struct Groups {
+    /// Users of our own, by lane.
+    pub(super) lanes: Vec<(LaneId, Vec<UserId>)>,
+    /// Users of other routers.
+    pub(super) routers: Vec<(Incarnation, Vec<UserId>)>,
 }
 
 /// Who hears an event.
 pub(super) struct Listening<'a> {
-    /// By lane.
-    pub(super) groups: &'a [(LaneId, Vec<UserId>)],
+    pub(super) groups: &'a Groups,
     /// What finding out has cost.
     pub(super) users_looked_at: usize,
     /// Members, whether or not any of them listens.
@@ -100,7 +111,7 @@ impl MembersCache {
         self.members_count += list.len();
         self.uses_count += 1;
         let used = self.uses_count;
-        let (former, groups) = (BTreeMap::new(), Vec::new());
+        let (former, groups) = (BTreeMap::new(), Groups::default());
         let members = Members { version, list, former, groups, groups_at: None, used };
         self.lists.insert(conversation, members);
         self.by_use.insert(used, conversation);
@@ -160,6 +171,7 @@ impl MembersCache {
         conversation: ConversationId,
         seq: Seq,
         registry: &Registry,
+        cluster: &Cluster,
         outbox: &Outbox,
     ) -> Option<Listening<'_>> {
         let members = self.lists.get_mut(&conversation)?;
@@ -169,16 +181,23 @@ impl MembersCache {
             members.used = self.uses_count;
             self.by_use.insert(members.used, conversation);
         }
-        let is_known = members
-            .groups_at
-            .is_some_and(|(version, from, to)| version == registry.version() && from <= seq && seq <= to);
+        let is_known = members.groups_at.is_some_and(|(versions, from, to)| {
+            versions == versions_of(registry, cluster) && from <= seq && seq <= to
+        });
         let users_looked_at = if is_known { members.groups.len() } else { members.count() };
         if !is_known {
             members.retire(seq);
-            members.group(seq, registry, outbox);
+            members.group(seq, registry, cluster, outbox);
         }
         let hearers_count = members.list.len();
         Some(Listening { groups: &members.groups, users_looked_at, hearers_count })
+    }
+
+    /// Forgets the lists of these slots' conversations.
+    pub(super) fn remove_slots(&mut self, slots: &SlotSet) {
+        let gone: Vec<ConversationId> =
+            self.lists.keys().copied().filter(|conversation| slots.has_conversation(*conversation)).collect();
+        gone.into_iter().for_each(|conversation| self.remove(conversation));
     }
 
     pub(super) fn remove(&mut self, conversation: ConversationId) {
@@ -243,8 +262,9 @@ impl Members {
     }
 
     /// Finds out who hears `seq` on which lane, and for which seqs around it that is the same.
-    fn group(&mut self, seq: Seq, registry: &Registry, outbox: &Outbox) {
-        let mut groups: BTreeMap<LaneId, Vec<UserId>> = BTreeMap::new();
+    fn group(&mut self, seq: Seq, registry: &Registry, cluster: &Cluster, outbox: &Outbox) {
+        let mut lanes: BTreeMap<LaneId, Vec<UserId>> = BTreeMap::new();
+        let mut routers: BTreeMap<Incarnation, Vec<UserId>> = BTreeMap::new();
         let mut to = Seq::MAX;
         for hearer in &self.list {
             if hearer.from_seq > seq {
@@ -252,11 +272,37 @@ impl Members {
                 continue;
             }
             to = to.min(hearer.to_seq);
-            for lane in registry.lanes_of(hearer.user, outbox) {
-                groups.entry(lane).or_default().push(hearer.user);
+            match if cluster.is_sole() { Owner::Us } else { cluster.owner_of(hearer.user) } {
+                Owner::Us => {
+                    for lane in registry.lanes_of(hearer.user, outbox) {
+                        lanes.entry(lane).or_default().push(hearer.user);
+                    }
+                }
+                Owner::Other(owner) => routers.entry(owner).or_default().push(hearer.user),
+                // Whoever takes them over has their sessions ask anew.
+                Owner::Nobody => {}
             }
         }
-        self.groups = groups.into_iter().collect();
-        self.groups_at = Some((registry.version(), seq, to));
+        self.groups = Groups { lanes: lanes.into_iter().collect(), routers: routers.into_iter().collect() };
+        self.groups_at = Some((versions_of(registry, cluster), seq, to));
     }
+}
+
+impl Groups {
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len() + self.routers.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn users_count(&self) -> usize {
+        let lanes = self.lanes.iter().map(|(_, users)| users.len());
+        lanes.chain(self.routers.iter().map(|(_, users)| users.len())).sum()
+    }
+}
+
+fn versions_of(registry: &Registry, cluster: &Cluster) -> (u64, u64) {
+    (registry.version(), cluster.table.version())
 }

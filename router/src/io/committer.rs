@@ -14,7 +14,8 @@ use carillon_store::txn::Engine;
 use carillon_store::verb::{Incarnation, Op};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::{Cpu, Report};
+use super::Cpu;
+use super::life::Report;
 use crate::batch::Failure;
 use crate::meters::ThreadMetric;
 

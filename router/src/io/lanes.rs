@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use carillon_link::Arrival;
 use carillon_link::ring::{LaneEnd, SendError};
 use carillon_protocol::time::Time;
 use rkyv::util::AlignedVec;
 
 use crate::meters::Metric;
-use crate::outbox::LaneId;
+use crate::outbox::{Far, LaneId};
 use crate::shard::{Input, Shard};
 
 /// Frames taken from one lane in one turn: the others have theirs before it has more.
@@ -34,13 +35,14 @@ pub(super) struct Lanes {
 
 impl Lanes {
     /// A new lane, with a number that no other ever had.
-    pub(super) fn arrived(&mut self, now: Time, end: LaneEnd, shard: &mut Shard) {
+    pub(super) fn arrived(&mut self, now: Time, arrival: Arrival, shard: &mut Shard) {
+        let (end, far) = (arrival.lane, Far::Gateway);
         let lane = LaneId(self.arrived_count);
         // Four thousand million lanes in one life: a number used twice would give an answer to the wrong session.
         self.arrived_count = self.arrived_count.checked_add(1).expect("lanes are numbered once");
         self.lanes
             .insert(lane, Lane { end, backlog: VecDeque::new(), backlog_bytes: 0, is_overflowed: false });
-        shard.handle(now, Input::LaneUp { lane });
+        shard.handle(now, Input::LaneUp { lane, far });
     }
 
     /// Hands the shard what came; `true`: more is waiting.
@@ -112,6 +114,12 @@ impl Lanes {
             at.end.flush();
         }
         has_closed
+    }
+
+    /// Closes all, and tells which those were. (A lane that was closed is made anew by whoever made it.)
+    pub(super) fn close_all(&mut self) -> Vec<LaneId> {
+        self.touched.clear();
+        std::mem::take(&mut self.lanes).into_keys().collect()
     }
 
     /// Closes a lane that the shard has forgotten.

@@ -12,6 +12,8 @@
 
 mod committer;
 mod lanes;
+mod life;
+mod membership;
 mod reader;
 
 use std::sync::Arc;
@@ -19,24 +21,24 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use carillon_link::doorbell::Doorbell;
-use carillon_link::{Arrival, Mailbox, Wake};
+use carillon_link::{Arrival, Dial, Mailbox, Wake};
 use carillon_node::clock::Clock;
 use carillon_node::exit::Fatal;
 use carillon_node::metrics::{Meter, Registry};
-use carillon_node::random;
 use carillon_protocol::time::{Time, WallMs};
-use carillon_store::error::{CommitError, ReadError};
-use carillon_store::retry::{self, BatchError};
+use carillon_store::error::CommitError;
 use carillon_store::txn::Engine;
-use carillon_store::verb::{Answer, Incarnation, Op, Query};
+use carillon_store::verb::Incarnation;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::Settings;
+use crate::lease::{self, ANSWERS_FOR_MS, DEAD_AFTER_MS};
 use crate::meters::{Role, ThreadMetric};
-use crate::outbox::{Output, QUERIES_MAX, Ticket};
-use crate::shard::{Input, Shard, ShardSettings};
+use crate::outbox::Output;
+use crate::shard::Input;
 use lanes::Lanes;
+use life::{Ground, Life, Report};
 
 /// Lanes that may arrive in one turn. Beyond: the connector is told to try again.
 const ARRIVALS_MAX: usize = 256;
@@ -44,18 +46,38 @@ const ARRIVALS_MAX: usize = 256;
 const ANSWERS_TURN_MAX: usize = 1_024;
 /// How often gauges and the thread's CPU time are published.
 const PUBLISH_MS: u64 = 100;
+/// A turn that took longer may have been asleep: what it would answer may be old, and whoever asked is to ask anew.
+const TURN_MS_MAX: u64 = 250;
+/// How soon a new life is tried again that could not begin.
+const LIFE_RETRY: Duration = Duration::from_millis(200);
+
+// G10: what memory answered at the end of a beat's time has left before anybody else may own it.
+const _: () = assert!(ANSWERS_FOR_MS + TURN_MS_MAX < DEAD_AFTER_MS);
 
 /// Called with what went wrong when the store failed: has to end the process with its status, at once.
 pub type OnFailure = Arc<dyn Fn(Fatal) + Send + Sync>;
 
-/// What a committer reports.
-enum Report {
-    Committed {
-        commit_lane: u16,
-        at: WallMs,
-        results: Vec<Result<carillon_store::verb::Outcome, BatchError>>,
-    },
-    Failed(String),
+/// Whether other routers may stand on the same store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    /// None does: this one owns everything as long as it lives, and whoever was before is dead.
+    Sole,
+    /// Several share the slots.
+    Shared,
+}
+
+/// What a router stands on.
+pub struct Needs {
+    /// The store.
+    pub engine: Arc<dyn Engine>,
+    /// Whether it is shared.
+    pub tenure: Tenure,
+    /// Where gateways and other routers reach this one: "host:port".
+    pub address: String,
+    /// How it reaches other routers.
+    pub dial: Arc<dyn Dial>,
+    /// See [`OnFailure`].
+    pub on_failure: OnFailure,
 }
 
 /// What a handle orders.
@@ -73,80 +95,49 @@ pub struct Handle {
     orders: Sender<Order>,
     drained: Receiver<()>,
     bell: Arc<Doorbell>,
-    threads: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
-/// Claims the store and starts the threads of a router.
+/// Claims or joins the store and starts the threads of a router.
 ///
 /// # Errors
 /// The store could not be claimed, or the process has no threads or descriptors left.
-pub fn start(
-    settings: &Settings,
-    engine: Arc<dyn Engine>,
-    metrics: &Registry,
-    on_failure: OnFailure,
-) -> Result<Handle, Fatal> {
-    let wall = WallMs(Clock.wall_ms());
-    let claim = retry::claim(&*engine, wall, &mut committer::pause)
-        .map_err(|error| Fatal::disk(format!("the store cannot be claimed: {error}")))?;
+pub fn start(settings: &Settings, needs: Needs, metrics: &Registry) -> Result<Handle, Fatal> {
+    let Needs { engine, tenure, address, dial, on_failure } = needs;
     let bell = Doorbell::new().map_err(|error| cannot_start(&error))?;
     let wake: Arc<dyn Wake> = bell.clone();
     let (mailbox, arrivals) = Mailbox::new(ARRIVALS_MAX, Arc::clone(&wake));
-    let commit_lanes_count = engine.lanes_count().max(1);
-
-    let (report, reports) = bounded(2 * usize::from(commit_lanes_count));
-    let (answer, answers) = bounded(QUERIES_MAX);
-    let (query, queries) = bounded(QUERIES_MAX);
     let (order, orders) = bounded(2);
     let (drain, drained) = bounded(1);
+    let ground = Ground {
+        settings: settings.clone(),
+        engine: Arc::clone(&engine),
+        metrics: metrics.clone(),
+        tenure,
+        address,
+        wake,
+    };
+    let claim =
+        ground.claim().map_err(|error| Fatal::disk(format!("the store cannot be claimed: {error}")))?;
     let mut threads = Vec::new();
-    let mut commits = Vec::new();
-    for lane in 0..commit_lanes_count {
-        let (commit, batches) = bounded(1);
-        commits.push(commit);
-        let committer = committer::Committer {
-            lane,
-            engine: Arc::clone(&engine),
-            incarnation: claim.incarnation,
-            ids: claim.message_ids(lane, commit_lanes_count),
-            members_max: settings.conversations.max_members,
-            batches,
-            report: report.clone(),
-            wake: Arc::clone(&wake),
-            cpu: Cpu::new(metrics, Role::Committer),
-        };
-        threads.push(spawn(format!("committer-{lane}"), move || committer.run())?);
-    }
-    for number in 0..settings.router.readers.max(1) {
-        let reader = reader::Reader {
-            engine: Arc::clone(&engine),
-            queries: queries.clone(),
-            answer: answer.clone(),
-            wake: Arc::clone(&wake),
-            cpu: Cpu::new(metrics, Role::Reader),
-        };
-        threads.push(spawn(format!("reader-{number}"), move || reader.run())?);
-    }
-    let shard_settings = ShardSettings::of(settings, commit_lanes_count);
-    let seed = random::seed();
+    let life = ground.begin(claim, &mut threads)?;
+    let incarnation = life.incarnation;
     let router = Router {
-        shard: Shard::new(shard_settings, seed, claim.incarnation, metrics.meter(&[])),
+        ground,
+        life,
+        threads,
         lanes: Lanes::default(),
         bell: Arc::clone(&bell),
         arrivals,
-        commits,
-        reports,
-        query,
-        answers,
         orders,
         drained: drain,
+        dial,
         on_failure,
         cpu: Cpu::new(metrics, Role::Router),
         publish_at: Time(0),
     };
-    threads.push(spawn("router".to_owned(), move || router.run())?);
-    tracing::info!(incarnation = claim.incarnation.0, commit_lanes_count, "router started");
-    Ok(Handle { mailbox, incarnation: claim.incarnation, engine, orders: order, drained, bell, threads })
+    let thread = Some(spawn("router".to_owned(), move || router.run())?);
+    Ok(Handle { mailbox, incarnation, engine, orders: order, drained, bell, thread })
 }
 
 impl Handle {
@@ -156,7 +147,7 @@ impl Handle {
         self.mailbox.clone()
     }
 
-    /// The number of this life.
+    /// The number of its first life.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
@@ -194,7 +185,7 @@ impl Handle {
 
     fn stop(&mut self) {
         self.order(Order::Stop);
-        for thread in self.threads.drain(..) {
+        if let Some(thread) = self.thread.take() {
             // A panic there has aborted the process.
             let _ = thread.join();
         }
@@ -209,16 +200,16 @@ impl Drop for Handle {
 
 /// The router's own thread.
 struct Router {
-    shard: Shard,
+    ground: Ground,
+    life: Life,
+    /// Of this life and those before.
+    threads: Vec<JoinHandle<()>>,
     lanes: Lanes,
     bell: Arc<Doorbell>,
     arrivals: Receiver<Arrival>,
-    commits: Vec<Sender<Vec<Op>>>,
-    reports: Receiver<Report>,
-    query: Sender<(Ticket, Query)>,
-    answers: Receiver<(Ticket, Result<Answer, ReadError>)>,
     orders: Receiver<Order>,
     drained: Sender<()>,
+    dial: Arc<dyn Dial>,
     on_failure: OnFailure,
     cpu: Cpu,
     publish_at: Time,
@@ -228,22 +219,35 @@ struct Router {
 enum Then {
     Again,
     Sleep,
+    NewLife,
     End,
 }
 
 impl Router {
     fn run(mut self) {
         self.bell.drain();
+        while self.live() && self.begin_anew() {}
+        let Router { life, threads, .. } = self;
+        // Its threads hear of the end by this.
+        drop(life);
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+
+    /// Until the process ends (`false`), or this life is over.
+    fn live(&mut self) -> bool {
         loop {
             let now = Time(Clock.now_ns());
             let timeout = match self.turn(now) {
-                Then::End => return,
+                Then::End => return false,
+                Then::NewLife => return true,
                 Then::Again => Some(Duration::ZERO),
-                Then::Sleep => self.shard.poll_timeout().map(|at| at.since(now)),
+                Then::Sleep => self.life.shard.poll_timeout().map(|at| at.since(now)),
             };
             if now >= self.publish_at {
                 self.publish_at = now.after_ms(PUBLISH_MS);
-                self.shard.gauge();
+                self.life.shard.gauge();
                 self.cpu.publish();
             }
             if timeout == Some(Duration::ZERO) {
@@ -255,15 +259,49 @@ impl Router {
         }
     }
 
+    /// Others have taken everything: begins again from the store, with nothing in memory and no lane. `false`: the process
+    /// ends.
+    fn begin_anew(&mut self) -> bool {
+        tracing::warn!(
+            incarnation = self.life.incarnation.0,
+            "declared dead by another router; beginning anew"
+        );
+        self.lanes.close_all();
+        loop {
+            match self.ground.claim() {
+                Ok(claim) => match self.ground.begin(claim, &mut self.threads) {
+                    Ok(life) => {
+                        self.life = life;
+                        return true;
+                    }
+                    Err(fatal) => {
+                        (self.on_failure)(fatal);
+                        return false;
+                    }
+                },
+                Err(error) => tracing::warn!(%error, "the store cannot be joined; trying again"),
+            }
+            // An order ends the waiting; anything else can wait for it.
+            if let Ok(order) = self.orders.recv_timeout(LIFE_RETRY) {
+                if let Order::Drain = order {
+                    let _ = self.drained.try_send(());
+                    continue;
+                }
+                return false;
+            }
+        }
+    }
+
     fn turn(&mut self, now: Time) -> Then {
+        let Router { life, lanes, .. } = self;
         for order in self.orders.try_iter() {
             match order {
-                Order::Drain => self.shard.handle(now, Input::Drain),
+                Order::Drain => life.shard.handle(now, Input::Drain),
                 Order::Stop => return Then::End,
             }
         }
-        self.shard.handle(now, Input::Wall(WallMs(Clock.wall_ms())));
-        for report in self.reports.try_iter() {
+        life.shard.handle(now, Input::Wall(WallMs(Clock.wall_ms())));
+        for report in life.reports.try_iter() {
             let input = match report {
                 Report::Committed { commit_lane, at, results } => {
                     let results =
@@ -272,29 +310,45 @@ impl Router {
                 }
                 Report::Failed(sentence) => Input::StoreFailed(sentence),
             };
-            self.shard.handle(now, input);
+            life.shard.handle(now, input);
         }
-        for (ticket, answer) in self.answers.try_iter().take(ANSWERS_TURN_MAX) {
-            self.shard.handle(now, Input::Answered { ticket, answer });
+        for told in life.told.try_iter() {
+            life.shard.handle(now, Input::Lease(told));
+        }
+        for (ticket, answer) in life.answers.try_iter().take(ANSWERS_TURN_MAX) {
+            life.shard.handle(now, Input::Answered { ticket, answer });
         }
         for arrival in self.arrivals.try_iter() {
-            self.lanes.arrived(now, arrival.lane, &mut self.shard);
+            lanes.arrived(now, arrival, &mut life.shard);
         }
-        let more_frames = self.lanes.receive(now, &mut self.shard);
-        self.shard.handle(now, Input::Tick);
+        let more_frames = lanes.receive(now, &mut life.shard);
+        life.shard.handle(now, Input::Tick);
+        self.forget_if_asleep(now);
         // Closing a lane that overflowed is an input, which may give new outputs; each lane overflows once.
         loop {
-            while let Some(output) = self.shard.poll_output() {
-                if let Then::End = self.act(output) {
-                    return Then::End;
+            while let Some(output) = self.life.shard.poll_output() {
+                match self.act(output) {
+                    Then::Sleep | Then::Again => {}
+                    then => return then,
                 }
             }
-            if !self.lanes.flush(now, &mut self.shard) {
+            if !self.lanes.flush(now, &mut self.life.shard) {
                 break;
             }
         }
-        let is_due = self.shard.poll_timeout().is_some_and(|at| at <= now);
-        if more_frames || is_due || !self.answers.is_empty() { Then::Again } else { Then::Sleep }
+        let is_due = self.life.shard.poll_timeout().is_some_and(|at| at <= now);
+        if more_frames || is_due || !self.life.answers.is_empty() { Then::Again } else { Then::Sleep }
+    }
+
+    /// A process that was paused in the middle of a turn knows what was so before: nobody is to hear it (G10, F26).
+    fn forget_if_asleep(&mut self, began: Time) {
+        let is_shared = self.ground.tenure == Tenure::Shared;
+        if is_shared && Time(Clock.now_ns()) > began.after_ms(TURN_MS_MAX) {
+            tracing::warn!("a turn took too long; all lanes begin anew");
+            for lane in self.lanes.close_all() {
+                self.life.shard.handle(began, Input::LaneDown { lane });
+            }
+        }
     }
 
     fn act(&mut self, output: Output) -> Then {
@@ -303,13 +357,21 @@ impl Router {
             Output::CloseLane { lane } => self.lanes.close(lane),
             Output::Commit { commit_lane, ops } => {
                 // One batch in flight a lane, so there is room; a committer that is gone has aborted the process.
-                if let Some(commit) = self.commits.get(usize::from(commit_lane)) {
+                if let Some(commit) = self.life.commits.get(usize::from(commit_lane)) {
                     commit.try_send(ops).expect("the committer of an idle lane takes a batch");
                 }
             }
             Output::Query { ticket, query } => {
-                self.query.try_send((ticket, query)).expect("the queue holds all open questions");
+                self.life.query.try_send((ticket, query)).expect("the queue holds all open questions");
             }
+            Output::Lease(order) => {
+                let is_poll = matches!(order, lease::Output::Poll);
+                let orders = if is_poll { &self.life.polls } else { &self.life.orders };
+                orders.try_send(order).expect("a lease has one of each under way");
+            }
+            Output::Dial { address } => self.dial.dial(&address),
+            Output::HangUp { address } => self.dial.hang_up(&address),
+            Output::Over => return Then::NewLife,
             Output::Fatal(sentence) => {
                 tracing::error!(%sentence, "the store failed; nothing is acknowledged any more");
                 (self.on_failure)(Fatal::disk(sentence));

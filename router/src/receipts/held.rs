@@ -13,6 +13,7 @@ use carillon_protocol::time::Time;
 use carillon_store::verb::ReceiptOp;
 
 use crate::batch::{Batches, Origin};
+use crate::cluster::table::SlotSet;
 
 /// Receipts held. Beyond: they join the next batch, as those of small groups do.
 pub const HELD_MAX: usize = 1 << 18;
@@ -96,6 +97,12 @@ impl Held {
         let first = self.receipts.get(self.order.front()?)?;
         let due = if self.is_draining { Time(0) } else { first.since.after_ms(HOLD_MS) };
         Some(due.max(self.next_step))
+    }
+
+    /// Slots are left: a receipt that is lost only redelivers.
+    pub(super) fn lost(&mut self, slots: &SlotSet) {
+        self.receipts.retain(|(conversation, ..), _| !slots.has_conversation(*conversation));
+        self.order.retain(|(conversation, ..)| !slots.has_conversation(*conversation));
     }
 
     /// Holds nothing any longer.

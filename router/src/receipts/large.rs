@@ -16,6 +16,7 @@ use carillon_protocol::time::{Time, WallMs};
 use carillon_store::verb::{COUNTS_MAX, Counts, Query};
 
 use super::{Passed, join};
+use crate::cluster::Cluster;
 use crate::meters::Metric;
 use crate::outbox::{Asked, LaneId, Outbox};
 use crate::registry::Registry;
@@ -132,7 +133,7 @@ impl Large {
         now: Time,
         conversation: ConversationId,
         senders: Option<Vec<(UserId, Seq, MessageId)>>,
-        registry: &Registry,
+        (registry, cluster): (&Registry, &Cluster),
         outbox: &mut Outbox,
     ) {
         let Some(group) = self.groups.get_mut(&conversation) else { return };
@@ -143,7 +144,11 @@ impl Large {
             outbox.meter.add(Metric::WatermarksDropped, 1);
             Vec::new()
         });
-        senders.retain(|(user, ..)| registry.lanes_of(*user, outbox).next().is_some());
+        senders.retain(|(user, ..)| {
+            let mut is_heard = false;
+            cluster.each_way(*user, registry, outbox, |_| is_heard = true);
+            is_heard
+        });
         // The latest messages are those that somebody looks at.
         senders.sort_unstable_by_key(|(user, seq, _)| (std::cmp::Reverse(*seq), *user));
         senders.truncate(COUNTS_MAX);
@@ -165,13 +170,13 @@ impl Large {
         now: Time,
         conversation: ConversationId,
         counts: Option<&[Counts]>,
-        registry: &Registry,
+        (registry, cluster): (&Registry, &Cluster),
         outbox: &mut Outbox,
     ) {
         let Some(group) = self.groups.get_mut(&conversation) else { return };
         let Some(Question::Counts(senders)) = group.asking.take() else { return };
         match counts {
-            Some(counts) => tell(conversation, group, &senders, counts, registry, outbox),
+            Some(counts) => tell(conversation, group, &senders, counts, (registry, cluster), outbox),
             None => outbox.meter.add(Metric::WatermarksDropped, 1),
         }
         if group.told.len() > TOLD_MAX {
@@ -207,7 +212,7 @@ fn tell(
     group: &mut Group,
     senders: &[(UserId, Seq, MessageId)],
     counts: &[Counts],
-    registry: &Registry,
+    (registry, cluster): (&Registry, &Cluster),
     outbox: &mut Outbox,
 ) {
     let mut lanes: BTreeMap<(LaneId, bool), Vec<Concerned>> = BTreeMap::new();
@@ -220,10 +225,10 @@ fn tell(
             if !says_more(count, told) {
                 continue;
             }
-            for lane in registry.lanes_of(*user, outbox) {
-                let concerned = Concerned { user: *user, seq: *seq, message: *message, count };
+            let concerned = Concerned { user: *user, seq: *seq, message: *message, count };
+            cluster.each_way(*user, registry, outbox, |lane| {
                 lanes.entry((lane, read)).or_default().push(concerned);
-            }
+            });
         }
         let (delivered, read) = if *seq == told_seq {
             (delivered_count.max(told_delivered), read_count.max(told_read))

@@ -151,8 +151,8 @@ impl Shard {
                     self.outbox.send(part.origin.lane, &accepted);
                 }
                 self.outbox.count(Told::Receipt);
-                let Shard { now, receipts, fanout, registry, outbox, .. } = self;
-                receipts.committed(*now, receipted, (parts, at), fanout, registry, outbox);
+                let Shard { now, receipts, fanout, registry, cluster, outbox, .. } = self;
+                receipts.committed(*now, receipted, (parts, at), fanout, (registry, cluster), outbox);
             }
             Outcome::Refused(refusal) if parts.len() == 1 => {
                 parts.iter().for_each(|part| self.outbox.refuse(part.origin, &refusal));

@@ -3,6 +3,7 @@
 use carillon_protocol::frame::{Find, Peek, Peeked, Read, Standing};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::limits::LINK_LIST_MAX;
+use carillon_protocol::placement::{Slot, slot_of_conversation, slot_of_user};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_store::error::ReadError;
 use carillon_store::held::Held;
@@ -10,8 +11,9 @@ use carillon_store::verb::{self, Answer, Device, Op, Query};
 
 use super::{Shard, UNAVAILABLE_RETRY_MS};
 use crate::batch::{Origin, Waiter};
+use crate::cluster::table::Owner;
 use crate::meters::Metric;
-use crate::outbox::{Asked, LaneId, Ticket};
+use crate::outbox::{Asked, LaneId, Peer, Ticket};
 use crate::registry::{Next, SessionRead};
 use crate::{answer, cache, submit};
 
@@ -22,6 +24,18 @@ impl Shard {
         if conversations.len() > LINK_LIST_MAX {
             return self.refuse_lane(lane);
         }
+        if !self.serves(origin, user) {
+            return;
+        }
+        if self.cluster.is_sole() {
+            self.peek_ours(origin, user, conversations);
+        } else {
+            self.peek_all(origin, user, conversations);
+        }
+    }
+
+    /// Where conversations of our own stand.
+    pub(super) fn peek_ours(&mut self, origin: Origin, user: UserId, conversations: Vec<ConversationId>) {
         let asked = Asked::Peek(origin, user);
         match self.peek_held(user, &conversations) {
             Some(standings) => self.tell(asked, origin, Answer::Standings(standings)),
@@ -48,7 +62,11 @@ impl Shard {
 
     pub(super) fn read(&mut self, lane: LaneId, read: &Read) {
         let origin = Origin { lane, session: read.session, request: read.request };
-        self.look(origin, Asked::Page(origin), Query::Page(submit::page(read)));
+        let query = submit::page(read);
+        if !self.owns(origin, slot_of_conversation(query.conversation), 0) {
+            return;
+        }
+        self.look(origin, Asked::Page(origin), Query::Page(query));
     }
 
     pub(super) fn find(&mut self, lane: LaneId, find: Find) {
@@ -57,14 +75,20 @@ impl Shard {
             Ok(query) => query,
             Err(refusal) => return self.outbox.refuse(origin, &refusal),
         };
+        if let Some(slot) = slot_of(&query)
+            && !self.owns(origin, slot, 0)
+        {
+            return;
+        }
         match query {
             Query::Devices { user } => self.ask(origin, Asked::Devices(origin, user, false), query),
+            // What others see of a user is decided by many routers, and known by heart only when there is one.
             Query::User { asker, user } => match self.profiles.find(self.now, user, asker) {
-                Some(profile) => {
+                Some(profile) if self.cluster.is_sole() => {
                     self.count(Metric::CacheHits, cache::Kind::Profile);
                     self.tell(Asked::Find(origin), origin, Answer::User(profile));
                 }
-                None => {
+                _ => {
                     self.count(Metric::CacheMisses, cache::Kind::Profile);
                     self.ask(origin, Asked::Profile(origin, asker, self.profiles.epoch(user, asker)), query);
                 }
@@ -86,7 +110,8 @@ impl Shard {
             && self.cache.begin(self.now, conversation)
         {
             // There is room, as was just asked.
-            let _ = self.outbox.ask(Asked::Open(conversation), Query::Open { conversation });
+            let asked = Asked::Open(conversation, self.cache.id(conversation));
+            let _ = self.outbox.ask(asked, Query::Open { conversation });
         }
         let asked = match query {
             Query::Conversation { user, .. } => {
@@ -99,7 +124,13 @@ impl Shard {
 
     /// The answer from memory, if nothing is on its way that could change it.
     fn held(&mut self, conversation: ConversationId, query: &Query) -> Option<Answer> {
-        if !self.is_settled(conversation) {
+        if !self.is_settled(conversation)
+            || !self.cluster.answers(self.now, slot_of_conversation(conversation))
+        {
+            return None;
+        }
+        // A user mutes at their own owner.
+        if !self.cluster.is_sole() && matches!(query, Query::Conversation { .. }) {
             return None;
         }
         self.cache.answer(conversation, query)
@@ -128,19 +159,19 @@ impl Shard {
             Err(ReadError::Fatal(sentence)) => return self.outbox.fail(sentence),
         };
         match asked {
-            Asked::Events(conversation) => {
+            Asked::Events(conversation, number) => {
                 let entries = answer.map(|answer| match answer {
                     Answer::Events(entries) => entries,
                     other => mismatch(&other),
                 });
-                self.fanout.events(self.now, conversation, entries, &mut self.outbox);
+                self.fanout.events(self.now, (conversation, number), entries, &mut self.outbox);
             }
-            Asked::Members(conversation) => {
+            Asked::Members(conversation, number) => {
                 let members = answer.map(|answer| match answer {
                     Answer::Members { version, members } => (version, members),
                     other => mismatch(&other),
                 });
-                self.fanout.members(self.now, conversation, members);
+                self.fanout.members(self.now, (conversation, number), members);
             }
             Asked::Senders(conversation, reader) => {
                 let senders = answer.map(|answer| match answer {
@@ -148,8 +179,8 @@ impl Shard {
                     other => mismatch(&other),
                 });
                 let key = (conversation, reader);
-                let Shard { now, receipts, fanout, registry, outbox, .. } = self;
-                receipts.senders(*now, key, senders, fanout, registry, outbox);
+                let Shard { now, receipts, fanout, registry, cluster, outbox, .. } = self;
+                receipts.senders(*now, key, senders, fanout, (registry, cluster), outbox);
             }
             Asked::Counts(conversation) => {
                 let counts = answer.map(|answer| match answer {
@@ -157,7 +188,8 @@ impl Shard {
                     other => mismatch(&other),
                 });
                 let (now, counts) = (self.now, counts.as_deref());
-                self.receipts.counted(now, conversation, counts, &self.registry, &mut self.outbox);
+                let around = (&self.registry, &self.cluster);
+                self.receipts.counted(now, conversation, counts, around, &mut self.outbox);
             }
             Asked::Typing(conversation) => {
                 let members = answer.map(|answer| match answer {
@@ -192,14 +224,22 @@ impl Shard {
                 };
                 self.presence.answered(origin, visible, &self.registry, &mut self.outbox);
             }
-            Asked::Open(conversation) => {
+            Asked::Open(conversation, id) => {
                 let held = match answer {
                     Some(Answer::Open(opened)) => Some(Box::new(Held::new(conversation, *opened))),
                     Some(Answer::Refused(_)) | None => None,
                     Some(other) => mismatch(&other),
                 };
                 let is_settled = self.is_settled(conversation);
-                self.cache.opened(self.now, conversation, held, is_settled);
+                self.cache.opened(self.now, (conversation, id), held, is_settled);
+            }
+            Asked::PeekPart(gather, user) => {
+                let standings = answer.and_then(|answer| match answer {
+                    Answer::Standings(standings) => Some(standings),
+                    Answer::Refused(_) => None,
+                    other => mismatch(&other),
+                });
+                self.peeked_part(gather, user, standings);
             }
             Asked::Peek(origin, _)
             | Asked::Page(origin)
@@ -232,8 +272,8 @@ impl Shard {
         match (asked, answer) {
             (_, Answer::Refused(refusal)) => self.outbox.refuse(origin, &refusal),
             (Asked::Peek(_, user), Answer::Standings(standings)) => {
-                let standings = standings.into_iter().map(|standing| self.standing(user, standing)).collect();
-                match standings {
+                let standings = standings.into_iter().map(|standing| self.standing(user, standing));
+                match standings.collect::<Option<Vec<_>>>().filter(|_| self.hears(user, lane)) {
                     Some(standings) => self.outbox.send(lane, &Peeked { session, request, standings }),
                     None => self.outbox.refuse(origin, &read_again()),
                 }
@@ -304,16 +344,35 @@ impl Shard {
 
     /// A standing as of now. The gateway drops every `Deliver` that comes before `Peeked`, so the head has to cover
     /// all that are on the lane, also those that the snapshot did not see. `None`: it is too old to tell.
-    fn standing(&self, user: UserId, standing: verb::Standing) -> Option<Standing> {
+    pub(super) fn standing(&self, user: UserId, standing: verb::Standing) -> Option<Standing> {
         let verb::Standing { conversation, first_seq, joined_seq, head_seq } = standing;
+        if !self.cluster.answers(self.now, slot_of_conversation(conversation)) {
+            return None;
+        }
         let heard_seq = self.fanout.heard_seq(conversation, user, head_seq)?;
         let fanned_out_seq = self.sent_seq(conversation, head_seq).min(heard_seq);
         Some(Standing { conversation, first_seq, joined_seq, head_seq: heard_seq, fanned_out_seq })
     }
 
+    /// Whether what is new for a user leaves on this lane, or on one of its gateway's.
+    fn hears(&self, user: UserId, lane: LaneId) -> bool {
+        match self.outbox.peer(lane) {
+            Some(Peer::Router(router)) => self.cluster.owner_of(user) == Owner::Other(router),
+            _ => self.cluster.owner_of(user) == Owner::Us,
+        }
+    }
+
     /// Up to here `Deliver` frames are on their lanes, given that a snapshot showed `head_seq`.
     fn sent_seq(&self, conversation: ConversationId, head_seq: Seq) -> Seq {
         self.fanout.sent_seq(conversation, head_seq, self.batches.appending_count(conversation))
+    }
+}
+
+/// The slot whose owner is to be asked; `None`: any router knows as much.
+fn slot_of(query: &Query) -> Option<Slot> {
+    match query {
+        Query::Devices { user } => Some(slot_of_user(*user)),
+        query => cache::about(query).map(|(conversation, _)| slot_of_conversation(conversation)),
     }
 }
 

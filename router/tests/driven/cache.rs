@@ -11,8 +11,9 @@ use carillon_protocol::time::{Time, WallMs};
 use carillon_router::answer;
 use carillon_router::batch::{Failure, Origin};
 use carillon_router::cache::{KINDS, Kind, PROFILE_TTL_MS, REST_MS, UNASKED_COMMITS_MAX};
+use carillon_router::cluster::Cluster;
 use carillon_router::meters::Metric;
-use carillon_router::outbox::{LaneId, Output, Ticket};
+use carillon_router::outbox::{Far, LaneId, Output, Ticket};
 use carillon_router::shard::{Input, Shard, ShardSettings};
 use carillon_router::{DEFAULTS, Settings, submit};
 use carillon_store::backend::memory::{Memory, Options};
@@ -56,7 +57,7 @@ impl House {
         (settings.limits.send_per_s, settings.limits.conversation_per_s) = (0, 0);
         let settings = ShardSettings::of(&settings, 1);
         let mut house = House {
-            shard: Shard::new(settings, 7, claim.incarnation, Meter::detached()),
+            shard: Shard::new(settings, 7, Cluster::sole(claim.incarnation, 1, ""), Meter::detached()),
             ids: claim.message_ids(0, 1),
             incarnation: claim.incarnation,
             engine,
@@ -70,7 +71,7 @@ impl House {
             heard: Vec::new(),
             next_request: 0,
         };
-        house.input(Input::LaneUp { lane: LANE });
+        house.input(Input::LaneUp { lane: LANE, far: Far::Gateway });
         house.say(&frame::Open { incarnation: 9, shard: 0 });
         for user in 1..=USERS {
             house.submit(UserId(user), Command::Provision { name: String::new() });
@@ -98,7 +99,7 @@ impl House {
     fn drain(&mut self) {
         while let Some(output) = self.shard.poll_output() {
             match output {
-                Output::Frame { frame, .. } => self.heard.push(heard(&frame)),
+                Output::Frame { frame, .. } => self.heard.extend(heard(&frame)),
                 Output::Commit { commit_lane, ops } => self.commits.push_back((commit_lane, ops)),
                 Output::Query { ticket, query } => {
                     self.queries_count += 1;

@@ -4,7 +4,7 @@ use crate::hand::{ALICE, BOB, Hand, Heard, Model, ROOM};
 use carillon_protocol::reason::Code;
 use carillon_protocol::time::Time;
 use carillon_router::batch::{BATCH_OPS_MAX, Failure, LAZY_WAIT_MS, QUEUE_OPS_MAX};
-use carillon_router::outbox::LaneId;
+use carillon_router::outbox::{Far, LaneId};
 use carillon_router::shard::Input;
 use carillon_store::verb::Op;
 
@@ -182,7 +182,7 @@ fn a_submit_out_of_bounds_is_refused_at_the_border() {
 fn a_broken_lane_is_closed_alone() {
     let (mut hand, lane) = room();
     let other = LaneId(2);
-    hand.input(Input::LaneUp { lane: other });
+    hand.input(Input::LaneUp { lane: other, far: Far::Gateway });
     let early = carillon_protocol::frame::Unregister { session: 1, user: ALICE, bye: false };
     hand.say(other, &early);
     assert_eq!(hand.closed, [other], "the first frame has to be Open");

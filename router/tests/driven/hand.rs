@@ -12,8 +12,9 @@ use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::record::{Body, ConversationType, Event, History};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_router::batch::Failure;
+use carillon_router::cluster::Cluster;
 use carillon_router::meters::Metric;
-use carillon_router::outbox::{LaneId, Output, Ticket};
+use carillon_router::outbox::{Far, LaneId, Output, Ticket};
 use carillon_router::shard::{Input, Shard, ShardSettings};
 use carillon_router::{DEFAULTS, Settings};
 use carillon_store::error::ReadError;
@@ -57,8 +58,10 @@ where
     rkyv::deserialize::<T, rkyv::rancor::Error>(archived).unwrap()
 }
 
-pub(crate) fn heard(bytes: &AlignedVec) -> Heard {
-    match frame::read(bytes).unwrap() {
+/// `None`: who owns what, which with one router is the same for ever.
+pub(crate) fn heard(bytes: &AlignedVec) -> Option<Heard> {
+    Some(match frame::read(bytes).unwrap() {
+        Frame::Owners(_) => return None,
         Frame::Open(x) => Heard::Open(owned(x)),
         Frame::Registered(x) => Heard::Registered(owned(x)),
         Frame::Replaced(x) => Heard::Replaced(owned(x)),
@@ -75,8 +78,8 @@ pub(crate) fn heard(bytes: &AlignedVec) -> Heard {
         Frame::Watched(x) => Heard::Watched(owned(x)),
         Frame::Presence(x) => Heard::Presence(owned(x)),
         Frame::Typed(x) => Heard::Typed(owned(x)),
-        other => panic!("a router does not say {other:?}"),
-    }
+        _ => panic!("a router does not say this"),
+    })
 }
 
 #[derive(Clone, Debug, Default)]
@@ -432,7 +435,7 @@ impl Hand {
         change(&mut settings);
         let settings = ShardSettings::of(&settings, 1);
         Hand {
-            shard: Shard::new(settings, 7, Incarnation(3), Meter::detached()),
+            shard: Shard::new(settings, 7, Cluster::sole(Incarnation(3), 1, ""), Meter::detached()),
             now: Time(1),
             store,
             commits: VecDeque::new(),
@@ -453,7 +456,7 @@ impl Hand {
 
     pub(crate) fn lane_of(&mut self, number: u32, epoch: u64) -> LaneId {
         let lane = LaneId(number);
-        self.input(Input::LaneUp { lane });
+        self.input(Input::LaneUp { lane, far: Far::Gateway });
         self.say(lane, &frame::Open { incarnation: epoch, shard: 0 });
         lane
     }
@@ -462,7 +465,10 @@ impl Hand {
         self.shard.handle(self.now, input);
         while let Some(output) = self.shard.poll_output() {
             match output {
-                Output::Frame { lane, frame } => self.frames.entry(lane).or_default().push(heard(&frame)),
+                Output::Lease(_) | Output::Dial { .. } | Output::HangUp { .. } | Output::Over => {
+                    panic!("a router that is alone says nothing to others")
+                }
+                Output::Frame { lane, frame } => self.frames.entry(lane).or_default().extend(heard(&frame)),
                 Output::CloseLane { lane } => self.closed.push(lane),
                 Output::Commit { commit_lane, ops } => {
                     self.commits_count += 1;

@@ -9,6 +9,7 @@ use carillon_router::meters::Metric;
 use carillon_router::outbox::LaneId;
 use carillon_router::presence::WRITING_MAX;
 use carillon_router::settings::PresenceScope;
+use carillon_router::shard::Input;
 use carillon_store::verb::{Op, Query};
 
 use crate::hand::{ALICE, BOB, CAROL, Hand, Heard, Model};
@@ -354,7 +355,7 @@ fn a_gateway_dies_without_a_storm() {
     assert_eq!(told(&mut hand, other), []);
 }
 
-/// PR3, G13: a session watches a bounded number, and only once it is registered.
+/// PR3, G13: a session watches a bounded number.
 #[test]
 fn what_a_session_watches_is_bounded() {
     let mut hand = hand();
@@ -366,9 +367,6 @@ fn what_a_session_watches_is_bounded() {
         };
         hand.hear(lane).into_iter().find_map(refused)
     };
-    watch(&mut hand, lane, ALICE, &[BOB], true);
-    hand.settle();
-    assert_eq!(refused(&mut hand), Some(Code::Unavailable));
     let members: Vec<UserId> = (2..=1_002).map(UserId).collect();
     hand.store = Model::with_room(&[&[ALICE], &members[..]].concat());
     hand.register(lane, ALICE.0, ALICE);
@@ -382,4 +380,29 @@ fn what_a_session_watches_is_bounded() {
     watch(&mut hand, lane, ALICE, &members[1_000..], true);
     hand.settle();
     assert_eq!(refused(&mut hand), Some(Code::TooLarge));
+}
+
+/// PR4, G13: a session that ended while it was being found out whom it may watch watches nobody, whether its end is told by
+/// its registration or, where it has none, by itself.
+#[test]
+fn a_session_that_ended_watches_nobody() {
+    for is_registered in [true, false] {
+        let mut hand = hand();
+        let lane = hand.lane(1);
+        if is_registered {
+            hand.register(lane, ALICE.0, ALICE);
+            hand.settle();
+        }
+        watch(&mut hand, lane, ALICE, &[BOB], true);
+        if is_registered {
+            hand.say(lane, &frame::Unregister { session: ALICE.0, user: ALICE, bye: true });
+        } else {
+            let (users, watch) = (vec![BOB], false);
+            hand.say(lane, &frame::Watch { session: ALICE.0, request: 0, user: ALICE, users, watch });
+        }
+        hand.input(Input::Tick);
+        hand.settle();
+        hand.shard.gauge();
+        assert_eq!(hand.count(Metric::PresenceWatches), 0, "registered: {is_registered}");
+    }
 }

@@ -25,6 +25,8 @@ pub struct Claim {
     /// No message id with this incarnation's node bits was ever given at or above this time, in milliseconds since the
     /// epoch of message ids.
     pub ids_ceiling_ms: u64,
+    /// The epoch by which it owns all slots; 0 when it owns none yet.
+    pub epoch: u64,
 }
 
 impl Claim {
@@ -60,11 +62,15 @@ pub fn claim(txn: &mut dyn Txn, now: WallMs) -> Result<Claim, Abort> {
         txn.clear(keys::address(earlier));
     }
     txn.set(keys::router(incarnation), rows::number(now.0.max(DEAD + 1)));
+    // One epoch for all, above every one before.
+    let mut epoch = 1;
     for slot in (0..SLOTS_COUNT).map(Slot) {
-        let (_, epoch) = super::load_slot(txn, slot)?;
-        txn.set(keys::slot(slot), rows::slot(incarnation.0, epoch + 1));
+        epoch = epoch.max(super::load_slot(txn, slot)?.1 + 1);
     }
-    Ok(Claim { incarnation, ids_ceiling_ms: ids_ceiling_ms(txn, incarnation)? })
+    for slot in (0..SLOTS_COUNT).map(Slot) {
+        txn.set(keys::slot(slot), rows::slot(incarnation.0, epoch));
+    }
+    Ok(Claim { incarnation, ids_ceiling_ms: ids_ceiling_ms(txn, incarnation)?, epoch })
 }
 
 /// All incarnations that have a row, ascending, each with whether it lives ([`is_live`]). A row that cannot be read is

@@ -78,7 +78,7 @@ pub fn join(txn: &mut dyn Txn, now: WallMs, address: &str) -> Result<Claim, Abor
     txn.set(keys::router(incarnation), rows::number(now.0.max(DEAD + 1)));
     txn.set(keys::beat(incarnation), rows::number(0));
     txn.set(keys::address(incarnation), Bytes::copy_from_slice(address.as_bytes()));
-    Ok(Claim { incarnation, ids_ceiling_ms: ids_ceiling_ms(txn, incarnation)? })
+    Ok(Claim { incarnation, ids_ceiling_ms: ids_ceiling_ms(txn, incarnation)?, epoch: 0 })
 }
 
 /// Says that `incarnation` lives, by its `beat`-th beat.

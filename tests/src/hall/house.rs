@@ -13,7 +13,8 @@ use carillon_protocol::frame::{self, Command, Frame, LinkFrame as _, Open, Submi
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_router::batch::Failure;
-use carillon_router::outbox::{LaneId, Output, Ticket};
+use carillon_router::cluster::Cluster;
+use carillon_router::outbox::{Far, LaneId, Output, Ticket};
 use carillon_router::shard::{Input, Shard as Router};
 use carillon_store::backend::memory::{Memory, Options};
 use carillon_store::ids::MessageIds;
@@ -69,8 +70,12 @@ impl House {
         let keys = Arc::new(KeyTable::from_secret("k", &[7; 32]));
         let mut settings = crate::world::default_settings();
         settings.limits.conn_queue_bytes = CONN_QUEUE_BYTES;
-        let router =
-            Router::new(crate::world::default_shard_settings(), seed, claim.incarnation, Meter::detached());
+        let router = Router::new(
+            crate::world::default_shard_settings(),
+            seed,
+            Cluster::sole(claim.incarnation, claim.epoch, ""),
+            Meter::detached(),
+        );
         let mut house = House {
             router,
             gateways: Vec::new(),
@@ -86,7 +91,7 @@ impl House {
         };
         for number in 0..=OFFICE.0 {
             let lane = LaneId(number);
-            house.router.handle(house.now, Input::LaneUp { lane });
+            house.router.handle(house.now, Input::LaneUp { lane, far: Far::Gateway });
             let epoch = u64::from(number) + 1;
             house.up.push_back((lane, Open { incarnation: epoch, shard: 0 }.to_frame()));
             if lane == OFFICE {
@@ -189,6 +194,9 @@ impl House {
 
     fn carry_out(&mut self, output: Output, prng: &mut Prng) {
         match output {
+            Output::Lease(_) | Output::Dial { .. } | Output::HangUp { .. } | Output::Over => {
+                panic!("a router that is alone says nothing to others")
+            }
             Output::Frame { lane: OFFICE, frame } => self.office(&frame),
             Output::Frame { lane, frame } => {
                 if !matches!(frame::read(&frame), Ok(Frame::Open(_))) {

@@ -9,7 +9,8 @@ use carillon_protocol::frame::{self, Frame};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_router::batch::Failure;
-use carillon_router::outbox::{LaneId, Output, Ticket};
+use carillon_router::cluster::Cluster;
+use carillon_router::outbox::{Far, LaneId, Output, Ticket};
 use carillon_router::shard::{Input, Shard, ShardSettings};
 use carillon_store::error::ReadError;
 use carillon_store::ids::MessageIds;
@@ -119,7 +120,12 @@ impl World<'_> {
         let life = self.router.life + 1;
         let mut settings = ShardSettings { commit_lanes_count: lanes_count, ..self.plan.shard_settings };
         settings.fanout.turn_users_max = TURN_USERS[self.prng.index(3)];
-        let shard = Shard::new(settings, self.prng.next_u64(), claim.incarnation, Meter::detached());
+        let shard = Shard::new(
+            settings,
+            self.prng.next_u64(),
+            Cluster::sole(claim.incarnation, claim.epoch, ""),
+            Meter::detached(),
+        );
         let mut identities = std::mem::take(&mut self.router.identities);
         identities.insert(life, Identity { incarnation: claim.incarnation, ids });
         let offset_ns = self.prng.below(1 << 50);
@@ -333,7 +339,7 @@ impl World<'_> {
         }
         for input in frames {
             match input {
-                LaneInput::Up(lane) => shard.handle(now, Input::LaneUp { lane }),
+                LaneInput::Up(lane) => shard.handle(now, Input::LaneUp { lane, far: Far::Gateway }),
                 LaneInput::Frame(lane, frame) => {
                     self.remember_request(lane, &frame);
                     shard.handle(now, Input::LaneFrame { lane, frame: &frame });
@@ -362,6 +368,9 @@ impl World<'_> {
     fn act(&mut self, output: Output) {
         let life = self.router.life;
         match output {
+            Output::Lease(_) | Output::Dial { .. } | Output::HangUp { .. } | Output::Over => {
+                panic!("a router that is alone says nothing to others")
+            }
             Output::Frame { lane, frame } => {
                 let is_ack = self.hear_frame(lane, &frame);
                 if let Some(at) = self.router.lanes.get(&lane).copied() {
