@@ -2,9 +2,11 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests have their own threads, files and patience")]
 
+mod authority;
 mod doorbell;
 mod quic;
 mod refusal;
 mod ring;
 mod support;
+mod switchboard;
 mod tls;
