@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use carillon_link::doorbell::Doorbell;
 use carillon_link::ring::{LaneEnd, SendError};
-use carillon_link::{Mailbox, Peer, local};
+use carillon_link::{Dial, Mailbox, Peer, local};
 use carillon_node::clock::Clock;
 use carillon_node::exit::Fatal;
 use carillon_node::metrics::Registry;
@@ -23,6 +23,17 @@ use rkyv::util::AlignedVec;
 const LANE_BYTES: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// For a router that is the only one.
+struct Alone;
+
+impl Dial for Alone {
+    fn dial(&self, address: &str) {
+        panic!("there is no router at {address}");
+    }
+
+    fn hang_up(&self, _address: &str) {}
+}
+
 fn start(engine: &Arc<dyn Engine>) -> (Handle, mpsc::Receiver<Fatal>) {
     let mut settings: Settings = toml::from_str(DEFAULTS).unwrap();
     // More than one conversation may have a second is what some of these send.
@@ -30,7 +41,15 @@ fn start(engine: &Arc<dyn Engine>) -> (Handle, mpsc::Receiver<Fatal>) {
     let (failed, failures) = mpsc::channel();
     let failed = std::sync::Mutex::new(failed);
     let on_failure = Arc::new(move |fatal| drop(failed.lock().unwrap().send(fatal)));
-    (io::start(&settings, Arc::clone(engine), &Registry::new(), on_failure).unwrap(), failures)
+    let router = io::start(
+        &settings,
+        Arc::clone(engine),
+        &Registry::new(),
+        "127.0.0.1:7400",
+        Arc::new(Alone),
+        on_failure,
+    );
+    (router.unwrap(), failures)
 }
 
 /// What a test hears, as far as it cares.

@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use carillon_link::doorbell::Doorbell;
-use carillon_link::{Arrival, Mailbox, Wake};
+use carillon_link::{Arrival, Dial, Mailbox, Wake};
 use carillon_node::clock::Clock;
 use carillon_node::exit::Fatal;
 use carillon_node::metrics::{Meter, Registry};
@@ -76,7 +76,8 @@ pub struct Handle {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Claims the store and starts the threads of a router.
+/// Claims the store and starts the threads of a router, which others reach at `advertise` and which reaches others by
+/// `dial`.
 ///
 /// # Errors
 /// The store could not be claimed, or the process has no threads or descriptors left.
@@ -84,6 +85,8 @@ pub fn start(
     settings: &Settings,
     engine: Arc<dyn Engine>,
     metrics: &Registry,
+    _advertise: &str,
+    _dial: Arc<dyn Dial>,
     on_failure: OnFailure,
 ) -> Result<Handle, Fatal> {
     let wall = WallMs(Clock.wall_ms());
