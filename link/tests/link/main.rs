@@ -6,6 +6,7 @@ mod authority;
 mod doorbell;
 mod quic;
 mod refusal;
+mod renewal;
 mod ring;
 mod support;
 mod switchboard;
