@@ -2,8 +2,9 @@
 //!
 //! # Invariants
 //! - Both sides show a certificate, and both are verified: signed by the authority in `ca.pem` and by nobody
-//!   else, and naming exactly one role. Routers listen; gateways and other routers connect. What a peer is, is
-//!   what its certificate says, whatever it says itself.
+//!   else (the handshake sees to that), and naming exactly one role ([`Role::named_by`], which both ends ask
+//!   before anything else). Routers listen; gateways and other routers connect. What a peer is, is what its
+//!   certificate says, whatever it says itself.
 //! - New certificates in the directory are for new connections ([`Identity::refresh`]); those that are there go
 //!   on. Certificates that cannot be used change nothing.
 //! - TLS 1.3 only, the application protocol is exactly [`ALPN`], no early data (it could be replayed), no
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use ring::digest::{Digest, SHA256};
-use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
+use rustls::client::{Resumption, verify_server_name};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
@@ -27,7 +28,6 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 mod development;
-mod verify;
 
 pub use development::ensure_development;
 
@@ -290,12 +290,10 @@ impl Configs {
         let reset_secret = ring::hmac::sign(&seed, b"carillon-link stateless reset");
         let who_connects =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider)).build()?;
-        let who_listens =
-            WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider)).build()?;
 
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(Arc::new(verify::AnyRole(who_connects)))
+            .with_client_cert_verifier(who_connects)
             .with_single_cert(chain.to_vec(), key.clone_key())?;
         server.alpn_protocols = vec![ALPN.to_vec()];
         server.max_early_data_size = 0;
@@ -304,8 +302,7 @@ impl Configs {
 
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verify::RouterOnly(who_listens)))
+            .with_root_certificates(Arc::clone(roots))
             .with_client_auth_cert(chain.to_vec(), key.clone_key())?;
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.enable_early_data = false;

@@ -205,7 +205,10 @@ impl Client {
             Options::default(),
         )
         .unwrap();
-        endpoint.accept().await.unwrap().await.is_ok()
+        match endpoint.accept().await.unwrap().await {
+            Ok(connection) => tokio::time::timeout(A_WHILE, connection.closed()).await.is_err(),
+            Err(_) => false,
+        }
     }
 }
 

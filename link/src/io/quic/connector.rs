@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     BACKOFF_CEILING, BACKOFF_FLOOR, CONNECT_TIME_MAX, Counters, LANES_MAX, Options, STEADY, add, any_address,
-    code, endpoint_config, pump, speaks_link,
+    code, endpoint_config, peer_role, pump, speaks_link,
 };
 use crate::backoff::Backoff;
 use crate::tls::{Identity, Role};
@@ -114,6 +114,8 @@ enum ConnectError {
     Handshake(#[from] quinn::ConnectionError),
     #[error("it speaks another protocol")]
     Protocol,
+    #[error("its certificate names more than a router")]
+    Role,
     #[error("no answer within {CONNECT_TIME_MAX:?}")]
     TimedOut,
 }
@@ -160,12 +162,16 @@ impl Link {
         // Certificates may be new since the last attempt.
         let mut client = ClientConfig::new(self.identity.configs().client);
         client.transport_config(Arc::clone(&self.transport));
-        // The name is the role: only a router's certificate has it.
+        // The name is the role: the handshake fails unless the certificate has it.
         let name = Role::Router.certificate_name();
         let connection = endpoint.connect_with(client, *address, name)?.await?;
         if !speaks_link(&connection) {
             connection.close(code::DONE, b"another protocol");
             return Err(ConnectError::Protocol);
+        }
+        if peer_role(&connection) != Some(Role::Router) {
+            connection.close(code::DONE, b"no router");
+            return Err(ConnectError::Role);
         }
         Ok(connection)
     }
@@ -193,7 +199,7 @@ impl Link {
         let mut backoff = Backoff::new(BACKOFF_FLOOR, BACKOFF_CEILING, seed);
         while let Ok(stream) = connection.open_bi().await {
             let since = Instant::now();
-            // Nobody else has passed the handshake (`tls::verify`).
+            // `attempt` goes on with nobody else.
             let who = (self.peer, Role::Router);
             pump::serve_lane(stream, &mailbox, who, self.options.ring_bytes(), &self.counters).await;
             if since.elapsed() >= STEADY {

@@ -140,8 +140,10 @@ async fn serve(incoming: Incoming, shared: Arc<Shared>) {
         Ok(connection) => return connection.close(code::DONE, b"another protocol"),
         Err(error) => return tracing::warn!(%remote, %error, "a link was refused"),
     };
-    // The handshake lets nobody in who has none (`tls::verify`).
-    let Some(from) = peer_role(&connection) else { return connection.close(code::DONE, b"no role") };
+    let Some(from) = peer_role(&connection) else {
+        tracing::warn!(%remote, "a link was refused: its certificate does not name one role");
+        return connection.close(code::DONE, b"no role");
+    };
     let counters = shared.counters.of(from);
     add(&counters.connections, 1);
     tracing::info!(%remote, ?from, "a link is connected");
