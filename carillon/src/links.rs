@@ -1,5 +1,7 @@
 //! What joins the tiers: certificates, addresses, the rings inside this process and the QUIC connections of it.
 
+mod meters;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -10,6 +12,7 @@ use carillon_link::quic::{Listener, Options, Switchboard};
 use carillon_link::tls::{self, Identity, Role};
 use carillon_link::{Mailbox, Peer, local};
 use carillon_node::exit::Fatal;
+use carillon_node::metrics::Registry;
 use carillon_node::random;
 use carillon_router::Settings as RouterSettings;
 use tokio::runtime::Handle;
@@ -182,6 +185,22 @@ impl Uplinks for GatewayLinks {
             _ => true,
         }
     }
+}
+
+/// Shows on the page of metrics what goes through from now on.
+pub(crate) fn publish(
+    runtime: &Handle,
+    registry: &Registry,
+    gateway: Option<&GatewayLinks>,
+    router: &Switchboard,
+    listener: Option<&Listener>,
+) {
+    let mut counters = vec![(Role::Router, router.counters())];
+    counters.extend(gateway.map(|links| (Role::Router, links.board.counters())));
+    if let Some(listener) = listener {
+        counters.extend([Role::Router, Role::Gateway].map(|role| (role, listener.counters(role))));
+    }
+    meters::publish(runtime, registry, counters);
 }
 
 /// Tells all far ends that their lanes are closed, so that they need not wait for silence.

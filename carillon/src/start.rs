@@ -144,6 +144,7 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
             doors,
         })?;
     }
+    serving.publish_links(&registry);
     readiness.set("start", true, "serving");
     announce(tier, config, &keys, is_development, &serving, &admin, &data_dir)?;
     let _ = notify_service_manager(SERVICE_READY);
@@ -241,6 +242,11 @@ impl Serving {
         self.gateway_links = Some(links);
         self.gateway = Some((gateway, address));
         Ok(())
+    }
+
+    fn publish_links(&self, registry: &Registry) {
+        let (gateway, listener) = (self.gateway_links.as_deref(), self.listener.as_ref());
+        links::publish(&self.control.handle, registry, gateway, &self.dial, listener);
     }
 
     /// Sockets first, then lanes, then the store.

@@ -50,7 +50,7 @@ fn check(listening: &Identity, connecting: &Identity, arrives: Option<Role>, wha
     assert_eq!(arrived.map(|arrival| arrival.from), arrives, "{what}");
 }
 
-/// NF5: what somebody is, is what their certificate names. A gateway cannot pose as a router, at either end: not by the
+/// What somebody is, is what their certificate names. A gateway cannot pose as a router, at either end: not by the
 /// greeting that it sends, and not by the common name in its certificate. Routers connect to routers.
 #[test]
 fn a_peer_is_what_its_certificate_names() {

@@ -49,10 +49,10 @@ fn lanes(shard: &Shard, count: usize) -> BTreeMap<Peer, LaneEnd> {
         .collect()
 }
 
-/// FU1, SC8: routers are met at run time, by every shard, and each shard gets one lane to each; before the mailboxes are
+/// Routers are met at run time, by every shard, and each shard gets one lane to each; before the mailboxes are
 /// known as well. Who is parted with is gone, and the others go on; who is met again has another number.
 #[test]
-fn sc8_routers_are_met_and_parted_with_at_run_time() {
+fn routers_are_met_and_parted_with_at_run_time() {
     let (certificates, process) = (Certificates::new(), Process::start());
     let routers = [(); 3].map(|()| Router::start(&process, &certificates));
     let shards = [Shard::new(), Shard::new()];
