@@ -10,7 +10,10 @@ mod reads;
 
 use carillon_node::metrics::Meter;
 use carillon_node::prng::Prng;
-use carillon_protocol::frame::{self, Frame, Open, Receipt, Register, Submit, Unregister};
+use carillon_protocol::frame::{
+    self, Frame, Open, OwnedSlot, Owners, Receipt, Register, RouterAddress, Submit, Unregister,
+};
+use carillon_protocol::placement::SLOTS_COUNT;
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_store::error::ReadError;
@@ -169,6 +172,7 @@ impl Shard {
             Input::LaneUp { lane } => {
                 self.outbox.lane_up(lane);
                 self.outbox.send(lane, &Open { incarnation: self.incarnation.0, shard: 0 });
+                self.outbox.send(lane, &owners(self.incarnation.0));
             }
             Input::LaneFrame { lane, frame } => self.frame(lane, frame),
             Input::LaneDown { lane } => self.lane_down(lane),
@@ -365,6 +369,13 @@ impl Shard {
         }
         Ok(())
     }
+}
+
+/// A sole router owns everything, each slot since it claimed them all.
+fn owners(incarnation: u64) -> Owners {
+    let owned = |slot| OwnedSlot { slot, owner: incarnation, epoch: incarnation };
+    let address = RouterAddress { incarnation, address: String::new() };
+    Owners { routers: vec![address], slots: (0..SLOTS_COUNT).map(owned).collect() }
 }
 
 /// The frame as owned values: its strings move on into operations.
