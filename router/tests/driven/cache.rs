@@ -23,7 +23,7 @@ use carillon_store::retry;
 use carillon_store::txn::Engine;
 use carillon_store::verb::{Answer, Incarnation, Op, Query};
 
-use crate::hand::{Heard, heard};
+use crate::hand::{Heard, heard, is_about_owners};
 
 const USERS: u64 = 5;
 const LANE: LaneId = LaneId(1);
@@ -98,6 +98,7 @@ impl House {
     fn drain(&mut self) {
         while let Some(output) = self.shard.poll_output() {
             match output {
+                Output::Frame { frame, .. } if is_about_owners(&frame) => {}
                 Output::Frame { frame, .. } => self.heard.push(heard(&frame)),
                 Output::Commit { commit_lane, ops } => self.commits.push_back((commit_lane, ops)),
                 Output::Query { ticket, query } => {

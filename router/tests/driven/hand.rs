@@ -57,6 +57,11 @@ where
     rkyv::deserialize::<T, rkyv::rancor::Error>(archived).unwrap()
 }
 
+/// What every lane begins with.
+pub(crate) fn is_about_owners(bytes: &AlignedVec) -> bool {
+    matches!(frame::read(bytes), Ok(Frame::Owners(_)))
+}
+
 pub(crate) fn heard(bytes: &AlignedVec) -> Heard {
     match frame::read(bytes).unwrap() {
         Frame::Open(x) => Heard::Open(owned(x)),
@@ -462,6 +467,7 @@ impl Hand {
         self.shard.handle(self.now, input);
         while let Some(output) = self.shard.poll_output() {
             match output {
+                Output::Frame { frame, .. } if is_about_owners(&frame) => {}
                 Output::Frame { lane, frame } => self.frames.entry(lane).or_default().push(heard(&frame)),
                 Output::CloseLane { lane } => self.closed.push(lane),
                 Output::Commit { commit_lane, ops } => {
