@@ -422,16 +422,20 @@ impl Shard {
         self.common
             .outputs
             .retain(|output| !matches!(output, Output::Link { router: other, .. } if *other == router));
-        self.each_session(|session, _, _| session.lane_down(router));
+        self.each_session(|session, _, _| {
+            session.lane_down(router);
+            true
+        });
         self.common.meet_and_part();
     }
 
-    fn each_session(&mut self, mut each: impl FnMut(&mut Session, &mut Line, &mut Common)) {
+    /// Has every identified session do something; whether it did is what `each` returns.
+    fn each_session(&mut self, mut each: impl FnMut(&mut Session, &mut Line, &mut Common) -> bool) {
         for id in self.connections.ids() {
             if let Some(connection) = self.connections.get_mut(id).filter(|connection| connection.is_listed)
                 && let Phase::Open(_, session) = &mut connection.phase
+                && each(session, &mut connection.line, &mut self.common)
             {
-                each(session, &mut connection.line, &mut self.common);
                 self.touch(id);
             }
         }

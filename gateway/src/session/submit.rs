@@ -114,16 +114,35 @@ impl Session {
         work.receipts = away.into_iter().map(|(marked, _)| marked).collect();
         for (marked, route) in sent {
             let receipt = self.receipt(marked, line);
-            if let Some(Route { router, .. }) = route {
-                common.link(router, &receipt);
+            if let Some(route) = route {
+                common.link(route.router, &receipt);
+                common.marks.sent(line.id, marked, route);
             }
         }
     }
 
+    /// A router does not own a slot that a watermark was about for which nobody waits: those that went there are sent to
+    /// whoever does.
+    pub(super) fn marks_disowned(&mut self, slot: Slot, line: &Line, common: &mut Common) {
+        for (marked, route) in common.marks.take(line.id, slot) {
+            common.owners.refuted(slot, route);
+            self.work.get_or_insert_default().mark(marked);
+        }
+    }
+
     fn ask(&mut self, id: Option<FrameId>, what: Durable, common: &mut Common) {
-        let asked = Asked { request: 0, route: None, attempts: 0, id, at: common.now, reset_seq: 0, what };
-        self.work.get_or_insert_default().asked.push_back(asked);
-        self.ask_again(common);
+        let mut asked =
+            Asked { request: 0, route: None, attempts: 0, id, at: common.now, reset_seq: 0, what };
+        let work = self.work.get_or_insert_default();
+        let conversation = asked.conversation();
+        let route = conversation.and_then(|id| common.owners.route_of_conversation(id));
+        let is_held = |earlier: &Asked| {
+            earlier.conversation() == conversation && (earlier.request == 0 || earlier.route != route)
+        };
+        if let Some(route) = route.filter(|_| !work.asked.iter().any(is_held)) {
+            asked.put(route, common);
+        }
+        work.asked.push_back(asked);
     }
 
     /// What is unanswered, and was asked in a way that is `meant`, is unknown.

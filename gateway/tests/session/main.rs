@@ -7,6 +7,7 @@ mod early_page;
 mod lost_lane;
 mod meaning;
 mod members;
+mod moving;
 #[path = "../owners/mod.rs"]
 mod owners;
 mod presence;
