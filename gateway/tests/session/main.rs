@@ -16,3 +16,4 @@ mod rates;
 mod rig;
 mod router;
 mod typing;
+mod watches;

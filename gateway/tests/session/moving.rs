@@ -87,7 +87,7 @@ fn registers(rig: &mut Rig, home: Peer, client: &mut Client, stands: &[Stand]) -
 }
 
 /// A client of user 1 that is live at this home.
-fn live_at(rig: &mut Rig, home: Peer, stands: &[Stand]) -> Client {
+pub(crate) fn live_at(rig: &mut Rig, home: Peer, stands: &[Stand]) -> Client {
     let mut client = rig.connect(Wire::Json);
     assert!(client.say(rig, None, &identify(&token(1, "phone", 86_400), &[])).is_empty());
     let seen = registers(rig, home, &mut client, stands);
