@@ -7,6 +7,9 @@ mod documents;
 mod examples;
 mod failures;
 mod http;
+mod moving;
+#[path = "../owners/mod.rs"]
+mod owners;
 mod page;
 mod pumps;
 mod reading;

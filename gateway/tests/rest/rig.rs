@@ -16,6 +16,8 @@ use carillon_protocol::record::{Body as EventBody, Event, Message};
 use carillon_protocol::time::{Time, WallMs};
 use serde_json::Value;
 
+use crate::owners::sole;
+
 pub(crate) const ROUTER: Peer = Peer(0);
 /// 2026, in Unix milliseconds.
 pub(crate) const WALL: u64 = 1_780_000_000_000;
@@ -128,6 +130,8 @@ pub(crate) struct Rig {
     pub(crate) rest: Rest,
     pub(crate) now: Time,
     pub(crate) up: VecDeque<Up>,
+    /// The same, with where each went, since a test looked last.
+    pub(crate) routed: Vec<(Peer, Up)>,
     pub(crate) responses: BTreeMap<Ticket, Response>,
     pub(crate) is_drained: bool,
     pub(crate) closed_lanes_count: usize,
@@ -143,8 +147,13 @@ impl Rig {
     /// With its lane.
     pub(crate) fn of(rest: Rest) -> Rig {
         let mut rig = Rig::without_lane(rest);
-        rig.handle(Input::LaneUp { router: ROUTER });
+        rig.lane_up();
         rig
+    }
+
+    pub(crate) fn lane_up(&mut self) {
+        self.handle(Input::LaneUp { router: ROUTER, incarnation: 100 });
+        self.hear(&sole(100));
     }
 
     pub(crate) fn without_lane(rest: Rest) -> Rig {
@@ -152,6 +161,7 @@ impl Rig {
             rest,
             now: Time(1_000_000_000),
             up: VecDeque::new(),
+            routed: Vec::new(),
             responses: BTreeMap::new(),
             is_drained: false,
             closed_lanes_count: 0,
@@ -170,8 +180,8 @@ impl Rig {
                     );
                 }
                 Output::Link { router, frame } => {
-                    assert_eq!(router, ROUTER);
                     self.up.push_back(read_up(&frame));
+                    self.routed.push((router, read_up(&frame)));
                 }
                 Output::CloseLane { .. } => self.closed_lanes_count += 1,
                 Output::Drained => self.is_drained = true,

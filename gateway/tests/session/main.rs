@@ -7,9 +7,13 @@ mod early_page;
 mod lost_lane;
 mod meaning;
 mod members;
+mod moving;
+#[path = "../owners/mod.rs"]
+mod owners;
 mod presence;
 mod random;
 mod rates;
 mod rig;
 mod router;
 mod typing;
+mod watches;

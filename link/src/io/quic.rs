@@ -11,8 +11,8 @@
 //!   takes it within [`LINGER_TIME_MAX`].
 //! - Memory is bounded by the numbers in this file. A receiver that does not read fills its ring, then its
 //!   stream's window, then the sender's ring; other lanes of the connection go on.
-//! - A stream reaches the listening router with its first bytes, so whoever connected speaks first (with
-//!   [`Open`](carillon_protocol::frame::Open)).
+//! - A stream reaches the listening router with its first bytes, so whoever connected begins it with [`GREETING`]. After
+//!   that either end may speak first.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub use connector::{Connector, connect};
 pub use listener::{Listener, listen};
 pub use switchboard::{ROUTERS_MAX, Switchboard};
 
+/// What a lane's stream begins with: that it is one, and of which version.
+pub const GREETING: [u8; 8] = *b"carillo\x01";
 /// The most lanes of one connection, so of shards in one gateway process. More are not opened.
 pub const LANES_MAX: u32 = 64;
 /// The most processes connected to one listener. More are refused, and try again.

@@ -24,7 +24,8 @@ pub(super) enum GatewayInput {
     Received(usize, Vec<u8>),
     Writable(usize),
     Closed(usize),
-    LaneUp,
+    /// The router's incarnation.
+    LaneUp(u64),
     LaneFrame(AlignedVec),
     LaneDown,
     Drain,
@@ -211,7 +212,7 @@ impl World<'_> {
                     self.book
                         .wrong("lane", format!("gateway {gateway} could not read a frame of the router"));
                 }
-                Output::Yield => {}
+                Output::Yield | Output::Meet { .. } | Output::Part { .. } => {}
                 Output::Drained => is_drained = true,
             }
         }
@@ -257,7 +258,9 @@ impl World<'_> {
                     shard.handle(now, wall, Input::Closed { connection });
                 }
             }
-            GatewayInput::LaneUp => shard.handle(now, wall, Input::LaneUp { router: ROUTER }),
+            GatewayInput::LaneUp(incarnation) => {
+                shard.handle(now, wall, Input::LaneUp { router: ROUTER, incarnation });
+            }
             GatewayInput::LaneFrame(frame) => {
                 shard.handle(now, wall, Input::LaneFrame { router: ROUTER, frame: &frame });
             }

@@ -127,9 +127,9 @@ impl World<'_> {
             Way::Down if self.gateways[gateway].is_life(gateway_life) => {
                 if is_open {
                     self.gateway_input(gateway, GatewayInput::LaneFrame(frame));
-                } else if let Ok(Frame::Open(_)) = frame::read(&frame) {
+                } else if let Ok(Frame::Open(open)) = frame::read(&frame) {
                     self.lanes[lane].is_open = true;
-                    self.gateway_input(gateway, GatewayInput::LaneUp);
+                    self.gateway_input(gateway, GatewayInput::LaneUp(open.incarnation.to_native()));
                 } else {
                     self.book.wrong("lane", "the first frame of a router is not Open");
                 }

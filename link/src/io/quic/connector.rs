@@ -11,8 +11,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::{
-    BACKOFF_CEILING, BACKOFF_FLOOR, CONNECT_TIME_MAX, Counters, LANES_MAX, Options, STEADY, add, any_address,
-    code, endpoint_config, peer_role, pump, speaks_link,
+    BACKOFF_CEILING, BACKOFF_FLOOR, CONNECT_TIME_MAX, Counters, GREETING, LANES_MAX, Options, STEADY, add,
+    any_address, code, endpoint_config, peer_role, pump, speaks_link,
 };
 use crate::backoff::Backoff;
 use crate::tls::{Identity, Role};
@@ -197,8 +197,10 @@ impl Link {
     /// Opens a lane for one shard, and a new one when the lane alone was lost, until the connection is.
     async fn keep_lane(self: Arc<Self>, connection: Connection, mailbox: Mailbox, seed: u64) {
         let mut backoff = Backoff::new(BACKOFF_FLOOR, BACKOFF_CEILING, seed);
-        while let Ok(stream) = connection.open_bi().await {
+        while let Ok(mut stream) = connection.open_bi().await {
             let since = Instant::now();
+            // Should it fail, the stream has ended, and the lane with it.
+            let _ = stream.0.write_all(&GREETING).await;
             // `attempt` goes on with nobody else.
             let who = (self.peer, Role::Router);
             pump::serve_lane(stream, &mailbox, who, self.options.ring_bytes(), &self.counters).await;
