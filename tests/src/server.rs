@@ -320,17 +320,26 @@ impl Server {
     /// When the key cannot be read.
     #[must_use]
     pub fn token_with(&self, user: u64, device: &str, ttl_s: i64, scope: &str) -> String {
-        let now_s = Clock.wall_ms() / 1_000;
-        let claims = Claims {
-            user_id: user,
-            device_id: device.to_owned(),
-            issued_s: now_s.saturating_sub(120),
-            expires_s: now_s.saturating_add_signed(ttl_s),
-            name: None,
-            scope: scope.to_owned(),
-        };
-        dev_key(&self.data_dir()).expect("the development key").sign(&claims).expect("signed")
+        development_token(&self.data_dir(), user, device, ttl_s, scope)
     }
+}
+
+/// A token of the development key in this data directory, that expires in `ttl_s` seconds, with a scope.
+///
+/// # Panics
+/// When the key cannot be read.
+#[must_use]
+pub fn development_token(data_dir: &Path, user: u64, device: &str, ttl_s: i64, scope: &str) -> String {
+    let now_s = Clock.wall_ms() / 1_000;
+    let claims = Claims {
+        user_id: user,
+        device_id: device.to_owned(),
+        issued_s: now_s.saturating_sub(120),
+        expires_s: now_s.saturating_add_signed(ttl_s),
+        name: None,
+        scope: scope.to_owned(),
+    };
+    dev_key(data_dir).expect("the development key").sign(&claims).expect("signed")
 }
 
 fn set(key: &str, address: Option<SocketAddr>) -> [String; 2] {
