@@ -219,9 +219,18 @@ impl Server {
     /// When it does not start.
     #[must_use]
     pub fn another_gateway(&self) -> (Process, SocketAddr) {
+        self.gateway_before(self.router())
+    }
+
+    /// The same, before the router at this address: of something on the way to it, perhaps.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn gateway_before(&self, router: SocketAddr) -> (Process, SocketAddr) {
         let mut arguments = self.arguments(Some("gateway"));
         arguments.extend(set("gateway.listen", None));
-        arguments.extend(["--set".into(), format!("gateway.routers={}", self.router())]);
+        arguments.extend(["--set".into(), format!("gateway.routers={router}")]);
         let process = Process::start(&self.binary, &arguments, self.path("another.log"));
         let address = process.address("gateway");
         (process, address)
