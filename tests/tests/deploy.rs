@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use carillon_tests::client::{Client, Transport};
 use carillon_tests::http::request;
 use carillon_tests::server::Deployment::Tiers;
-use carillon_tests::server::{PATIENCE, Server, development_token};
+use carillon_tests::server::{PATIENCE, Server, command, development_token};
 use carillon_tests::stage::introduce;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
@@ -45,6 +45,9 @@ impl Up {
             .env("CARILLON", BINARY)
             .env("STATE", state.path())
             .env("ADDRESS", address)
+            // As for all servers of tests: the disk of a machine that tests may be small.
+            .env("CARILLON_STORE__SEGMENT_BYTES", "4194304")
+            .env("CARILLON_STORE__RESERVE_BYTES", "1048576")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -185,6 +188,24 @@ fn sv1_the_embedded_deployment_goes_on_when_a_gateway_is_killed() {
     for (name, pid) in &deployment.pids {
         assert!(test_kill_process(*pid).is_err(), "{name} is left");
     }
+}
+
+/// Every settings file of every deployment is one that can work.
+#[test]
+fn the_settings_can_work() {
+    let mut checked = 0;
+    for deployment in ["embedded", "foundationdb"] {
+        for file in std::fs::read_dir(deploy().join(deployment)).expect("a deployment") {
+            let path = file.expect("a file").path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                let path = path.display().to_string();
+                let ended = command(BINARY, &["config", "check", "--config", &path], &[]);
+                assert_eq!(ended.status, Some(0), "{path}: {}", ended.stderr);
+                checked += 1;
+            }
+        }
+    }
+    assert_eq!(checked, 7);
 }
 
 /// The README's commands make certificates with which gateways reach routers, and routers may connect as well as listen.

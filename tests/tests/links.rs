@@ -47,7 +47,9 @@ fn until_lanes(admin: SocketAddr, what: &str, is_so: impl Fn(u64) -> bool) {
 }
 
 fn say(client: &mut Client, conversation: &str, name: &str) {
-    client.send(&json!({"type": "send_message", "conversation_id": conversation, "content": name, "client_msg_id": name}));
+    client
+        .send(&json!({"type": "send_message", "id": name, "conversation_id": conversation, "content": name,
+        "client_msg_id": name}));
 }
 
 /// Reads until all of these are acknowledged, and says again what may be. Their seqs.
@@ -55,7 +57,7 @@ fn until_acked(client: &mut Client, conversation: &str, names: &[String]) -> BTr
     let mut acked = BTreeMap::new();
     while names.iter().any(|name| !acked.contains_key(name)) {
         let frame = client.frame();
-        let name = frame["client_msg_id"].as_str().map(str::to_owned);
+        let name = frame["id"].as_str().map(str::to_owned);
         match (frame["type"].as_str(), name) {
             (Some("delivery_ack"), Some(name)) if frame["status"] == "sent" => {
                 let seq = frame["seq"].as_u64().expect("a seq");
