@@ -11,9 +11,10 @@
 //!   takes it within [`LINGER_TIME_MAX`].
 //! - Memory is bounded by the numbers in this file. A receiver that does not read fills its ring, then its
 //!   stream's window, then the sender's ring; other lanes of the connection go on.
-//! - A stream reaches the listening router with its first bytes, so whoever connected begins it with [`GREETING`]. After
-//!   that either end may speak first.
+//! - A stream reaches the listening router with its first bytes, so whoever connected speaks first (with
+//!   [`Open`](carillon_protocol::frame::Open)).
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +25,7 @@ use quinn_proto::RandomConnectionIdGenerator;
 use rustls::pki_types::CertificateDer;
 
 use super::tls;
+use crate::Mailbox;
 
 mod connector;
 mod listener;
@@ -34,10 +36,9 @@ pub use connector::{Connector, connect};
 pub use listener::{Listener, listen};
 pub use switchboard::{ROUTERS_MAX, Switchboard};
 
-/// What a lane's stream begins with: that it is one, and of which version.
-pub const GREETING: [u8; 8] = *b"carillo\x01";
-/// The most lanes of one connection, so of shards in one gateway process. More are not opened.
-pub const LANES_MAX: u32 = 64;
+/// The most lanes of one connection, so of shards in one gateway process: more than a machine has processors. More
+/// are refused when the process starts.
+pub const LANES_MAX: u32 = 512;
 /// The most processes connected to one listener. More are refused, and try again.
 pub const CONNECTIONS_MAX: usize = 1_024;
 /// Bytes that a lane's sender may have under way or unread beyond its ring.
@@ -204,6 +205,12 @@ fn speaks_link(connection: &quinn::Connection) -> bool {
         .handshake_data()
         .and_then(|data| data.downcast::<quinn::crypto::rustls::HandshakeData>().ok())
         .is_some_and(|data| data.protocol.as_deref() == Some(tls::ALPN))
+}
+
+fn check_lanes(mailboxes: &[Mailbox]) -> io::Result<()> {
+    let lanes = mailboxes.len();
+    let too_many = || io::Error::other(format!("{lanes} shards are more than {LANES_MAX} lanes"));
+    if lanes <= LANES_MAX as usize { Ok(()) } else { Err(too_many()) }
 }
 
 /// What the peer is, by the certificate that the handshake has verified.

@@ -8,6 +8,7 @@ mod quic;
 mod refusal;
 mod renewal;
 mod ring;
+mod standing;
 mod support;
 mod switchboard;
 mod tls;

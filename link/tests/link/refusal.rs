@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use carillon_link::quic::{GREETING, Options, connect, listen};
+use carillon_link::quic::{Options, connect, listen};
 use carillon_link::tls::{ALPN, Identity, Role, TlsError};
 use carillon_link::{Peer, local};
 use carillon_protocol::frame::{LinkFrame, Open};
@@ -175,7 +175,6 @@ impl Client {
         let connecting = endpoint.connect_with(config, address, Role::Router.certificate_name()).unwrap();
         let connection = connecting.await.ok()?;
         let (mut send, receive) = connection.open_bi().await.ok()?;
-        send.write_all(&GREETING).await.ok()?;
         send.write_all(say).await.ok()?;
         match tokio::time::timeout(A_WHILE, connection.closed()).await {
             Ok(_refused) => None,
@@ -250,8 +249,7 @@ fn what_is_not_a_frame_closes_the_lane() {
         assert!(matches!(end, Err(quinn::ReadError::Reset(_))), "{end:?}");
         // Another stream of the same connection is a lane all the same.
         client.process.handle.block_on(async {
-            let hello = [&GREETING[..], &frame(5, 8)].concat();
-            connection.open_bi().await.unwrap().0.write_all(&hello).await.unwrap();
+            connection.open_bi().await.unwrap().0.write_all(&frame(5, 8)).await.unwrap();
         });
         let mut lane = client.router.lane();
         client.router.expect(&mut lane, 5..6);

@@ -11,8 +11,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::{
-    BACKOFF_CEILING, BACKOFF_FLOOR, CONNECT_TIME_MAX, Counters, GREETING, LANES_MAX, Options, STEADY, add,
-    any_address, code, endpoint_config, peer_role, pump, speaks_link,
+    BACKOFF_CEILING, BACKOFF_FLOOR, CONNECT_TIME_MAX, Counters, Options, STEADY, add, any_address,
+    check_lanes, code, endpoint_config, peer_role, pump, speaks_link,
 };
 use crate::backoff::Backoff;
 use crate::tls::{Identity, Role};
@@ -54,7 +54,7 @@ impl Drop for Connector {
 /// its own lane, was lost. Everything runs on `runtime`, which needs its I/O and time drivers.
 ///
 /// # Errors
-/// When no socket can be opened, or there are more than [`LANES_MAX`] shards. That nobody answers is no
+/// When no socket can be opened, or there are more than [`LANES_MAX`](super::LANES_MAX) shards. That nobody answers is no
 /// error.
 pub fn connect(
     runtime: &Handle,
@@ -64,6 +64,7 @@ pub fn connect(
     shards: Vec<Mailbox>,
     options: Options,
 ) -> io::Result<Connector> {
+    check_lanes(&shards)?;
     connect_counted(runtime, peer, addr, identity, shards, options, Arc::default())
 }
 
@@ -77,9 +78,6 @@ pub(super) fn connect_counted(
     options: Options,
     counters: Arc<Counters>,
 ) -> io::Result<Connector> {
-    if shards.len() > LANES_MAX as usize {
-        return Err(io::Error::other(format!("{} shards are more than {LANES_MAX} lanes", shards.len())));
-    }
     let _context = runtime.enter();
     // One socket for both families where the system has both.
     let endpoint = open(identity, true).or_else(|_| open(identity, false))?;
@@ -197,10 +195,8 @@ impl Link {
     /// Opens a lane for one shard, and a new one when the lane alone was lost, until the connection is.
     async fn keep_lane(self: Arc<Self>, connection: Connection, mailbox: Mailbox, seed: u64) {
         let mut backoff = Backoff::new(BACKOFF_FLOOR, BACKOFF_CEILING, seed);
-        while let Ok(mut stream) = connection.open_bi().await {
+        while let Ok(stream) = connection.open_bi().await {
             let since = Instant::now();
-            // Should it fail, the stream has ended, and the lane with it.
-            let _ = stream.0.write_all(&GREETING).await;
             // `attempt` goes on with nobody else.
             let who = (self.peer, Role::Router);
             pump::serve_lane(stream, &mailbox, who, self.options.ring_bytes(), &self.counters).await;

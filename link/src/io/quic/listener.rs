@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{
-    CONNECTIONS_MAX, Counters, GREETING, HANDSHAKE_BYTES_MAX, HANDSHAKES_MAX, Options, add, code,
-    endpoint_config, peer_role, pump, speaks_link,
+    CONNECTIONS_MAX, Counters, HANDSHAKE_BYTES_MAX, HANDSHAKES_MAX, Options, add, code, endpoint_config,
+    peer_role, pump, speaks_link,
 };
 use crate::tls::{Configs, Identity, Role};
 use crate::{Mailbox, Peer};
@@ -151,16 +151,9 @@ async fn serve(incoming: Incoming, shared: Arc<Shared>) {
     let error = loop {
         tokio::select! {
             stream = connection.accept_bi() => match stream {
-                Ok(mut stream) => {
+                Ok(stream) => {
                     let shared = Arc::clone(&shared);
                     lanes.spawn(async move {
-                        let mut greeting = [0; GREETING.len()];
-                        let is_greeted = stream.1.read_exact(&mut greeting).await.is_ok();
-                        if !is_greeted || greeting != GREETING {
-                            let _ = stream.0.reset(code::NOT_A_FRAME);
-                            let _ = stream.1.stop(code::NOT_A_FRAME);
-                            return;
-                        }
                         let ring_bytes = shared.options.ring_bytes();
                         let counters = shared.counters.of(from);
                         pump::serve_lane(stream, &shared.mailbox, (Peer(0), from), ring_bytes, counters).await;

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::connector::connect_counted;
-use super::{BACKOFF_CEILING, Connector, Counters, LANES_MAX, Options};
+use super::{BACKOFF_CEILING, Connector, Counters, Options, check_lanes};
 use crate::tls::Identity;
 use crate::{Dial, Mailbox, Peer};
 
@@ -67,7 +67,7 @@ impl Switchboard {
     /// drivers.
     ///
     /// # Errors
-    /// There are more than [`LANES_MAX`] mailboxes.
+    /// There are more than [`LANES_MAX`](super::LANES_MAX) mailboxes.
     pub fn start(
         &self,
         runtime: &Handle,
@@ -75,12 +75,7 @@ impl Switchboard {
         mailboxes: Vec<Mailbox>,
         options: Options,
     ) -> io::Result<()> {
-        if mailboxes.len() > LANES_MAX as usize {
-            return Err(io::Error::other(format!(
-                "{} shards are more than {LANES_MAX} lanes",
-                mailboxes.len()
-            )));
-        }
+        check_lanes(&mailboxes)?;
         let keeper = Keeper {
             shared: Arc::clone(&self.shared),
             runtime: runtime.clone(),
