@@ -87,7 +87,9 @@ impl Slots {
 /// What a word about owners changed.
 #[derive(Debug)]
 pub(crate) struct Changes {
-    /// A higher epoch was heard of: what is under way by a lower one is void.
+    /// A higher epoch was heard of: what is under way by a lower one is void. A router that gives a slot away says so on
+    /// its own lanes before it hands anything on without the users of that slot: whoever is live there has got everything
+    /// up to here.
     pub(crate) raised: Slots,
     /// Confirmed now: what waits can go.
     pub(crate) opened: Slots,
