@@ -280,6 +280,9 @@ mod tests {
         assert!(changes.raised.is_empty() && changes.opened.contains(SLOT) && changes.moved.contains(SLOT));
         assert_eq!(owners.route(SLOT), route(B, 3));
         assert!(learn(&mut owners, A, &[10, 20], &[(7, 10, 2)]).are_none(), "a former owner");
+        owners.refuted(SLOT, Route { router: B, epoch: 3 });
+        assert!(learn(&mut owners, A, &[10, 20], &[(7, 10, 3)]).are_none(), "an epoch has one owner");
+        learn(&mut owners, B, &[10, 20], &[(7, 20, 3)]);
         assert_eq!(owners.route(SLOT), route(B, 3));
         // The next owner was heard of: the present one is none any more.
         learn(&mut owners, B, &[10, 20], &[(7, 10, 4)]);
