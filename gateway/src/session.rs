@@ -259,12 +259,13 @@ impl Session {
     /// Whether anything of it may change with who owns what.
     pub(crate) fn is_concerned(&self, changes: &Changes) -> bool {
         let is_idle = matches!(self.stage, Stage::Live(_)) && self.work.is_none() && self.live.is_none();
-        !is_idle || changes.moved.contains_user(self.user)
+        !is_idle || changes.raised.contains_user(self.user)
     }
 
     /// It became known who owns what.
     pub(crate) fn owners_changed(&mut self, changes: &Changes, line: &mut Line, common: &mut Common) {
-        if changes.moved.contains_user(self.user) {
+        // From here on its home may hand on to the others what is for its user as well: it is not live by that.
+        if changes.raised.contains_user(self.user) {
             self.unregister(|life| common.tails(life.router).moment(life));
         }
         if !changes.raised.is_empty() {

@@ -403,12 +403,20 @@ impl Shard {
         match self.common.owners.lane_up(router, incarnation) {
             // What can be asked there it says next.
             Welcome::Yes => self.common.counters.lanes_up += 1,
-            Welcome::Alias => {
-                self.common.outputs.push_back(Output::Part { router });
-                self.common.outputs.push_back(Output::CloseLane { router });
+            Welcome::Instead(other) => {
+                self.common.counters.lanes_up += 1;
+                self.lane_down(other);
+                self.turn_away(other);
             }
+            Welcome::Alias => self.turn_away(router),
             Welcome::Full => self.common.outputs.push_back(Output::CloseLane { router }),
         }
+    }
+
+    /// Another peer leads to the same router.
+    fn turn_away(&mut self, router: Peer) {
+        self.common.outputs.push_back(Output::Part { router });
+        self.common.outputs.push_back(Output::CloseLane { router });
     }
 
     fn lane_down(&mut self, router: Peer) {

@@ -57,7 +57,7 @@ impl Shard {
 fn states(lanes: &mut Lanes) -> Vec<(Peer, bool)> {
     let mut states = Vec::new();
     lanes.receive(|input| match input {
-        Input::LaneUp { router } => states.push((router, true)),
+        Input::LaneUp { router, .. } => states.push((router, true)),
         Input::LaneDown { router } => states.push((router, false)),
         _ => panic!("nothing else is said"),
     });

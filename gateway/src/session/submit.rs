@@ -133,16 +133,8 @@ impl Session {
     fn ask(&mut self, id: Option<FrameId>, what: Durable, common: &mut Common) {
         let mut asked =
             Asked { request: 0, route: None, attempts: 0, id, at: common.now, reset_seq: 0, what };
-        let work = self.work.get_or_insert_default();
-        let conversation = asked.conversation();
-        let route = conversation.and_then(|id| common.owners.route_of_conversation(id));
-        let is_held = |earlier: &Asked| {
-            earlier.conversation() == conversation && (earlier.request == 0 || earlier.route != route)
-        };
-        if let Some(route) = route.filter(|_| !work.asked.iter().any(is_held)) {
-            asked.put(route, common);
-        }
-        work.asked.push_back(asked);
+        asked.put(common);
+        self.work.get_or_insert_default().asked.push_back(asked);
     }
 
     /// What is unanswered, and was asked in a way that is `meant`, is unknown.
@@ -154,21 +146,12 @@ impl Session {
         }
     }
 
-    /// Everything that is not under way goes out as far as it can, in order.
+    /// Everything that is not under way goes out as far as its owners are known, in order. What is under way is so by the
+    /// epoch that is known, or its slot has no owner now: so nothing passes what was said before it.
     pub(super) fn ask_again(&mut self, common: &mut Common) {
-        let Some(work) = &mut self.work else { return };
-        // Conversations in which something earlier is not where this one would go.
-        let mut held = Vec::new();
-        for asked in &mut work.asked {
-            let Some(conversation) = asked.conversation() else { continue };
-            if held.contains(&conversation) {
-                continue;
-            }
-            let route = common.owners.route_of_conversation(conversation);
-            match route {
-                Some(route) if asked.request == 0 => asked.put(route, common),
-                _ if asked.route != route || route.is_none() => held.push(conversation),
-                _ => {}
+        for asked in self.work.iter_mut().flat_map(|work| &mut work.asked) {
+            if asked.request == 0 {
+                asked.put(common);
             }
         }
     }
@@ -404,8 +387,10 @@ impl Asked {
         Some((slot_of_conversation(self.conversation()?), self.route?))
     }
 
-    /// Puts the command on its lane.
-    fn put(&mut self, route: Route, common: &mut Common) {
+    /// Puts the command on its owner's lane, if that one is known and reached.
+    fn put(&mut self, common: &mut Common) {
+        let route = self.conversation().and_then(|id| common.owners.route_of_conversation(id));
+        let Some(route) = route else { return };
         (self.request, self.route) = (common.request(), Some(route));
         self.attempts += 1;
         common.counters.submits += 1;

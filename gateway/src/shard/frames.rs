@@ -113,7 +113,7 @@ impl Shard {
         if changes.are_none() {
             return;
         }
-        if !changes.moved.is_empty() {
+        if !changes.raised.is_empty() {
             // Who goes to another router has what the tails say, no more.
             self.disperse();
         }

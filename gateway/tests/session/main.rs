@@ -1,6 +1,7 @@
 //! Sessions of a shard, driven by hand under virtual time.
 
 mod changes;
+mod cluster;
 mod connecting;
 mod crowd;
 mod early_page;
@@ -15,5 +16,6 @@ mod random;
 mod rates;
 mod rig;
 mod router;
+mod several;
 mod typing;
 mod watches;

@@ -447,6 +447,9 @@ fn routers_are_met_and_parted_from() {
     rig.carry_out();
     rig.down(&deliver(9, 1, 5, "", "x", &[1]));
     assert_eq!(seqs(&client.take(&mut rig)), [1], "nobody noticed");
+    let late = deliver(9, 2, 5, "", "x", &[1]);
+    rig.down_from(Peer(7), &late);
+    assert!(client.take(&mut rig).is_empty());
 
     rig.met.clear();
     rig.lane_up_of(B, incarnation(B));
@@ -457,4 +460,25 @@ fn routers_are_met_and_parted_from() {
     assert_eq!(rig.parted.len(), 1, "it is among the living");
     rig.down_from(A, &owned(&[incarnation(A)], incarnation(A), 1, []));
     assert_eq!(rig.parted, [Peer(7), B]);
+}
+
+/// F2: of two ways to one router the first one stays, also when it comes second: what was on the other is as on any lane
+/// that is lost.
+#[test]
+fn f2_all_shards_take_the_same_way() {
+    let mut rig = Rig::new(&[]);
+    rig.lane_up_of(B, incarnation(A));
+    says(&mut rig, B, A, 1, &[1, 9]);
+    let mut client = live_at(&mut rig, B, &[(9, 1, 1)]);
+    says_keys(&mut rig, &mut client, &["1"]);
+    rig.others.clear();
+    rig.lane_up_of(A, incarnation(A));
+    assert_eq!((rig.parted.as_slice(), rig.closed_lanes.as_slice()), (&[B][..], &[B][..]));
+    owns(&mut rig, A, 1, &[1, 9]);
+    assert!(rig.others.is_empty(), "nothing goes the other way any more");
+    rig.input(Input::LaneDown { router: B });
+    rig.carry_out();
+    let Some(Up::Register(register)) = next_to(&mut rig, A) else { panic!("registers again") };
+    assert!(register.again);
+    assert_eq!(keys(&submits(&mut rig, A)), [("1", 1)]);
 }
