@@ -410,7 +410,8 @@ fn sc3_what_a_leaving_router_owned_is_handed_over() {
         let gap_ms = world.longest_gap_ms(5_000);
         assert!(gap_ms <= 500, "seed {seed}: {gap_ms} ms");
         assert!(world.nodes[2].lease.is_none(), "it has retired");
-        let moves = before.iter().zip(&world.shown().owners).map(|(before, after)| after.epoch - before.epoch);
+        let moves =
+            before.iter().zip(&world.shown().owners).map(|(before, after)| after.epoch - before.epoch);
         assert_eq!(moves.max(), Some(1), "seed {seed}: what it gave stays given");
         world.settled();
     }

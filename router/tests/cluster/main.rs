@@ -223,7 +223,6 @@ fn sc8_a_router_that_stops_gives_its_slots_away() {
             .hear(node, lanes[node])
             .iter()
             .any(|heard| matches!(heard, Heard::Accepted(accepted) if accepted.request == request));
-        if !is_taken {}
         without_owner_ms += if is_taken { 0 } else { 10 };
         if town.nodes[0].is_drained {
             break;
