@@ -101,7 +101,7 @@ fn gauge(engine: &dyn Engine, name: &str) -> f64 {
     engine.gauges().iter().find(|(other, _)| *other == name).unwrap().1
 }
 
-/// DB1: the engine of a cluster passes the suite of every engine.
+/// DB1, DC4: the engine of a cluster passes the suite of every engine.
 #[test]
 fn db1_foundationdb_conforms() {
     let Some(cluster_file) = cluster_file() else { return };

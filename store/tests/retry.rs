@@ -349,7 +349,7 @@ fn f4_any_faults_by_chance_leave_every_message_once_and_in_order() {
     }
 }
 
-/// G5: what may have been committed is never called a failure, and is decided once when it is asked again.
+/// G5, SV2, DC4: what may have been committed is never called a failure, and is decided once when it is asked again.
 #[test]
 fn g5_attempts_run_out_with_an_unknown_outcome() {
     let mut bench = bench();

@@ -91,6 +91,7 @@ enum Order {
 pub struct Handle {
     mailbox: Mailbox,
     incarnation: Incarnation,
+    tenure: Tenure,
     engine: Arc<dyn Engine>,
     orders: Sender<Order>,
     drained: Receiver<()>,
@@ -137,7 +138,7 @@ pub fn start(settings: &Settings, needs: Needs, metrics: &Registry) -> Result<Ha
         publish_at: Time(0),
     };
     let thread = Some(spawn("router".to_owned(), move || router.run())?);
-    Ok(Handle { mailbox, incarnation, engine, orders: order, drained, bell, thread })
+    Ok(Handle { mailbox, incarnation, tenure, engine, orders: order, drained, bell, thread })
 }
 
 impl Handle {
@@ -145,6 +146,12 @@ impl Handle {
     #[must_use]
     pub fn mailbox(&self) -> Mailbox {
         self.mailbox.clone()
+    }
+
+    /// Whether other routers may stand on the same store.
+    #[must_use]
+    pub fn tenure(&self) -> Tenure {
+        self.tenure
     }
 
     /// The number of its first life.
