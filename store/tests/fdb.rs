@@ -21,6 +21,7 @@ use carillon_store::backend::fdb::{BODY_MAX, Fdb, Options, TXN_MS_MAX};
 use carillon_store::conformance;
 use carillon_store::conformance::world::{World, send};
 use carillon_store::error::{CommitError, OpenError, ReadError};
+use carillon_store::figures::{self, Figure, Outcome as Became};
 use carillon_store::ops::Context;
 use carillon_store::retry::commit_batch;
 use carillon_store::txn::{Body, Engine, Read, Txn};
@@ -84,8 +85,8 @@ impl Engine for Cleared {
         self.0.snapshot()
     }
 
-    fn gauges(&self) -> Vec<(&'static str, f64)> {
-        self.0.gauges()
+    fn figures(&self) -> Vec<Figure> {
+        self.0.figures()
     }
 }
 
@@ -95,10 +96,6 @@ fn commit(engine: &dyn Engine, mut body: impl FnMut(&mut dyn Txn)) {
         Ok(())
     });
     assert!(committed.is_ok(), "{committed:?}");
-}
-
-fn gauge(engine: &dyn Engine, name: &str) -> f64 {
-    engine.gauges().iter().find(|(other, _)| *other == name).unwrap().1
 }
 
 /// DB1: the engine of a cluster passes the suite of every engine.
@@ -160,9 +157,9 @@ fn db1_what_is_fetched_ahead_is_what_is_there() {
         Ok(())
     });
     assert!(matches!(outcome, Err(CommitError::Conflict)), "{outcome:?}");
-    assert_eq!(gauge(&store, "store_conflicts"), 1.0);
+    assert_eq!(figures::read(&store.figures(), "store_attempts", Some(Became::Conflict)), 1);
     commit(&store, |_| {});
-    assert_eq!(gauge(&store, "store_retries"), 1.0);
+    assert_eq!(figures::read(&store.figures(), "store_retries", None), 1);
 }
 
 /// F23: a body that takes longer than a transaction lives is not committed, and called slow.

@@ -12,6 +12,7 @@ use carillon_store::backend::memory::{Chances, Fault, Memory, Options};
 use carillon_store::chance::Chance;
 use carillon_store::conformance::world::{World, add, change, create, receipt, remove, send};
 use carillon_store::error::{CommitError, ReadError};
+use carillon_store::figures::{self, Outcome as Became};
 use carillon_store::retry::{ATTEMPTS_MAX, BatchError};
 use carillon_store::txn::{Body, Engine, Read, Row, Txn};
 use carillon_store::verb::{Change, Op, Outcome};
@@ -347,6 +348,53 @@ fn f4_any_faults_by_chance_leave_every_message_once_and_in_order() {
             .collect();
         assert_eq!(found, expected, "seed {seed}");
     }
+}
+
+/// F4, F12, F23: every attempt is counted once, by what became of it; and those that a former one on the lane made necessary.
+#[test]
+fn f4_every_attempt_is_counted_by_what_became_of_it() {
+    let mut bench = bench();
+    let faults = bench.memory.faults().clone();
+    let counted = |memory: &Memory| {
+        let figures = memory.figures();
+        let outcomes = [
+            Became::Committed,
+            Became::Conflict,
+            Became::Unknown,
+            Became::TooLarge,
+            Became::Slow,
+            Became::Full,
+        ];
+        let attempts = outcomes.map(|outcome| figures::read(&figures, "store_attempts", Some(outcome)));
+        (attempts, ["store_retries", "store_too_old"].map(|name| figures::read(&figures, name, None)))
+    };
+    let (before, _) = counted(&bench.memory);
+    let mut expected = [before[0], 0, 0, 0, 0, 0];
+    let mut others = [0, 0];
+    // Faults, index of the outcome of each, how many are retried, how many are too old.
+    let cases = [
+        (Fault::Conflict, 1, 1, 0),
+        (Fault::TooOld { reads: 0 }, 1, 1, 1),
+        (Fault::UnknownCommitted, 2, 1, 0),
+        (Fault::UnknownLost, 2, 1, 0),
+        (Fault::UnknownLate { steps: 0 }, 2, 1, 0),
+        (Fault::Slow, 4, 1, 0),
+        (Fault::Full, 5, 0, 0),
+    ];
+    for (number, (fault, outcome, retries_count, too_old_count)) in cases.into_iter().enumerate() {
+        faults.script([Some(fault)]);
+        let results = bench.world.try_commit(&[send(1, GROUP, &number.to_string(), "x")]);
+        // What is full is not tried again: everything else is committed in the end.
+        expected[0] += u64::from(results[0].is_ok());
+        expected[outcome] += 1;
+        others[0] += retries_count;
+        others[1] += too_old_count;
+        assert_eq!(counted(&bench.memory), (expected, others), "{fault:?}");
+    }
+    faults.limit_txn_bytes(10);
+    bench.world.try_commit(&[send(1, GROUP, "large", "x")]);
+    expected[3] += 1;
+    assert_eq!(counted(&bench.memory), (expected, others));
 }
 
 /// G5: what may have been committed is never called a failure, and is decided once when it is asked again.

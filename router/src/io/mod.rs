@@ -11,6 +11,7 @@
 #![expect(clippy::disallowed_methods, reason = "the ground floor starts threads and waits")]
 
 mod committer;
+mod figures;
 mod lanes;
 mod reader;
 
@@ -89,6 +90,7 @@ pub fn start(
     let wall = WallMs(Clock.wall_ms());
     let claim = retry::claim(&*engine, wall, &mut committer::pause)
         .map_err(|error| Fatal::disk(format!("the store cannot be claimed: {error}")))?;
+    figures::show(metrics, &engine);
     let bell = Doorbell::new().map_err(|error| cannot_start(&error))?;
     let wake: Arc<dyn Wake> = bell.clone();
     let (mailbox, arrivals) = Mailbox::new(ARRIVALS_MAX, Arc::clone(&wake));

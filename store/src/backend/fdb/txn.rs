@@ -57,8 +57,7 @@ impl<'a> Session<'a> {
     fn wait<T>(&self, answer: impl Future<Output = FdbResult<T>> + Unpin) -> Result<T, ReadError> {
         let began = Instant::now();
         let answered = wait_until(answer, self.deadline);
-        self.counters.reads.fetch_add(1, Relaxed);
-        self.counters.read_ns.fetch_add(nanos(began), Relaxed);
+        self.counters.reads.add(began.elapsed());
         match answered {
             Some(answered) => answered.map_err(|error| self.counters.read_failed(error)),
             None => Err(ReadError::Again("FoundationDB's client does not answer".to_owned())),
@@ -187,7 +186,7 @@ impl<'a> FdbTxn<'a> {
         drop(fetches);
         let began = Instant::now();
         let answered = wait_until(transaction.commit(), deadline);
-        counters.commit_ns.fetch_add(nanos(began), Relaxed);
+        counters.commits.add(began.elapsed());
         match answered {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => {
@@ -265,8 +264,4 @@ impl Txn for FdbTxn<'_> {
             self.failure = Some(self.session.counters.read_failed(error));
         }
     }
-}
-
-fn nanos(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
