@@ -1,17 +1,15 @@
 //! The conformance suite on a real FoundationDB cluster (DB1, DC4, F4): where `CARILLON_TEST_FDB_CLUSTER` names a cluster
 //! file. Each check has a store of its own, whose rows are cleared when it is done.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "where the cluster is comes from the environment, names from the clock"
-)]
+#![expect(clippy::disallowed_methods, reason = "that time has passed is what some of these are about")]
+
+mod cluster;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use carillon_protocol::ids::ConversationId;
@@ -21,73 +19,15 @@ use carillon_store::backend::fdb::{BODY_MAX, Fdb, Options, TXN_MS_MAX};
 use carillon_store::conformance;
 use carillon_store::conformance::world::{World, send};
 use carillon_store::error::{CommitError, OpenError, ReadError};
-use carillon_store::figures::{self, Figure, Outcome as Became};
+use carillon_store::figures::{self, Outcome as Became};
 use carillon_store::ops::Context;
 use carillon_store::retry::commit_batch;
-use carillon_store::txn::{Body, Engine, Read, Txn};
+use carillon_store::txn::{Engine, Txn};
 use carillon_store::verb::{Op, Outcome};
-
-/// The cluster file, or nothing, said aloud: a test that is skipped must not look like one that passed.
-fn cluster_file() -> Option<String> {
-    let cluster_file = std::env::var("CARILLON_TEST_FDB_CLUSTER").ok();
-    if cluster_file.is_none() {
-        // Not by a macro: what those print is kept back when a test passes.
-        let said = "skipped: CARILLON_TEST_FDB_CLUSTER names no cluster file\n";
-        std::io::stderr().write_all(said.as_bytes()).unwrap();
-    }
-    cluster_file
-}
-
-/// A name that no other store of the cluster has.
-fn name() -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
-    format!("carillon-test-{now:x}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-fn open(cluster_file: &str, key_prefix: &str) -> Fdb {
-    let options = Options { cluster_file: cluster_file.to_owned(), key_prefix: key_prefix.to_owned() };
-    Fdb::open(&options).unwrap()
-}
-
-/// A store that leaves nothing behind.
-struct Cleared(Fdb);
+use cluster::{Cleared, cluster_file, name, open};
 
 fn fresh(cluster_file: &str) -> Cleared {
     Cleared(open(cluster_file, &name()))
-}
-
-impl Drop for Cleared {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            return;
-        }
-        loop {
-            let rows = self.0.snapshot().unwrap().range(b"", b"\xff", 1_000, false).unwrap();
-            if rows.is_empty() {
-                return;
-            }
-            commit(&self.0, |txn| rows.iter().for_each(|(key, _)| txn.clear(key.clone())));
-        }
-    }
-}
-
-impl Engine for Cleared {
-    fn lanes_count(&self) -> u16 {
-        self.0.lanes_count()
-    }
-
-    fn commit(&self, lane: u16, body: &mut Body<'_>) -> Result<(), CommitError> {
-        self.0.commit(lane, body)
-    }
-
-    fn snapshot(&self) -> Result<Box<dyn Read + Send + '_>, ReadError> {
-        self.0.snapshot()
-    }
-
-    fn figures(&self) -> Vec<Figure> {
-        self.0.figures()
-    }
 }
 
 fn commit(engine: &dyn Engine, mut body: impl FnMut(&mut dyn Txn)) {
