@@ -15,6 +15,7 @@ use bytes::Bytes;
 use carillon_protocol::ids::ConversationId;
 use carillon_protocol::placement::{lane_of_slot, slot_of_conversation};
 use carillon_protocol::record::Event;
+use carillon_store::backend::fdb::codes::{self, Meaning};
 use carillon_store::backend::fdb::{BODY_MAX, Fdb, Options, TXN_MS_MAX};
 use carillon_store::conformance;
 use carillon_store::conformance::world::{World, send};
@@ -100,6 +101,67 @@ fn db1_what_is_fetched_ahead_is_what_is_there() {
     assert_eq!(figures::read(&store.figures(), "store_attempts", Some(Became::Conflict)), 1);
     commit(&store, |_| {});
     assert_eq!(figures::read(&store.figures(), "store_retries", None), 1);
+}
+
+/// What is fetched ahead and not asked for is not relied on.
+#[test]
+fn db1_what_is_fetched_ahead_in_vain_is_not_relied_on() {
+    let Some(cluster_file) = cluster_file() else { return };
+    let store = fresh(&cluster_file);
+    let (a, b) = (Bytes::from("a"), Bytes::from("b"));
+    commit(&store, |txn| txn.set(a.clone(), Bytes::from("1")));
+    let outcome = store.commit(0, &mut |txn| {
+        txn.prefetch(&[a.clone(), b.clone()]);
+        assert_eq!(txn.get(&b)?, None);
+        let meanwhile = store.commit(1, &mut |other| {
+            other.set(a.clone(), Bytes::from("2"));
+            Ok(())
+        });
+        assert!(meanwhile.is_ok());
+        txn.set(b.clone(), Bytes::from("3"));
+        Ok(())
+    });
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
+
+/// F4: the client that we run with calls no error retryable, or perhaps committed, that our table does not know as such.
+#[test]
+fn f4_the_table_says_at_least_what_this_client_says() {
+    let mut retryable_count = 0;
+    for code in 1..10_000 {
+        let error = foundationdb::FdbError::from_code(code);
+        let meaning = codes::meaning(code);
+        if error.is_maybe_committed() {
+            assert_eq!(meaning, Meaning::MaybeCommitted, "{code}: {}", error.message());
+        }
+        if error.is_retryable() {
+            retryable_count += 1;
+            assert!(
+                matches!(meaning, Meaning::MaybeCommitted | Meaning::NotCommitted),
+                "{code}: {}",
+                error.message()
+            );
+        }
+    }
+    assert!(retryable_count >= 12, "{retryable_count} are fewer than FoundationDB 7.3 has");
+}
+
+/// A cluster that does not answer is told as such, before long, with what to look for.
+#[test]
+fn g14_a_cluster_that_does_not_answer_is_told() {
+    let Some(_) = cluster_file() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fdb.cluster");
+    // Nobody listens there.
+    std::fs::write(&path, "nobody:nobody@127.0.0.1:1\n").unwrap();
+    let options = Options { cluster_file: path.display().to_string(), key_prefix: name() };
+    match Fdb::open(&options) {
+        Err(OpenError::Unreachable(sentence)) => {
+            assert!(sentence.contains("fdb.cluster") && sentence.contains("coordinators"), "{sentence}");
+        }
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("opened"),
+    }
 }
 
 /// F23: a body that takes longer than a transaction lives is not committed, and called slow.

@@ -293,6 +293,11 @@ struct Storm<'a> {
 
 impl Storm<'_> {
     fn run(&mut self) {
+        if self.settings.kill.is_none() {
+            println!("  no storm: CARILLON_TEST_FDB_KILL names no command");
+            std::thread::sleep(self.settings.storm);
+            return;
+        }
         let began = Instant::now();
         while began.elapsed() < self.settings.storm {
             let process = self.chance.below(self.settings.processes);

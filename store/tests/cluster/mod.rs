@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use carillon_store::backend::fdb::{Fdb, Options};
 use carillon_store::error::{CommitError, ReadError};
 use carillon_store::figures::Figure;
-use carillon_store::txn::{Body, Engine, Read};
+use carillon_store::txn::{Abort, Body, Engine, Read};
 
 /// The cluster file, or nothing, said aloud: a test that is skipped must not look like one that passed.
 pub fn cluster_file() -> Option<String> {
@@ -42,20 +42,33 @@ pub struct Cleared(pub Fdb);
 
 impl Drop for Cleared {
     fn drop(&mut self) {
+        // What failed is left to be looked at.
         if std::thread::panicking() {
             return;
         }
+        let mut troubles_left = 100;
         loop {
-            let rows = self.0.snapshot().unwrap().range(b"", b"\xff", 1_000, false).unwrap();
-            if rows.is_empty() {
-                return;
+            match self.clear_some() {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(trouble) if troubles_left == 0 => panic!("cannot be cleared: {trouble}"),
+                // Clearing twice does no harm, and a cluster may have troubles of its own.
+                Err(_) => troubles_left -= 1,
             }
-            let committed = self.0.commit(0, &mut |txn| {
-                rows.iter().for_each(|(key, _)| txn.clear(key.clone()));
-                Ok(())
-            });
-            assert!(committed.is_ok(), "{committed:?}");
         }
+    }
+}
+
+impl Cleared {
+    /// How many rows it found and cleared.
+    fn clear_some(&self) -> Result<usize, CommitError> {
+        let rows = self.0.snapshot().and_then(|mut snapshot| snapshot.range(b"", b"\xff", 1_000, false));
+        let rows = rows.map_err(|error| CommitError::from(Abort::from(error)))?;
+        self.0.commit(0, &mut |txn| {
+            rows.iter().for_each(|(key, _)| txn.clear(key.clone()));
+            Ok(())
+        })?;
+        Ok(rows.len())
     }
 }
 

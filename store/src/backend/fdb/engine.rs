@@ -21,15 +21,13 @@ use crate::txn::{Body, Engine, Read};
 pub struct Fdb {
     database: Database,
     prefix: Prefix,
-    /// With the control lane, the last.
-    ///
-    /// Whether a commit is in flight there.
-    lanes: [AtomicBool; LANES],
+    /// For each lane, the control lane being the last: whether a commit is in flight there.
+    lanes: [AtomicBool; ALL_LANES_COUNT],
     attempts: Attempts,
     counters: Counters,
 }
 
-const LANES: usize = LANES_COUNT as usize + 1;
+const ALL_LANES_COUNT: usize = LANES_COUNT as usize + 1;
 
 /// What happened, in numbers.
 #[derive(Default)]
@@ -65,7 +63,7 @@ impl Fdb {
             database,
             prefix,
             lanes: Default::default(),
-            attempts: Attempts::new(LANES),
+            attempts: Attempts::new(ALL_LANES_COUNT),
             counters: Counters::default(),
         };
         // A version is what everything else needs first: it comes from a cluster that works.
