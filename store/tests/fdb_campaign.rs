@@ -1,5 +1,6 @@
-//! A campaign on a real FoundationDB cluster (F4, G1, G2, G3, G9, G10): sixteen lanes append to many conversations while
-//! processes of the cluster are killed, stopped and woken again. A command:
+//! A campaign on a real FoundationDB cluster (F4, G1, G2, G3, G9, G10, G15): sixteen lanes append to many conversations
+//! while processes of the cluster are killed, stopped and woken again; in the end a second life takes the store over under
+//! them. A command:
 //!
 //! ```text
 //! CARILLON_TEST_FDB_CLUSTER=FILE CARILLON_TEST_FDB_KILL=COMMAND \
@@ -7,11 +8,13 @@
 //! ```
 //!
 //! `COMMAND` is called with `stop N` (kill process N of the cluster), `start N`, `pause N` (SIGSTOP) or `resume N`. Without it
-//! nothing happens to the cluster. N is below `--processes`, which is 3.
+//! nothing happens to the cluster. N is below `--processes`, which is 3. With `--outage-s` all of them are stopped for so long
+//! before the storm: after three minutes of that, batches end as unknown and their clients send them again.
 //!
 //! What is judged: every message has the number that its lane expects, whatever became of the attempts at it; a message
-//! that is sent again has the number that it has; a snapshot opened after an acknowledgement has it; and in the end every
-//! log, read by a life of its own, is what was acknowledged, in the order in which it was sent, and nothing else.
+//! that is sent again has the number that it has; a snapshot opened after an acknowledgement has it; after the takeover
+//! nothing comes of the former life; and every log, read by the new one, is what was acknowledged, in the order in which it
+//! was sent, and nothing else. Of what was in flight at the takeover any beginning may be there.
 
 #![expect(clippy::disallowed_methods, reason = "a campaign has a clock, threads and an environment")]
 
@@ -43,7 +46,7 @@ const BATCH_OPS_MAX: u64 = 8;
 /// One message in so many is one that was sent before.
 const REPEATED: u64 = 10;
 const READERS_COUNT: u64 = 2;
-/// How long one batch may be without a definite outcome, and one read without an answer: longer than any storm.
+/// How long one batch may be without a definite outcome, and one read without an answer, when there is no outage.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Creating a conversation takes the first number of its log.
 const FIRST_MESSAGE: Seq = 2;
@@ -56,6 +59,7 @@ struct Settings {
     kill: Option<String>,
     processes: u64,
     calm: Duration,
+    outage: Duration,
     storm: Duration,
     seed: u64,
 }
@@ -69,6 +73,7 @@ impl Settings {
             kill: std::env::var("CARILLON_TEST_FDB_KILL").ok(),
             processes: 3,
             calm: Duration::from_secs(5),
+            outage: Duration::ZERO,
             storm: Duration::from_secs(15),
             seed: 1,
         };
@@ -79,9 +84,13 @@ impl Settings {
             match name.as_str() {
                 "--processes" => settings.processes = value.max(1),
                 "--calm-s" => settings.calm = Duration::from_secs(value),
+                "--outage-s" => settings.outage = Duration::from_secs(value),
                 "--storm-s" => settings.storm = Duration::from_secs(value),
                 "--seed" => settings.seed = value,
-                _ => return Err(format!("{name} is none of --processes, --calm-s, --storm-s, --seed")),
+                _ => {
+                    let known = "--processes, --calm-s, --outage-s, --storm-s, --seed";
+                    return Err(format!("{name} is none of {known}"));
+                }
             }
         }
         Ok(Some(settings))
@@ -103,6 +112,7 @@ struct Stage {
     incarnation: Incarnation,
     now: carillon_protocol::time::WallMs,
     began: Instant,
+    patience: Duration,
     phase: AtomicUsize,
     is_over: AtomicBool,
     tallies: [Tally; PHASES.len()],
@@ -164,7 +174,9 @@ impl Lane {
         while !stage.is_over.load(Relaxed) {
             let batch = self.draw();
             let began = Instant::now();
-            self.commit(stage, &batch);
+            if !self.commit(stage, &batch) {
+                break;
+            }
             stage.acknowledged(began.elapsed());
         }
         self.conversations
@@ -189,12 +201,12 @@ impl Lane {
         Sending { op, seq: FIRST_MESSAGE + place, is_repeated }
     }
 
-    /// Sends what has no outcome again and again, as its clients would.
-    fn commit(&mut self, stage: &Stage, mut batch: &[Sending]) {
+    /// Sends what has no outcome again and again, as its clients would, unless another life has taken over.
+    fn commit(&mut self, stage: &Stage, mut batch: &[Sending]) -> bool {
         let began = Instant::now();
         let mut is_unsure = false;
         while !batch.is_empty() {
-            assert!(began.elapsed() < PATIENCE, "lane {}: no outcome for {PATIENCE:?}", self.number);
+            assert!(began.elapsed() < stage.patience, "lane {}: no outcome for long", self.number);
             let ops: Vec<Op> = batch.iter().map(|sending| sending.op.clone()).collect();
             let Stage { now, incarnation, .. } = *stage;
             let mut context = Context { now, incarnation, ids: &mut self.ids, members_max: 10 };
@@ -215,11 +227,13 @@ impl Lane {
                     Err(BatchError::Busy) => {
                         stage.tally().busy.fetch_add(1, Relaxed);
                     }
+                    Err(BatchError::Fenced) => return false,
                     Err(error) => panic!("lane {}: {error}", self.number),
                 }
             }
             batch = &batch[settled_count..];
         }
+        true
     }
 
     fn acknowledge(&self, stage: &Stage, sending: &Sending, outcome: &Outcome, is_unsure: bool) {
@@ -298,6 +312,11 @@ impl Storm<'_> {
             std::thread::sleep(self.settings.storm);
             return;
         }
+        if !self.settings.outage.is_zero() {
+            (0..self.settings.processes).for_each(|process| self.order("pause", process));
+            std::thread::sleep(self.settings.outage);
+            (0..self.settings.processes).for_each(|process| self.order("resume", process));
+        }
         let began = Instant::now();
         while began.elapsed() < self.settings.storm {
             let process = self.chance.below(self.settings.processes);
@@ -358,26 +377,35 @@ fn conversations(world: &mut World<Arc<dyn Engine>>) -> BTreeMap<u16, Vec<Conver
     lanes
 }
 
-/// The whole log is what was acknowledged, and nothing else.
-fn judge(store: &Fdb, conversation: &Conversation) {
-    let Conversation { id, sent, .. } = conversation;
-    let mut from = FIRST_MESSAGE;
+/// Reads a log from one of its numbers to its end. The number behind the last.
+fn read_to_end(store: &Fdb, id: ConversationId, mut from: Seq, mut each: impl FnMut(&Entry, Seq)) -> Seq {
     let began = Instant::now();
     loop {
         assert!(began.elapsed() < PATIENCE, "{id:?} cannot be read for {PATIENCE:?}");
-        let Some((entries, has_more)) = read_page(store, *id, from) else { continue };
+        let Some((entries, has_more)) = read_page(store, id, from) else { continue };
         for entry in &entries {
-            let event = Event::decode(&entry.record).unwrap_or_else(|| panic!("{id:?}: no event"));
-            let expected = sent.get((from - FIRST_MESSAGE) as usize).map(String::as_str);
-            assert_eq!((entry.seq, Some(&*event.client_msg_id)), (from, expected), "{id:?}");
-            assert_eq!(event.sender, UserId(WRITER), "{id:?}");
+            each(entry, from);
             from += 1;
         }
         if !has_more {
-            break;
+            return from;
         }
     }
-    assert_eq!(from - FIRST_MESSAGE, sent.len() as u64, "{id:?} has lost its end");
+}
+
+/// The whole log is what was acknowledged, and nothing else but a beginning of what was in flight when the store was taken
+/// over; and it ends where it ended then.
+fn judge(store: &Fdb, conversation: &Conversation, end_at_takeover: Seq) {
+    let Conversation { id, sent, acked } = conversation;
+    let end = read_to_end(store, *id, FIRST_MESSAGE, |entry, seq| {
+        let event = Event::decode(&entry.record).unwrap_or_else(|| panic!("{id:?}: no event"));
+        let expected = sent.get((seq - FIRST_MESSAGE) as usize).map(String::as_str);
+        assert_eq!((entry.seq, Some(&*event.client_msg_id)), (seq, expected), "{id:?}");
+        assert_eq!(event.sender, UserId(WRITER), "{id:?}");
+    });
+    let acked = acked.load(SeqCst);
+    assert!(end - FIRST_MESSAGE >= acked, "{id:?}: {acked} are acknowledged, it ends before {end}");
+    assert_eq!(end, end_at_takeover, "{id:?}: the former life wrote after it was deposed");
 }
 
 fn tell(stage: &Stage, phase: usize, lasted: Duration) {
@@ -459,6 +487,7 @@ fn campaign(settings: &Settings) {
         incarnation,
         now,
         began: Instant::now(),
+        patience: PATIENCE + 2 * settings.outage,
         phase: AtomicUsize::new(0),
         is_over: AtomicBool::new(false),
         tallies: Default::default(),
@@ -472,7 +501,7 @@ fn campaign(settings: &Settings) {
         std::process::exit(1);
     }));
     let before = tell_store(&stage.store, "before", &[]);
-    let conversations: Vec<Conversation> = std::thread::scope(|scope| {
+    let (conversations, ends) = std::thread::scope(|scope| {
         let mut running = Vec::new();
         for ((number, conversations), ids) in lanes.into_iter().zip(ids) {
             let chance = Chance::new(settings.seed ^ (u64::from(number) << 32));
@@ -490,18 +519,31 @@ fn campaign(settings: &Settings) {
         stage.phase.store(1, Relaxed);
         let calm = tell_store(&stage.store, "calm", &before);
         storm.run();
+        let stormed = stage.began.elapsed();
+        let successor =
+            World::begin(Arc::new(cluster::open(&settings.cluster_file, &name)) as Arc<dyn Engine>);
+        assert!(successor.incarnation > incarnation);
+        let ends = all.iter().map(|(id, acked)| {
+            let from = FIRST_MESSAGE + acked.load(SeqCst);
+            (*id, read_to_end(&stage.store, *id, from, |_, _| {}))
+        });
+        let ends: BTreeMap<ConversationId, Seq> = ends.collect();
+        // Every lane ends when it is told that it is deposed.
+        let conversations: Vec<Conversation> =
+            running.into_iter().flat_map(|lane| lane.join().unwrap_or_default()).collect();
         stage.is_over.store(true, Relaxed);
-        let conversations = running.into_iter().flat_map(|lane| lane.join().unwrap_or_default()).collect();
         tell_store(&stage.store, "storm", &calm);
         tell(&stage, 0, calm_lasted);
-        tell(&stage, 1, stage.began.elapsed() - calm_lasted);
-        conversations
+        tell(&stage, 1, stormed - calm_lasted);
+        (conversations, ends)
     });
     println!("  {} kills, {} pauses, {} blackouts", storm.kills, storm.pauses, storm.blackouts);
     drop(stage);
     let judge_store = cluster::Cleared(cluster::open(&settings.cluster_file, &name));
-    conversations.iter().for_each(|conversation| judge(&judge_store.0, conversation));
-    let messages_count: usize = conversations.iter().map(|conversation| conversation.sent.len()).sum();
+    for conversation in &conversations {
+        judge(&judge_store.0, conversation, ends[&conversation.id]);
+    }
+    let messages_count: u64 = ends.values().map(|end| end - FIRST_MESSAGE).sum();
     println!(
         "  judged: {} logs with {messages_count} messages are what was acknowledged",
         conversations.len()
