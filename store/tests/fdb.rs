@@ -23,7 +23,7 @@ use carillon_store::error::{CommitError, OpenError, ReadError};
 use carillon_store::figures::{self, Outcome as Became};
 use carillon_store::ops::Context;
 use carillon_store::retry::commit_batch;
-use carillon_store::txn::{Engine, Txn};
+use carillon_store::txn::{Engine, TXN_BYTES_MAX, Txn};
 use carillon_store::verb::{Op, Outcome};
 use cluster::{Cleared, cluster_file, name, open};
 
@@ -178,6 +178,28 @@ fn f23_a_slow_body_is_not_committed() {
     });
     assert!(matches!(outcome, Err(CommitError::Slow)), "{outcome:?}");
     assert_eq!(store.snapshot().unwrap().get(b"a").unwrap(), None);
+}
+
+/// F23: many small rows are more to FoundationDB, which counts what a transaction relies on as well, than to us. What is too
+/// much for it alone is split like what is too much for us.
+#[test]
+fn f23_more_than_foundationdb_takes_is_to_be_split() {
+    const ROWS: u32 = 60_000;
+    let Some(cluster_file) = cluster_file() else { return };
+    let store = fresh(&cluster_file);
+    let row = |number: u32| Bytes::from(format!("{number:040}"));
+    let write = |from: u32, to: u32| {
+        store.commit(0, &mut |txn| {
+            (from..to).for_each(|number| txn.set(row(number), Bytes::new()));
+            Ok(())
+        })
+    };
+    assert!((ROWS as usize) * row(0).len() < TXN_BYTES_MAX, "we take it");
+    let whole = write(0, ROWS);
+    assert!(matches!(whole, Err(CommitError::TooLarge)), "{whole:?}");
+    assert_eq!(store.snapshot().unwrap().range(b"", b"\xff", 1, false).unwrap(), []);
+    let part = write(0, ROWS / 8);
+    assert!(part.is_ok(), "{part:?}");
 }
 
 /// A snapshot that is too old says so, and never that there is nothing.
