@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use carillon_protocol::ids::{ConversationId, UserId};
+use carillon_protocol::placement::{SLOTS_COUNT, Slot};
 use carillon_protocol::reason::Code;
 use carillon_protocol::record::{ConversationType, Event, HeadRow, Role};
 use carillon_protocol::time::WallMs;
@@ -13,8 +14,9 @@ use carillon_store::chance::Chance;
 use carillon_store::conformance::world::{World, add, change, create, receipt, remove, send};
 use carillon_store::error::{CommitError, ReadError};
 use carillon_store::figures::{self, Outcome as Became};
-use carillon_store::retry::{ATTEMPTS_MAX, BatchError};
-use carillon_store::txn::{Body, Engine, Read, Row, Txn};
+use carillon_store::ops;
+use carillon_store::retry::{self, ATTEMPTS_MAX, BatchError};
+use carillon_store::txn::{Abort, Body, Engine, Read, Row, Txn};
 use carillon_store::verb::{Change, Op, Outcome};
 
 const GROUP: ConversationId = ConversationId(10);
@@ -295,6 +297,34 @@ fn f23_what_messages_and_receipts_read_is_fetched_side_by_side() {
         let rest_count = if matches!(op, Op::Change(_)) { 3 } else { 0 };
         assert_eq!(read.len(), rest_count, "{op:?}: {read:?}");
     }
+}
+
+/// F23, G15: becoming the owner of all slots, and giving them away, takes a few round trips too. One for each slot would be more
+/// than a transaction has time for, and no router could begin on a cluster that is a little slow.
+#[test]
+fn f23_who_owns_the_slots_is_read_side_by_side() {
+    const ROUND_TRIPS_MAX: usize = 32;
+    let noted = Arc::new(Mutex::new(Noted::default()));
+    let engine = Noting { memory: Arc::new(Memory::new(Options::default())), noted: Arc::clone(&noted) };
+    let all: Vec<Slot> = (0..SLOTS_COUNT).map(Slot).collect();
+    let round_trips = |name: &str| {
+        let Noted { ahead, read, ranges, .. } = std::mem::take(&mut *noted.lock().unwrap());
+        let count = read.difference(&ahead).count() + ranges.len();
+        assert!(count <= ROUND_TRIPS_MAX, "{name}: {count}");
+    };
+    let now = WallMs(1);
+    let first = retry::claim(&engine, now, &mut |_| {}).unwrap();
+    round_trips("a claim of an empty store");
+    let second = retry::claim(&engine, now, &mut |_| {}).unwrap().incarnation;
+    round_trips("a claim of another's");
+    assert!(second > first.incarnation);
+    let owner = |body: &mut dyn FnMut(&mut dyn Txn) -> Result<(), Abort>| {
+        retry::commit_one(&engine, engine.control_lane(), body, &mut |_| {}).unwrap();
+    };
+    owner(&mut |txn| ops::give(txn, second, &all, None));
+    round_trips("giving all");
+    owner(&mut |txn| ops::take(txn, second, &all).map(|taken| assert_eq!(taken.len(), all.len())));
+    round_trips("taking all");
 }
 
 #[test]

@@ -60,8 +60,7 @@ pub fn claim(txn: &mut dyn Txn, now: WallMs) -> Result<Claim, Abort> {
         txn.clear(keys::address(earlier));
     }
     txn.set(keys::router(incarnation), rows::number(now.0.max(DEAD + 1)));
-    for slot in (0..SLOTS_COUNT).map(Slot) {
-        let (_, epoch) = super::load_slot(txn, slot)?;
+    for (slot, epoch) in (0..SLOTS_COUNT).map(Slot).zip(epochs(txn)?) {
         txn.set(keys::slot(slot), rows::slot(incarnation.0, epoch + 1));
     }
     Ok(Claim { incarnation, ids_ceiling_ms: ids_ceiling_ms(txn, incarnation)? })
@@ -78,6 +77,19 @@ pub(super) fn incarnations(txn: &mut dyn Txn) -> Result<Vec<(Incarnation, u64)>,
     })
     .map_err(abort)?;
     if all.len() > ROUTERS_MAX { Err(Abort::TooLarge) } else { Ok(all) }
+}
+
+/// The epochs of all slots, 0 where there is no row: as ranges, because there is no time for a round trip for each.
+fn epochs(txn: &mut dyn Txn) -> Result<Vec<u64>, Abort> {
+    let mut epochs = vec![0; usize::from(SLOTS_COUNT)];
+    walk(txn, keys::slots(), usize::from(SLOTS_COUNT), |(key, value)| {
+        let slot = keys::slot_number(&key).ok_or_else(rows::damaged)?;
+        let (_, epoch) = rows::read_slot(&value)?;
+        *epochs.get_mut(usize::from(slot.0)).ok_or_else(rows::damaged)? = epoch;
+        Ok(Walk::On)
+    })
+    .map_err(abort)?;
+    Ok(epochs)
 }
 
 pub(super) fn ids_ceiling_ms(txn: &mut dyn Txn, incarnation: Incarnation) -> Result<u64, Abort> {
