@@ -1,6 +1,6 @@
 //! What all sessions of a shard share: the turn's time, the settings, the lanes, and where outputs go.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,14 +8,16 @@ use carillon_link::Peer;
 use carillon_node::prng::Prng;
 use carillon_node::tokens::KeyTable;
 use carillon_protocol::frame::LinkFrame;
-use carillon_protocol::ids::{ConversationId, UserId};
+use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::time::{Time, WallMs};
 use rkyv::util::AlignedVec;
 
 use crate::counters::Counters;
+use crate::hash::IdMap;
 use crate::limits::{Rate, Rates};
+use crate::owners::Owners;
 use crate::settings::Settings;
-use crate::tails::Tails;
+use crate::tails::{Moment, Tails};
 use crate::turn::Output;
 
 /// See the module.
@@ -37,22 +39,17 @@ pub(crate) struct Common {
     pub(crate) outputs: VecDeque<Output>,
     /// Scratch memory for archives.
     pub(crate) archive: AlignedVec,
-    router: Router,
+    pub(crate) owners: Owners,
+    tails: BTreeMap<Peer, Tails>,
     requests_count: u64,
     epoch: u64,
     shard: u16,
     refusals_count: u64,
 }
 
-/// A router, as this shard knows it.
-#[derive(Debug, Default)]
-pub(crate) struct Router {
-    pub(crate) is_up: bool,
-    pub(crate) tails: Tails,
-}
-
-/// The router that everything belongs to. With more than one, a slot map stands here.
-const ROUTER: Peer = Peer(0);
+/// Routers that are gone whose tails are remembered, for sessions that did not get through to the next one yet. Beyond:
+/// the one with the lowest peer is forgotten, and who was live there is told `behind`.
+const GONE_MAX: usize = 8;
 
 impl Common {
     pub(crate) fn new(
@@ -79,7 +76,8 @@ impl Common {
             counters: Counters::default(),
             outputs: VecDeque::new(),
             archive: AlignedVec::new(),
-            router: Router::default(),
+            owners: Owners::default(),
+            tails: BTreeMap::new(),
             requests_count: 0,
             epoch,
             shard,
@@ -87,29 +85,32 @@ impl Common {
         }
     }
 
-    /// Who owns a user.
-    pub(crate) fn router_of_user(_user: UserId) -> Peer {
-        ROUTER
+    /// What was delivered on the lanes of a router, from its first one on.
+    pub(crate) fn tails(&mut self, router: Peer) -> &mut Tails {
+        self.tails.entry(router).or_insert_with(|| Tails::of(router))
     }
 
-    /// Who owns a conversation.
-    pub(crate) fn router_of_conversation(_conversation: ConversationId) -> Peer {
-        ROUTER
+    /// What every session had that was live until then, of these conversations.
+    pub(crate) fn had(
+        &self,
+        moment: Moment,
+        conversations: impl Iterator<Item = ConversationId>,
+    ) -> IdMap<ConversationId, Seq> {
+        self.tails.get(&moment.router()).map(|tails| tails.had(moment, conversations)).unwrap_or_default()
     }
 
-    /// What is known of a router; `None` for one that nothing belongs to.
-    pub(crate) fn router(&mut self, peer: Peer) -> Option<&mut Router> {
-        (peer == ROUTER).then_some(&mut self.router)
-    }
-
-    /// Whether the lane to a router is there.
-    pub(crate) fn is_up(&self, peer: Peer) -> bool {
-        peer == ROUTER && self.router.is_up
-    }
-
-    /// What sessions of `user` are measured by after their lane was lost.
-    pub(crate) fn tails(&mut self, _user: UserId) -> &mut Tails {
-        &mut self.router.tails
+    /// Routers to which lanes are missing are asked for, and those that are gone for good are parted from.
+    pub(crate) fn meet_and_part(&mut self) {
+        for address in self.owners.unmet() {
+            self.outputs.push_back(Output::Meet { address });
+        }
+        while let Some(router) = self.owners.forget_gone() {
+            self.outputs.push_back(Output::Part { router });
+        }
+        let gone: Vec<Peer> = self.tails.keys().copied().filter(|peer| !self.owners.knows(*peer)).collect();
+        for peer in gone.iter().take(gone.len().saturating_sub(GONE_MAX)) {
+            self.tails.remove(peer);
+        }
     }
 
     /// Puts a frame on a lane.

@@ -11,6 +11,10 @@ pub struct Counters {
     pub connections: u64,
     /// Gauge: identified sessions.
     pub sessions: u64,
+    /// Gauge: slots of which it is known who owns them.
+    pub slots_owned: u64,
+    /// Gauge: of those, the ones whose owner is reached and says so too.
+    pub slots_confirmed: u64,
     /// Connections accepted.
     pub accepted: u64,
     /// Upgrades done.

@@ -17,6 +17,7 @@ pub mod io;
 mod limits;
 mod line;
 mod outbox;
+mod owners;
 pub mod pump;
 mod render;
 pub mod rest;

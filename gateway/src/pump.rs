@@ -144,6 +144,16 @@ pub enum Output {
         /// Which.
         router: Peer,
     },
+    /// As [`turn::Output::Meet`].
+    Meet {
+        /// "host:port".
+        address: String,
+    },
+    /// As [`turn::Output::Part`].
+    Part {
+        /// Which.
+        router: Peer,
+    },
     /// Everything is closed after a drain.
     Drained,
 }
@@ -426,6 +436,8 @@ impl Ground {
                     self.outputs.push_back(Output::Link { router, frame })
                 }
                 turn::Output::CloseLane { router } => self.outputs.push_back(Output::CloseLane { router }),
+                turn::Output::Meet { address } => self.outputs.push_back(Output::Meet { address }),
+                turn::Output::Part { router } => self.outputs.push_back(Output::Part { router }),
                 turn::Output::Drained => self.outputs.push_back(Output::Drained),
                 // Nothing here is a handshake, and nothing is sent on this thread.
                 turn::Output::HandOff { .. } | turn::Output::Yield => {}

@@ -11,8 +11,9 @@
 //! - A write that went unanswered with its lane goes again, in order and under the same `client_msg_id`, on the next one
 //!   (F3, F13).
 //! - Who asks, and on which device, comes from the token only (G11); a device that was revoked is refused ([`known`]).
-//! - All of a client's requests go up one lane in the order in which they came, and the router answers from what is
-//!   settled: whoever has the answer to a write reads it (G10).
+//! - A client's requests about one slot go to its owner in the order in which they came, and the router answers from what
+//!   is settled: whoever has the answer to a write reads it (G10).
+//! - What a router does not own had no effect there, and waits until its owner is known.
 
 mod body;
 mod changes;
@@ -42,7 +43,7 @@ use std::time::Duration;
 use carillon_link::Peer;
 use carillon_node::prng::Prng;
 use carillon_node::tokens::{Claims, KeyTable};
-use carillon_protocol::frame::{self, Frame, Wanted};
+use carillon_protocol::frame::{self, ArchivedOwners, Frame, Wanted};
 use carillon_protocol::handshake;
 use carillon_protocol::ids::UserId;
 use carillon_protocol::reason::{Code, Refusal};
@@ -55,6 +56,7 @@ pub use routes::{REFUSALS, ROUTES, Route, Scope, Shape};
 
 use crate::auth;
 use crate::limits::{Rate, Rates, wait_ms};
+use crate::owners::{Owners, Welcome};
 use known::Known;
 use path::Parameters;
 use plan::{Admission, Ask, Call, Heard, Step, Tell};
@@ -72,9 +74,6 @@ pub const ANSWER_MS_MAX: u64 = 10_000;
 /// What clients are told to wait when a part is away for now, in milliseconds.
 const RETRY_MS: u64 = 1_000;
 
-/// The router that everything belongs to. With more than one, a slot map stands here.
-const ROUTER: Peer = Peer(0);
-
 /// The machine.
 pub struct Rest {
     settings: Settings,
@@ -82,7 +81,7 @@ pub struct Rest {
     prng: Prng,
     now: Time,
     wall: WallMs,
-    is_up: bool,
+    owners: Owners,
     is_draining: bool,
     is_drained: bool,
     waiting: Waiting,
@@ -117,7 +116,7 @@ impl Rest {
             prng: Prng::new(seed),
             now: Time(0),
             wall: WallMs(0),
-            is_up: false,
+            owners: Owners::default(),
             is_draining: false,
             is_drained: false,
             waiting: Waiting::default(),
@@ -137,10 +136,15 @@ impl Rest {
         (self.now, self.wall) = (now, wall);
         match input {
             Input::Request { ticket, request } => self.request(ticket, &request),
-            Input::LaneUp { router } if router == ROUTER => self.lane_up(),
-            Input::LaneDown { router } if router == ROUTER => self.lane_down(),
-            Input::LaneFrame { router, frame } if router == ROUTER => self.frame(frame),
-            Input::LaneUp { .. } | Input::LaneDown { .. } | Input::LaneFrame { .. } | Input::Tick => {}
+            // Whom it may ask there the router says next.
+            Input::LaneUp { router, incarnation } => {
+                if self.owners.lane_up(router, incarnation) != Welcome::Yes {
+                    self.outputs.push_back(Output::CloseLane { router });
+                }
+            }
+            Input::LaneDown { router } => self.lane_down(router),
+            Input::LaneFrame { router, frame } if self.owners.is_up(router) => self.frame(router, frame),
+            Input::LaneFrame { .. } | Input::Tick => {}
             Input::Drain => self.is_draining = true,
         }
         self.expire();
@@ -281,7 +285,8 @@ impl Rest {
                 issued_s: claims.issued_s,
                 plan,
             })),
-            is_sent: false,
+            order: 0,
+            route: None,
             is_at_stake: false,
             is_repeated: false,
         };
@@ -338,52 +343,77 @@ impl Rest {
         Ok(())
     }
 
-    /// Puts a question to the router now, or when its lane is there.
+    /// Puts a question to its owner now, or when that one is known and reached.
     fn ask(&mut self, mut entry: Entry) {
         let number = self.waiting.number();
-        if self.is_up {
-            entry.is_sent = true;
+        entry.route = self.owners.route(entry.slot());
+        if let Some(route) = entry.route {
             entry.is_at_stake |= entry.ask.is_write();
-            self.outputs
-                .push_back(Output::Link { router: ROUTER, frame: entry.ask.to_frame(number, entry.user) });
+            let frame = entry.ask.to_frame(number, entry.user, route.epoch);
+            self.outputs.push_back(Output::Link { router: route.router, frame });
         }
         self.waiting.insert(number, entry);
     }
 
-    fn lane_up(&mut self) {
-        self.is_up = true;
-        for mut entry in self.waiting.take_all() {
-            entry.is_repeated |= entry.is_at_stake;
-            self.ask(entry);
+    /// A router says who owns what: what waits for that goes, and what is under way to a former owner goes again.
+    fn learn(&mut self, router: Peer, frame: &ArchivedOwners) {
+        let changes = self.owners.learn(router, frame);
+        if !changes.moved.is_empty() {
+            // A revocation may have been told by the next owner before it was known here.
+            self.known.clear();
         }
-    }
-
-    /// What waits goes again on the next lane, except what could then be done twice.
-    fn lane_down(&mut self) {
-        self.is_up = false;
-        // Revocations that are told meanwhile are not heard.
-        self.known.clear();
-        for number in self.waiting.numbers_where(|entry| entry.is_sent && !entry.ask.may_repeat()) {
+        let owners = &self.owners;
+        let is_to_go = |entry: &Entry| match entry.route {
+            None => changes.opened.contains(entry.slot()),
+            Some(route) => owners.is_void(entry.slot(), route) && entry.ask.may_repeat(),
+        };
+        for number in self.waiting.numbers_where(is_to_go) {
             if let Some(entry) = self.waiting.remove(number) {
-                self.refuse(&entry, &unknown_outcome());
+                self.ask(entry.unanswered());
             }
         }
     }
 
-    fn frame(&mut self, bytes: &[u8]) {
+    /// What waits goes again on the next lane, except what could then be done twice.
+    fn lane_down(&mut self, router: Peer) {
+        if !self.owners.lane_down(router) {
+            return;
+        }
+        // Revocations that are told meanwhile are not heard.
+        self.known.clear();
+        for number in self.waiting.numbers_where(|entry| entry.is_sent_to(router)) {
+            match self.waiting.remove(number) {
+                Some(entry) if entry.ask.may_repeat() => self.ask(entry.unanswered()),
+                Some(entry) => self.refuse(&entry, &unknown_outcome()),
+                None => {}
+            }
+        }
+    }
+
+    fn frame(&mut self, router: Peer, bytes: &[u8]) {
         match frame::read(bytes) {
             Ok(Frame::Revoked(revoked)) => {
                 let (user, at_ms) = (UserId(revoked.user.0.to_native()), revoked.at_ms.to_native());
                 self.known.insert(user, &revoked.device, at_ms);
             }
-            Ok(Frame::Owners(_)) => {}
+            Ok(Frame::Owners(owners)) => self.learn(router, owners),
+            Ok(Frame::NotOwner(not_owner)) => self.disowned(not_owner.request.to_native()),
             Ok(frame) => match heard(frame) {
                 Some((number, heard)) => self.hear(number, heard),
-                None => self.outputs.push_back(Output::CloseLane { router: ROUTER }),
+                None => self.outputs.push_back(Output::CloseLane { router }),
             },
             // Another version, or not a router: nothing on this lane can be trusted.
-            Err(_) => self.outputs.push_back(Output::CloseLane { router: ROUTER }),
+            Err(_) => self.outputs.push_back(Output::CloseLane { router }),
         }
+    }
+
+    /// A router does not own what it was asked about.
+    fn disowned(&mut self, number: u64) {
+        let Some(entry) = self.waiting.remove(number) else { return };
+        if let Some(route) = entry.route {
+            self.owners.refuted(entry.slot(), route);
+        }
+        self.ask(entry.without_effect());
     }
 
     fn hear(&mut self, number: u64, heard: Heard) {
@@ -397,7 +427,7 @@ impl Rest {
         let step = step.and_then(|step| self.admission(&entry, step));
         match step {
             Ok(Step::Respond(response)) => self.respond(&entry.envelope, response),
-            Ok(Step::Ask(ask, tell)) => self.ask(Entry { ask, tell, is_sent: false, ..entry }),
+            Ok(Step::Ask(ask, tell)) => self.ask(Entry { ask, tell, order: 0, ..entry }),
             Ok(Step::Provision) => self.ask(entry.provisioned()),
             Ok(Step::Known { .. }) => self.ask(entry.admitted()),
             Err(refusal) if entry.leaves_open(refusal.code) => self.refuse(&entry, &unknown_outcome()),
@@ -472,7 +502,6 @@ fn heard(frame: Frame<'_>) -> Option<(u64, Heard)> {
     Some(match frame {
         Frame::Accepted(accepted) => (accepted.request.to_native(), Heard::Accepted(owned(accepted)?)),
         Frame::Refused(refused) => (refused.request.to_native(), Heard::Refused(owned(refused)?)),
-        Frame::NotOwner(not_owner) => (not_owner.request.to_native(), Heard::NotOwner),
         Frame::Page(page) => (page.request.to_native(), Heard::Page(owned(page)?)),
         Frame::Found(found) => {
             (found.request.to_native(), Heard::Found(owned::<frame::Found>(found)?.findings))

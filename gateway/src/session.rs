@@ -1,5 +1,5 @@
 //! One client: from its first frame to its last. States are types; a session moves through them in one direction, and
-//! back to registering when its lane to the router is lost:
+//! back to registering when the lane to its home is lost, or its home becomes another one:
 //!
 //! await identify → registering → peeking → catching up → live (→ catching up, when it fell behind)
 //!
@@ -22,10 +22,12 @@ mod sync;
 mod typing;
 mod work;
 
+use carillon_link::Peer;
 use carillon_node::tokens::Claims;
 use carillon_protocol::client::{Command, Done, FrameId, Incoming, ServerFrame, field_name};
 use carillon_protocol::frame::{ArchivedNotOwner, ArchivedPage, ArchivedRefused, Change, Unregister};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::placement::{Slot, slot_of_user};
 use carillon_protocol::reason::{Close, Code, Refusal};
 use carillon_protocol::time::Time;
 
@@ -37,10 +39,11 @@ use crate::auth;
 use crate::common::Common;
 use crate::limits::Faults;
 use crate::line::Line;
-use crate::tails::Life;
+use crate::owners::{Changes, Route};
+use crate::tails::{Life, Moment};
 use catch_up::CatchingUp;
 use presence::Live;
-use register::{Cause, Peeking, RETRY_MS, Registering};
+use register::{Cause, Peeking, Registering};
 use work::{Marked, Work};
 
 /// See the module.
@@ -242,18 +245,46 @@ impl Session {
         }
     }
 
-    /// The lane to the router is there.
-    pub(crate) fn lane_up(&mut self, line: &mut Line, common: &mut Common) {
+    /// The router on whose lane it hears what is for it: its home, once it is registered there or asks to be.
+    pub(crate) fn home(&self) -> Option<Peer> {
+        match &self.stage {
+            Stage::AwaitIdentify(_) | Stage::Gone => None,
+            Stage::Registering(registering) => registering.home.map(|home| home.router),
+            Stage::Peeking(peeking) => Some(peeking.home.router),
+            Stage::CatchingUp(catching_up) => Some(catching_up.home()),
+            Stage::Live(life) => Some(life.router),
+        }
+    }
+
+    /// It became known who owns what.
+    pub(crate) fn owners_changed(&mut self, changes: &Changes, line: &mut Line, common: &mut Common) {
+        if changes.moved.contains_user(self.user) {
+            self.unregister(|life| common.tails(life.router).moment(life));
+        }
+        if !changes.raised.is_empty() {
+            self.put_back(|slot, route| changes.raised.contains(slot) && common.owners.is_void(slot, route));
+        }
+        self.watched_moved(&changes.moved);
         self.register(line, common);
         self.ask_again(common);
     }
 
-    /// The lane to the router is lost.
-    pub(crate) fn lane_down(&mut self) {
-        self.unregister();
-        self.unask();
-        self.unask_sync();
-        self.live_lane_down();
+    /// The lane to a router is lost.
+    pub(crate) fn lane_down(&mut self, router: Peer) {
+        if self.home() == Some(router) {
+            self.unregister(Moment::end_of);
+        }
+        self.put_back(|_, route| route.router == router);
+        self.live_lane_down(router);
+    }
+
+    /// What was asked about conversations, in a way that is `meant`, and is not answered is to be asked again.
+    fn put_back(&mut self, is_meant: impl Fn(Slot, Route) -> bool) {
+        self.unask(&is_meant);
+        self.unask_sync(&is_meant);
+        if let Stage::CatchingUp(catching_up) = &mut self.stage {
+            catching_up.unask(&is_meant);
+        }
     }
 
     /// A page came.
@@ -282,10 +313,39 @@ impl Session {
         self.refuse(frame.request.to_native(), refusal, line, common);
     }
 
-    /// A router does not own what it was asked about.
+    /// A router does not own what it was asked about: whatever that is, it is not believed to any more by the epoch by
+    /// which it was asked, and is put back until the owner is known.
     pub(crate) fn not_owner(&mut self, frame: &ArchivedNotOwner, line: &mut Line, common: &mut Common) {
-        let refusal = Refusal::new(Code::Unavailable, "the conversation is changing hands: try again");
-        self.refuse(frame.request.to_native(), refusal.retry_after(RETRY_MS), line, common);
+        let request = frame.request.to_native();
+        // A watermark that nobody waits for is lost as it would be with a lane.
+        if request == 0 || self.watch_disowned(request, frame.slot.to_native(), common) {
+            return;
+        }
+        let is_one = |_: Slot, _: Route| true;
+        let place = match &mut self.stage {
+            Stage::Registering(registering) if registering.request == request => registering.home,
+            Stage::Peeking(peeking) if peeking.requests.contains(&request) => Some(peeking.home),
+            _ => None,
+        };
+        let place = if let Some(home) = place {
+            self.unregister(Moment::end_of);
+            Some((slot_of_user(self.user), home))
+        } else if let Stage::CatchingUp(catching_up) = &mut self.stage
+            && let Some(place) = catching_up.asked(request)
+        {
+            catching_up.unask(is_one);
+            Some(place)
+        } else if let Some(place) = self.sync_asked(request) {
+            self.unask_sync(is_one);
+            Some(place)
+        } else {
+            self.disowned(request).or_else(|| self.typing_disowned(request, line, common))
+        };
+        if let Some((slot, route)) = place {
+            common.owners.refuted(slot, route);
+            self.register(line, common);
+            self.ask_again(common);
+        }
     }
 
     fn refuse(&mut self, request: u64, refusal: Refusal, line: &mut Line, common: &mut Common) {
@@ -413,12 +473,12 @@ impl Session {
         }
     }
 
-    /// The session is over; its router is told, and forgets it.
+    /// The session is over; its home is told, and the routers where it watches somebody, and they forget it.
     pub(crate) fn end(&mut self, line: &Line, common: &mut Common) {
-        let router = Common::router_of_user(self.user);
-        if self.is_identified() && common.is_up(router) {
-            common
-                .link(router, &Unregister { session: line.id.as_u64(), user: self.user, bye: self.said_bye });
+        self.unwatch_all(line, common);
+        if let Some(home) = self.home().filter(|home| common.owners.is_up(*home)) {
+            let unregister = Unregister { session: line.id.as_u64(), user: self.user, bye: self.said_bye };
+            common.link(home, &unregister);
         }
         self.stage = Stage::Gone;
         self.work = None;

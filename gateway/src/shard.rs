@@ -30,7 +30,10 @@ use rkyv::util::AlignedVec;
 
 use crate::common::Common;
 use crate::counters::Counters;
+use crate::line::Line;
+use crate::owners::Welcome;
 use crate::roster::Roster;
+use crate::session::Session;
 use crate::settings::Settings;
 use crate::turn::{ConnectionId, Input, Output};
 use crate::wheel::Wheel;
@@ -122,7 +125,7 @@ impl Shard {
             Input::Received { connection, bytes } => self.received(connection, bytes),
             Input::Sent { connection, bytes } => self.sent(connection, bytes),
             Input::Closed { connection } => self.forget(connection),
-            Input::LaneUp { router } => self.lane_up(router),
+            Input::LaneUp { router, incarnation } => self.lane_up(router, incarnation),
             Input::LaneFrame { router, frame } => self.lane_frame(router, frame),
             Input::LaneDown { router } => self.lane_down(router),
             Input::Tick => self.tick(),
@@ -176,6 +179,8 @@ impl Shard {
     pub fn counters(&self) -> Counters {
         let mut counters = self.common.counters.clone();
         counters.connections = self.connections.count() as u64;
+        let (owned_count, confirmed_count) = self.common.owners.slots_counts();
+        (counters.slots_owned, counters.slots_confirmed) = (owned_count as u64, confirmed_count as u64);
         counters
     }
 
@@ -394,38 +399,39 @@ impl Shard {
         }
     }
 
-    fn lane_up(&mut self, router: Peer) {
-        self.common.counters.lanes_up += 1;
-        let Some(known) = self.common.router(router) else { return };
-        known.is_up = true;
-        self.each_session(|connection, common| {
-            if let Phase::Open(_, session) = &mut connection.phase {
-                session.lane_up(&mut connection.line, common);
+    fn lane_up(&mut self, router: Peer, incarnation: u64) {
+        match self.common.owners.lane_up(router, incarnation) {
+            // What can be asked there it says next.
+            Welcome::Yes => self.common.counters.lanes_up += 1,
+            Welcome::Alias => {
+                self.common.outputs.push_back(Output::Part { router });
+                self.common.outputs.push_back(Output::CloseLane { router });
             }
-        });
+            Welcome::Full => self.common.outputs.push_back(Output::CloseLane { router }),
+        }
     }
 
     fn lane_down(&mut self, router: Peer) {
+        if !self.common.owners.lane_down(router) {
+            return;
+        }
         self.common.counters.lanes_down += 1;
         self.disperse();
-        let Some(known) = self.common.router(router) else { return };
-        known.is_up = false;
-        known.tails.end_life();
+        self.common.tails(router).end_life();
         // What has not left is lost as well: on the next lane it would be ahead of what is sent there again (G9).
         self.common
             .outputs
             .retain(|output| !matches!(output, Output::Link { router: other, .. } if *other == router));
-        self.each_session(|connection, _| {
-            if let Phase::Open(_, session) = &mut connection.phase {
-                session.lane_down();
-            }
-        });
+        self.each_session(|session, _, _| session.lane_down(router));
+        self.common.meet_and_part();
     }
 
-    fn each_session(&mut self, mut each: impl FnMut(&mut Connection, &mut Common)) {
+    fn each_session(&mut self, mut each: impl FnMut(&mut Session, &mut Line, &mut Common)) {
         for id in self.connections.ids() {
-            if let Some(connection) = self.connections.get_mut(id).filter(|connection| connection.is_listed) {
-                each(connection, &mut self.common);
+            if let Some(connection) = self.connections.get_mut(id).filter(|connection| connection.is_listed)
+                && let Phase::Open(_, session) = &mut connection.phase
+            {
+                each(session, &mut connection.line, &mut self.common);
                 self.touch(id);
             }
         }

@@ -1,18 +1,22 @@
-//! How far this shard has brought each conversation live. When a lane was lost and is back, that tells what its sessions
-//! missed, without a list per session.
+//! How far this shard has brought each conversation live, by the router whose lane it came on. When a lane was lost and
+//! is back, or a user is another router's from now on, that tells what a session missed, without a list per session.
 //!
 //! A *life* is the time between two losses of a router's lane. A session that is live has received exactly up to the
-//! tail of its life, or up to what it was paged beyond that (which it keeps itself until the tail has caught up).
+//! tail of its life, or up to what it was paged beyond that (which it keeps itself until the tail has caught up). One that
+//! goes to another router while the lane stays up has what the tails were at that *moment*.
 //!
 //! # Invariants
 //! - A tail never lies above what every live session of that life has: it rises with a `Deliver`, which names all
 //!   listeners of the shard at once, and to `fanned_out_seq`, below which every `Deliver` came before.
 //! - The tails of an earlier life do not move any more.
-//! - Bounded: [`TAILS_MAX`] conversations a life, the longest unheard forgotten first, and [`LIVES_MAX`] earlier lives.
-//!   What is forgotten is unknown, and a session that needs it is told `behind` or nothing, never something wrong.
+//! - Bounded: [`TAILS_MAX`] conversations a life, the longest unheard forgotten first, [`LIVES_MAX`] earlier lives, and
+//!   [`RAISED_MAX`] steps back to a moment. What is forgotten is unknown, and a session that needs it is told `behind` or
+//!   nothing, never something wrong.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 
+use carillon_link::Peer;
 use carillon_protocol::ids::{ConversationId, Seq};
 
 use crate::hash::IdMap;
@@ -21,24 +25,75 @@ use crate::hash::IdMap;
 pub(crate) const TAILS_MAX: usize = 65_536;
 /// Earlier lives remembered, for sessions that did not get through in between.
 pub(crate) const LIVES_MAX: usize = 3;
+/// Latest rises remembered, for sessions that go to another router: 32 bytes each. A session that takes longer to get
+/// through there than so many events take to come does not know what it has.
+pub(crate) const RAISED_MAX: usize = 16_384;
 
-/// Which life of a lane.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Life(u32);
+/// Which life of which router's lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Life {
+    pub(crate) router: Peer,
+    number: u32,
+}
+
+/// When a session stopped being live by a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    life: Life,
+    /// So many rises had been counted; none: the life's end.
+    raised_count: Option<u64>,
+}
+
+impl Moment {
+    /// When the lane was lost.
+    pub(crate) fn end_of(life: Life) -> Moment {
+        Moment { life, raised_count: None }
+    }
+
+    pub(crate) fn router(self) -> Peer {
+        self.life.router
+    }
+}
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tails {
     life: Life,
     current: Recent,
     before: VecDeque<(Life, Recent)>,
+    raised: VecDeque<Raised>,
+    raised_count: u64,
+}
+
+/// A tail rose.
+#[derive(Clone, Copy, Debug)]
+struct Raised {
+    life: u32,
+    conversation: ConversationId,
+    from: Option<Seq>,
 }
 
 impl Tails {
+    pub(crate) fn of(router: Peer) -> Tails {
+        Tails {
+            life: Life { router, number: 0 },
+            current: Recent::default(),
+            before: VecDeque::new(),
+            raised: VecDeque::new(),
+            raised_count: 0,
+        }
+    }
+
     /// The life that began last.
     #[must_use]
     pub(crate) fn life(&self) -> Life {
         self.life
+    }
+
+    /// This moment of a life.
+    #[must_use]
+    pub(crate) fn moment(&self, life: Life) -> Moment {
+        Moment { life, raised_count: Some(self.raised_count) }
     }
 
     /// The lane is lost: the life is over.
@@ -47,12 +102,14 @@ impl Tails {
             self.before.pop_front();
         }
         self.before.push_back((self.life, std::mem::take(&mut self.current)));
-        self.life.0 += 1;
+        self.life.number += 1;
     }
 
     /// A `Deliver` came.
     pub(crate) fn delivered(&mut self, conversation: ConversationId, seq: Seq) {
+        let from = self.current.get(conversation);
         self.current.raise(conversation, seq);
+        self.remember(conversation, from);
     }
 
     /// Every live session of this life has the conversation up to `seq`, says `fanned_out_seq`. That may be less than
@@ -60,20 +117,59 @@ impl Tails {
     /// the one who asked. Others may have more when that one left; so none is begun once something may be forgotten:
     /// until then whoever has more is remembered here, or keeps what they were paged themselves.
     pub(crate) fn note(&mut self, conversation: ConversationId, seq: Seq, is_exact: bool) {
-        if self.current.get(conversation).is_some() || (is_exact && self.current.may_begin()) {
+        let from = self.current.get(conversation);
+        if from.is_some() || (is_exact && self.current.may_begin()) {
             self.current.raise_in_place(conversation, seq);
+            self.remember(conversation, from);
         }
     }
 
-    /// What every live session of `life` had.
+    fn remember(&mut self, conversation: ConversationId, from: Option<Seq>) {
+        if self.current.get(conversation) == from {
+            return;
+        }
+        if self.raised.len() == RAISED_MAX {
+            self.raised.pop_front();
+        }
+        self.raised.push_back(Raised { life: self.life.number, conversation, from });
+        self.raised_count += 1;
+    }
+
+    /// What every live session has by now.
     #[must_use]
-    pub(crate) fn tail(&self, life: Life, conversation: ConversationId) -> Option<Seq> {
-        let tails = if life == self.life {
-            &self.current
+    pub(crate) fn tail(&self, conversation: ConversationId) -> Option<Seq> {
+        self.current.get(conversation)
+    }
+
+    /// What every session had that was live until then, of these conversations.
+    #[must_use]
+    pub(crate) fn had(
+        &self,
+        moment: Moment,
+        conversations: impl Iterator<Item = ConversationId>,
+    ) -> IdMap<ConversationId, Seq> {
+        let Moment { life, raised_count } = moment;
+        let recent = if life == self.life {
+            Some(&self.current)
         } else {
-            &self.before.iter().find(|(other, _)| *other == life)?.1
+            self.before.iter().find(|(other, _)| *other == life).map(|(_, recent)| recent)
         };
-        tails.get(conversation)
+        let Some(recent) = recent else { return IdMap::default() };
+        // What rose since then was lower: its first rise says how much.
+        let mut since: IdMap<ConversationId, Option<Seq>> = IdMap::default();
+        if let Some(raised_count) = raised_count {
+            let first_count = self.raised_count - self.raised.len() as u64;
+            let Some(known) = raised_count.checked_sub(first_count) else { return IdMap::default() };
+            let rises = self.raised.iter().skip(usize::try_from(known).unwrap_or(usize::MAX));
+            for raised in rises.filter(|raised| raised.life == life.number) {
+                if let Entry::Vacant(place) = since.entry(raised.conversation) {
+                    place.insert(raised.from);
+                }
+            }
+        }
+        let had =
+            |conversation| since.get(&conversation).copied().unwrap_or_else(|| recent.get(conversation));
+        conversations.filter_map(|conversation| Some((conversation, had(conversation)?))).collect()
     }
 }
 
@@ -123,43 +219,73 @@ impl Recent {
 mod tests {
     use super::*;
 
+    fn tail_of(tails: &Tails, moment: Moment, conversation: u64) -> Option<Seq> {
+        let conversation = ConversationId(conversation);
+        tails.had(moment, std::iter::once(conversation)).get(&conversation).copied()
+    }
+
     /// G6, G11: how far one was who left is not taken for how far others are, when what those had is forgotten.
     #[test]
     fn a_forgotten_tail_is_not_begun_by_one_who_left() {
-        let mut tails = Tails::default();
-        let life = tails.life();
+        let mut tails = Tails::of(Peer(0));
         tails.note(ConversationId(7), 20, true);
         for conversation in 100..70_100 {
             tails.delivered(ConversationId(conversation), 1);
         }
-        assert_eq!(tails.tail(life, ConversationId(7)), None);
+        assert_eq!(tails.tail(ConversationId(7)), None);
         tails.note(ConversationId(7), 5, true);
-        assert_eq!(tails.tail(life, ConversationId(7)), None);
+        assert_eq!(tails.tail(ConversationId(7)), None);
     }
 
     /// G6, G13: bounded, and what is forgotten is unknown rather than wrong.
     #[test]
     fn tails_are_bounded_and_lives_stay_apart() {
-        let mut tails = Tails::default();
-        let first = tails.life();
+        let mut tails = Tails::of(Peer(0));
+        let first = Moment::end_of(tails.life());
         for conversation in 0..100_000 {
             tails.delivered(ConversationId(conversation), conversation + 1);
         }
-        assert_eq!(tails.tail(first, ConversationId(0)), None);
-        assert_eq!(tails.tail(first, ConversationId(99_999)), Some(100_000));
+        assert_eq!(tail_of(&tails, first, 0), None);
+        assert_eq!(tail_of(&tails, first, 99_999), Some(100_000));
         assert!(tails.current.young.len() + tails.current.old.len() <= TAILS_MAX);
         tails.end_life();
-        let second = tails.life();
+        let second = Moment::end_of(tails.life());
         tails.delivered(ConversationId(99_999), 100_007);
         tails.note(ConversationId(99_999), 3, true);
         tails.note(ConversationId(5), 3, false);
-        assert_eq!(tails.tail(second, ConversationId(5)), None);
-        assert_eq!(tails.tail(first, ConversationId(99_999)), Some(100_000));
-        assert_eq!(tails.tail(second, ConversationId(99_999)), Some(100_007));
+        assert_eq!(tail_of(&tails, second, 5), None);
+        assert_eq!(tail_of(&tails, first, 99_999), Some(100_000));
+        assert_eq!(tail_of(&tails, second, 99_999), Some(100_007));
         for _ in 0..LIVES_MAX {
             tails.end_life();
         }
-        assert_eq!(tails.tail(first, ConversationId(99_999)), None);
-        assert_eq!(tails.tail(second, ConversationId(99_999)), Some(100_007));
+        assert_eq!(tail_of(&tails, first, 99_999), None);
+        assert_eq!(tail_of(&tails, second, 99_999), Some(100_007));
+    }
+
+    /// G6, G13: who goes to another router has what the tails were then, whatever rises for those who stay, and also when
+    /// the lane is lost behind them; so many events later it is unknown.
+    #[test]
+    fn a_moment_is_remembered_for_a_while() {
+        let mut tails = Tails::of(Peer(0));
+        for conversation in 1..=3 {
+            tails.delivered(ConversationId(conversation), 10);
+        }
+        let moment = tails.moment(tails.life());
+        tails.delivered(ConversationId(1), 11);
+        tails.delivered(ConversationId(1), 12);
+        tails.note(ConversationId(2), 15, true);
+        tails.delivered(ConversationId(4), 7);
+        let had = |tails: &Tails| [1, 2, 3, 4].map(|conversation| tail_of(tails, moment, conversation));
+        assert_eq!(had(&tails), [Some(10), Some(10), Some(10), None]);
+        tails.end_life();
+        tails.delivered(ConversationId(3), 20);
+        assert_eq!(had(&tails), [Some(10), Some(10), Some(10), None]);
+        assert_eq!(tail_of(&tails, tails.moment(tails.life()), 3), Some(20));
+        for seq in 0..RAISED_MAX as u64 {
+            tails.delivered(ConversationId(9), seq + 1);
+        }
+        assert_eq!(had(&tails), [None; 4]);
+        assert_eq!(tails.raised.len(), RAISED_MAX);
     }
 }

@@ -91,10 +91,12 @@ pub enum Input<'a> {
         /// Which.
         connection: ConnectionId,
     },
-    /// A lane to a router is there.
+    /// A lane to a router is there, and nothing was said on it yet.
     LaneUp {
         /// Which router.
         router: Peer,
+        /// From its `Open`.
+        incarnation: u64,
     },
     /// A frame from a router, header included, aligned to eight bytes.
     LaneFrame {
@@ -158,6 +160,16 @@ pub enum Output {
     },
     /// Give up a lane: something came on it that cannot be read. `LaneDown` follows, as for any lane that is lost.
     CloseLane {
+        /// Which.
+        router: Peer,
+    },
+    /// A router at this address was heard of: make lanes to it, if there are none yet. Said again and again.
+    Meet {
+        /// "host:port".
+        address: String,
+    },
+    /// A router is reached by another peer, or is gone for good: make no lanes to this one any more.
+    Part {
         /// Which.
         router: Peer,
     },

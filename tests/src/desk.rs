@@ -83,7 +83,8 @@ impl Desk {
         };
         desk.router.handle(desk.now, Input::LaneUp { lane: LANE, far: Far::Gateway });
         desk.up.push_back(Up::Frame(Open { incarnation: 1, shard: 0 }.to_frame()));
-        desk.rest.handle(desk.now, WallMs(WALL_MS), rest::Input::LaneUp { router: ROUTER });
+        let lane_up = rest::Input::LaneUp { router: ROUTER, incarnation: claim.incarnation.0 };
+        desk.rest.handle(desk.now, WallMs(WALL_MS), lane_up);
         desk.run();
         desk
     }

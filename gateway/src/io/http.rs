@@ -243,7 +243,9 @@ impl Machine {
         let (now, wall) = (Time(Clock.now_ns()), WallMs(Clock.wall_ms()));
         let rest = &mut self.rest;
         let mut has_more = self.rest_lanes.receive(|input| match input {
-            turn::Input::LaneUp { router } => rest.handle(now, wall, rest::Input::LaneUp { router }),
+            turn::Input::LaneUp { router, incarnation } => {
+                rest.handle(now, wall, rest::Input::LaneUp { router, incarnation })
+            }
             turn::Input::LaneDown { router } => rest.handle(now, wall, rest::Input::LaneDown { router }),
             turn::Input::LaneFrame { router, frame } => {
                 rest.handle(now, wall, rest::Input::LaneFrame { router, frame })
@@ -341,6 +343,8 @@ impl Machine {
                 }
                 pump::Output::Link { router, frame } => self.pumps_lanes.send(router, frame),
                 pump::Output::CloseLane { router } => self.pumps_lanes.close(router),
+                pump::Output::Meet { address } => self.pumps_lanes.meet(&address),
+                pump::Output::Part { router } => self.pumps_lanes.part(router),
                 pump::Output::Drained => {}
             }
         }

@@ -13,6 +13,7 @@ metric_table! {
     pub(super) enum Row {
         Connections = Def::gauge("gateway_connections", "Open client connections."),
         Sessions = Def::gauge("gateway_sessions", "Identified sessions."),
+        Slots = Def::gauge("gateway_slots", "Slots of users and conversations whose owner is known, and those whose owner is reached and confirms it; once for each shard.").by("owner", &["known", "confirmed"]),
         Accepted = Def::counter("gateway_accepted", "Connections accepted."),
         AcceptRests = Def::counter("gateway_accept_rests", "Times that accepting rested: at the cap, or out of descriptors."),
         Upgrades = Def::counter("gateway_upgrades", "Upgrade requests, by outcome.").by("outcome", &["done", "refused", "http"]),
@@ -100,6 +101,8 @@ impl ShardMeters {
         let before = std::mem::replace(&mut self.before, now.clone());
         meter.set(Row::Connections, gauge(now.connections));
         meter.set(Row::Sessions, gauge(now.sessions));
+        meter.set_at(Row::Slots, 0, gauge(now.slots_owned));
+        meter.set_at(Row::Slots, 1, gauge(now.slots_confirmed));
         meter.set(Row::LinkQueuedBytes, gauge(link_queued_bytes as u64));
         let rows = [
             (Row::Accepted, 0, now.accepted - before.accepted),

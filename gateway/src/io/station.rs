@@ -93,6 +93,8 @@ impl Station {
                 Output::Flush { connection } => self.flush(connection, sockets),
                 Output::Link { router, frame } => self.lanes.send(router, frame),
                 Output::CloseLane { router } => self.lanes.close(router),
+                Output::Meet { address } => self.lanes.meet(&address),
+                Output::Part { router } => self.lanes.part(router),
                 Output::Pause { connection } => sockets.pause(connection),
                 Output::Resume { connection } => sockets.resume(connection),
                 Output::Close { connection } => {

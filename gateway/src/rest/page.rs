@@ -82,7 +82,8 @@ impl Rest {
             deadline,
             ask: Ask::Submit { client_msg_id: String::new(), command },
             tell: Tell::Ready { left, users },
-            is_sent: false,
+            order: 0,
+            route: None,
             is_at_stake: false,
             is_repeated: false,
         });

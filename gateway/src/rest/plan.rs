@@ -8,6 +8,7 @@ use carillon_protocol::frame::{
     Accepted, Change, Command, Find, Findings, LinkFrame, Page, Read, Receipt, Refused, Submit, Wanted,
 };
 use carillon_protocol::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, Seq, UserId};
+use carillon_protocol::placement::{Slot, slot_of_conversation, slot_of_user};
 use carillon_protocol::reason::{Code, Refusal};
 use rkyv::util::AlignedVec;
 
@@ -16,7 +17,7 @@ use super::messages::Window;
 use super::path::Parameters;
 use super::request::ReadyUser;
 use super::response::Response;
-use super::{RETRY_MS, changes, conversations, devices, members, messages, users};
+use super::{changes, conversations, devices, members, messages, users};
 
 /// A request on its way into a handler.
 pub(super) struct Call<'a> {
@@ -106,13 +107,39 @@ impl Ask {
         !matches!(self, Ask::Submit { command: Command::CreateUser { .. }, .. })
     }
 
-    pub(super) fn to_frame(&self, request: u64, user: UserId) -> AlignedVec {
+    /// The slot that it belongs to when `user` asks: the conversation's that it is about, else a user's. Who is made known
+    /// with an id of their own, or looked up by it, is that user; everything else is the business of the one who asks.
+    pub(super) fn slot(&self, user: UserId) -> Slot {
+        match self {
+            Ask::Submit { command: Command::Send { conversation, .. }, .. }
+            | Ask::Submit { command: Command::Change { conversation, .. }, .. }
+            | Ask::Receipt { conversation, .. }
+            | Ask::Messages { conversation, .. }
+            | Ask::Find(
+                Wanted::Conversation(conversation)
+                | Wanted::Members { conversation, .. }
+                | Wanted::Receipts { conversation, .. },
+            ) => slot_of_conversation(*conversation),
+            Ask::Submit { command: Command::CreateUser { user: Some(other), .. }, .. }
+            | Ask::Find(Wanted::User(other)) => slot_of_user(*other),
+            Ask::Submit { .. }
+            | Ask::Find(
+                Wanted::Conversations { .. }
+                | Wanted::Username(_)
+                | Wanted::Devices
+                | Wanted::Admission { .. },
+            ) => slot_of_user(user),
+        }
+    }
+
+    /// The frame that asks an owner by this epoch.
+    pub(super) fn to_frame(&self, request: u64, user: UserId, slot_epoch: u64) -> AlignedVec {
         // Session 0 is REST.
         let session = 0;
         match self {
             Ask::Submit { client_msg_id, command } => {
                 let (client_msg_id, command) = (client_msg_id.clone(), command.clone());
-                Submit { slot_epoch: 0, session, request, user, client_msg_id, command }.to_frame()
+                Submit { slot_epoch, session, request, user, client_msg_id, command }.to_frame()
             }
             Ask::Receipt { device, conversation, delivered_seq, read_seq } => Receipt {
                 session,
@@ -196,7 +223,6 @@ pub(super) struct Admission {
 pub(super) enum Heard {
     Accepted(Accepted),
     Refused(Refused),
-    NotOwner,
     Page(Page),
     Found(Findings),
 }
@@ -225,10 +251,6 @@ pub(super) fn step(
     auto_provision: bool,
 ) -> Result<Step, Refusal> {
     match heard {
-        Heard::NotOwner => {
-            let message = "that is moving to another router; try again";
-            Err(Refusal::new(Code::Unavailable, message).retry_after(RETRY_MS))
-        }
         Heard::Refused(refused) => Err(refusal(refused)),
         Heard::Accepted(accepted) => done(tell, &accepted, user),
         Heard::Page(page) => match (tell, ask) {

@@ -179,10 +179,12 @@ pub enum Input<'a> {
         /// The request.
         request: Request,
     },
-    /// A lane to a router is there.
+    /// A lane to a router is there, and nothing was said on it yet.
     LaneUp {
         /// Which router.
         router: Peer,
+        /// From its `Open`.
+        incarnation: u64,
     },
     /// A frame from a router, header included, aligned to eight bytes.
     LaneFrame {

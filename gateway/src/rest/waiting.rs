@@ -1,18 +1,22 @@
 //! Requests that wait for a router, by the number that their frame carries.
 //!
 //! # Invariants
-//! - Numbers rise and are never used again in the life of this process (F13); so ascending is the order of sending.
+//! - Numbers rise and are never used again in the life of this process (F13). A question that goes again has a new one, and
+//!   the place that its first one gave it (G9).
 //! - Each entry stands in all three maps or in none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use carillon_link::Peer;
 use carillon_protocol::frame::Command;
 use carillon_protocol::ids::UserId;
+use carillon_protocol::placement::Slot;
 use carillon_protocol::reason::Code;
 use carillon_protocol::time::Time;
 
 use super::plan::{Ask, Tell};
 use super::response::Envelope;
+use crate::owners::Route;
 
 /// One request.
 #[derive(Debug)]
@@ -24,8 +28,10 @@ pub(super) struct Entry {
     pub(super) ask: Ask,
     /// What becomes of the answer.
     pub(super) tell: Tell,
-    /// Whether it was put on a lane.
-    pub(super) is_sent: bool,
+    /// Its place among the others: its first number; 0 before it has one.
+    pub(super) order: u64,
+    /// Where it was put on a lane.
+    pub(super) route: Option<Route>,
     /// Whether what the client wants may have been done: from here on silence is no failure (G5).
     pub(super) is_at_stake: bool,
     /// Whether it went again after its lane was lost.
@@ -33,6 +39,27 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// What decides who is asked.
+    pub(super) fn slot(&self) -> Slot {
+        self.ask.slot(self.user)
+    }
+
+    pub(super) fn is_sent_to(&self, router: Peer) -> bool {
+        self.route.is_some_and(|route| route.router == router)
+    }
+
+    /// The same request when nobody will answer it where it went, if it went anywhere.
+    pub(super) fn unanswered(self) -> Entry {
+        let is_repeated = self.is_repeated || (self.is_at_stake && self.route.is_some());
+        Entry { is_repeated, route: None, ..self }
+    }
+
+    /// The same request when it definitely did nothing where it went.
+    pub(super) fn without_effect(self) -> Entry {
+        let is_at_stake = self.is_at_stake && (self.is_repeated || !self.ask.is_write());
+        Entry { is_at_stake, route: None, ..self }
+    }
+
     /// Whether a refusal with `code` leaves open what happened: it speaks of this attempt only, while an earlier one, or
     /// an earlier step, may have done what the client wants (G5).
     pub(super) fn leaves_open(&self, code: Code) -> bool {
@@ -46,7 +73,7 @@ impl Entry {
             Tell::Admission(admission) => {
                 let command = Command::Provision { name: admission.name.clone() };
                 // Making known is idempotent by nature: no key.
-                Entry { ask: Ask::Submit { client_msg_id: String::new(), command }, is_sent: false, ..self }
+                Entry { ask: Ask::Submit { client_msg_id: String::new(), command }, order: 0, ..self }
             }
             _ => self,
         }
@@ -56,7 +83,7 @@ impl Entry {
     pub(super) fn admitted(self) -> Entry {
         match self.tell {
             Tell::Admission(admission) => {
-                Entry { ask: admission.plan.ask, tell: admission.plan.tell, is_sent: false, ..self }
+                Entry { ask: admission.plan.ask, tell: admission.plan.tell, order: 0, ..self }
             }
             _ => self,
         }
@@ -79,7 +106,10 @@ impl Waiting {
         self.numbers_count
     }
 
-    pub(super) fn insert(&mut self, number: u64, entry: Entry) {
+    pub(super) fn insert(&mut self, number: u64, mut entry: Entry) {
+        if entry.order == 0 {
+            entry.order = number;
+        }
         self.deadlines.insert((entry.deadline, number));
         *self.users.entry(entry.user).or_default() += 1;
         self.entries.insert(number, entry);
@@ -97,15 +127,12 @@ impl Waiting {
         Some(entry)
     }
 
-    /// All of them, in the order in which they were sent.
-    pub(super) fn take_all(&mut self) -> Vec<Entry> {
-        self.deadlines.clear();
-        self.users.clear();
-        std::mem::take(&mut self.entries).into_values().collect()
-    }
-
+    /// In the order in which they were sent, or began to wait.
     pub(super) fn numbers_where(&self, is_meant: impl Fn(&Entry) -> bool) -> Vec<u64> {
-        self.entries.iter().filter(|(_, entry)| is_meant(entry)).map(|(number, _)| *number).collect()
+        let meant = self.entries.iter().filter(|(_, entry)| is_meant(entry));
+        let mut numbers: Vec<(u64, u64)> = meant.map(|(number, entry)| (entry.order, *number)).collect();
+        numbers.sort_unstable();
+        numbers.into_iter().map(|(_, number)| number).collect()
     }
 
     /// One whose time is over.

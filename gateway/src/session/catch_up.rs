@@ -8,10 +8,12 @@
 //! - `caught_up` is said when nothing is left of either kind, and before anything that comes live then.
 //! - Between `behind` and `caught_up` nothing is live, in no conversation.
 
+use carillon_link::Peer;
 use carillon_protocol::client::{FrameId, ServerFrame, SyncBatch};
 use carillon_protocol::frame::{ArchivedPage, Read};
 use carillon_protocol::ids::{ConversationId, Seq};
 use carillon_protocol::limits::PAGE_EVENTS_MAX;
+use carillon_protocol::placement::{Slot, slot_of_conversation};
 use carillon_protocol::reason::{Close, Refusal};
 use carillon_protocol::record::Event;
 use carillon_protocol::time::Time;
@@ -24,8 +26,9 @@ use super::{Session, Stage};
 use crate::common::Common;
 use crate::counters::Shared;
 use crate::line::Line;
+use crate::owners::Route;
 use crate::render;
-use crate::tails::Life;
+use crate::tails::{Life, Moment};
 
 /// Conversations that a client may be told to sync at once. Beyond: 1013 or 4010, and the client resumes anew.
 pub(super) const BEHIND_MAX: usize = 512;
@@ -76,6 +79,7 @@ struct Reading {
     request: u64,
     conversation: ConversationId,
     to_seq: Seq,
+    route: Route,
 }
 
 impl CatchingUp {
@@ -104,10 +108,27 @@ impl CatchingUp {
         CatchingUp { progress_at: now, ..self }
     }
 
-    /// What the session was, for when its lane is back.
-    pub(super) fn into_cause(self) -> Cause {
+    /// What the session was, for when it registers again.
+    pub(super) fn into_cause(self, moment: impl FnOnce(Life) -> Moment) -> Cause {
         let CatchingUp { plan, listed, owes_caught_up, style, life, .. } = self;
-        Cause::Again { before: Before { life, open: plan.into_open(), listed }, owes_caught_up, style }
+        let before = Before { moment: moment(life), open: plan.into_open(), listed };
+        Cause::Again { before, owes_caught_up, style }
+    }
+
+    /// The router on whose lane its events come.
+    pub(super) fn home(&self) -> Peer {
+        self.life.router
+    }
+
+    /// Gives up waiting for the page if it was asked for in a way that is `meant`.
+    pub(super) fn unask(&mut self, is_meant: impl FnOnce(Slot, Route) -> bool) {
+        self.reading.take_if(|reading| is_meant(slot_of_conversation(reading.conversation), reading.route));
+    }
+
+    /// How the page was asked for, if this is its request.
+    pub(super) fn asked(&self, request: u64) -> Option<(Slot, Route)> {
+        let reading = self.reading.filter(|reading| reading.request == request)?;
+        Some((slot_of_conversation(reading.conversation), reading.route))
     }
 
     /// When the client last did something about being behind, while it is.
@@ -200,13 +221,13 @@ impl Session {
                     self.placed(conversation, target, entry.fanned_out, entry.fanned_out >= target, common);
                 }
                 Some(Entry { conversation, next, target, .. }) => {
-                    let router = Common::router_of_conversation(conversation);
-                    if !common.is_up(router) || catching_up.retry_at.is_some_and(|at| at > common.now) {
+                    let Some(route) = common.owners.route_of_conversation(conversation) else { return };
+                    if catching_up.retry_at.is_some_and(|at| at > common.now) {
                         return;
                     }
                     catching_up.retry_at = None;
                     let request = common.request();
-                    catching_up.reading = Some(Reading { request, conversation, to_seq: target });
+                    catching_up.reading = Some(Reading { request, conversation, to_seq: target, route });
                     let read = Read {
                         session: line.id.as_u64(),
                         request,
@@ -218,7 +239,7 @@ impl Session {
                         newest_first: false,
                         messages_only: false,
                     };
-                    common.link(router, &read);
+                    common.link(route.router, &read);
                     return;
                 }
             }
@@ -251,7 +272,10 @@ impl Session {
             catching_up.plan.done(conversation);
         }
         self.work.get_or_insert_default().placed(conversation, seq, fanned_out);
-        common.tails(self.user).note(conversation, seq.min(fanned_out), is_exact && seq >= fanned_out);
+        if let Some(home) = self.home() {
+            let is_exact = is_exact && seq >= fanned_out;
+            common.tails(home).note(conversation, seq.min(fanned_out), is_exact);
+        }
     }
 
     /// Takes the page that the plan waits for; `false`: it waits for another.
@@ -264,12 +288,14 @@ impl Session {
         catching_up.reading = None;
         let style = catching_up.style;
         let conversation = reading.conversation;
+        let told = (reading.route, page.fanned_out_seq.to_native());
+        let fanned_out = fanned_out(catching_up.life.router, conversation, told, common);
         let (head_seq, first_seq) = (page.head_seq.to_native(), page.first_seq.to_native());
         // A conversation that is to be dropped meanwhile needs no page.
         let Some(entry) = catching_up.plan.open(conversation).filter(|entry| entry.how == How::Pages) else {
             return true;
         };
-        entry.fanned_out = entry.fanned_out.max(page.fanned_out_seq.to_native());
+        entry.fanned_out = entry.fanned_out.max(fanned_out);
         let Entry { next, target, fanned_out, .. } = *entry;
 
         let receipts = render::receipts(page);
@@ -452,7 +478,8 @@ impl Session {
         let fanned_out = if head_seq == 0 { 0 } else { fanned_out.max(last) };
         catching_up.progress_at = common.now;
         self.work.get_or_insert_default().placed(conversation, head_seq, fanned_out);
-        common.tails(self.user).note(conversation, head_seq.min(fanned_out), fanned_out == head_seq);
+        let home = catching_up.life.router;
+        common.tails(home).note(conversation, head_seq.min(fanned_out), fanned_out == head_seq);
         // What came while it was listed, and is newer than what was read, is brought by us.
         if last > head_seq
             && let Stage::CatchingUp(catching_up) = &mut self.stage
@@ -469,4 +496,15 @@ impl Session {
             catching_up.progress_at = now;
         }
     }
+}
+
+/// Up to where `Deliver` frames came already on the lane of a session's home, when a page came by this route and says this.
+/// What another router's lane says about that one is nothing; what came on it is known here.
+pub(super) fn fanned_out(
+    home: Peer,
+    conversation: ConversationId,
+    (route, told): (Route, Seq),
+    common: &mut Common,
+) -> Seq {
+    if route.router == home { told } else { common.tails(home).tail(conversation).unwrap_or(0) }
 }

@@ -1,6 +1,7 @@
 //! What comes live: events and watermarks.
 
 use bytes::Bytes;
+use carillon_link::Peer;
 use carillon_protocol::client::{ServerFrame, Wire};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::reason::Close;
@@ -20,6 +21,11 @@ use crate::render;
 /// One event on its way to everybody of this shard who hears it. Encoded once for each encoding, and once more for the
 /// sender's own devices, when the first of them needs it.
 pub(crate) struct Delivery<'a> {
+    /// On whose lane it came: those hear it whose home that is.
+    pub(crate) router: Peer,
+    /// Whether an earlier owner may have handed it on already, and it is not known whether it came here. Who is live does
+    /// not know either what they have.
+    pub(crate) is_doubtful: bool,
     pub(crate) conversation: ConversationId,
     pub(crate) seq: Seq,
     pub(crate) head_seq: Seq,
@@ -66,7 +72,7 @@ impl Session {
     /// An event comes live.
     pub(crate) fn deliver(&mut self, delivery: &mut Delivery<'_>, line: &mut Line, common: &mut Common) {
         let (conversation, seq) = (delivery.conversation, delivery.seq);
-        if line.closing.is_some() || !self.is_identified() {
+        if line.closing.is_some() || self.home() != Some(delivery.router) {
             return;
         }
         // When nothing is left to be brought, `caught_up` comes before this.
@@ -104,6 +110,7 @@ impl Session {
             Way::Later if is_filled => self.work.get_or_insert_default().early.add(conversation, seq),
             Way::Later => {}
             Way::Live => {
+                let ahead = self.work.as_ref().and_then(|work| work.ahead_of(conversation));
                 let was_paged = self.work.as_mut().is_some_and(|work| {
                     work.early.passed(conversation, seq);
                     work.was_paged(conversation, seq)
@@ -111,6 +118,8 @@ impl Session {
                 if was_paged || is_filled {
                     return;
                 }
+                // Who knows how far they are by a page knows that this follows.
+                let is_doubtful = delivery.is_doubtful && ahead.is_none_or(|ahead| ahead + 1 < seq);
                 match joining {
                     Some(joining) if joining.is_returning => {
                         let Joining { seq, first_seq, .. } = joining;
@@ -120,6 +129,10 @@ impl Session {
                     }
                     // The client is to know what was before, too, and fetches it.
                     Some(joining) if joining.first_seq < seq => {
+                        self.fall_behind(conversation, seq, delivery.head_seq, line, common);
+                        return;
+                    }
+                    _ if is_doubtful => {
                         self.fall_behind(conversation, seq, delivery.head_seq, line, common);
                         return;
                     }

@@ -10,7 +10,8 @@ use carillon_protocol::limits::RESUME_EVENTS_MAX;
 use super::joining::Joining;
 use super::plan::{Entry, How, Plan};
 use super::work::Work;
-use crate::tails::{Life, Tails};
+use crate::hash::IdMap;
+use crate::tails::{Moment, Tails};
 
 /// Conversations that may be heard of while a session registers and peeks. Beyond: it is closed with 1013.
 const HEARD_MAX: usize = 1_024;
@@ -127,11 +128,11 @@ impl Known {
     }
 }
 
-/// What a session was before its lane was lost.
+/// What a session was before its lane was lost, or its user became another router's.
 #[derive(Debug)]
 pub(super) struct Before {
-    /// The life in which it was live, with all conversations but the following.
-    pub(super) life: Life,
+    /// Until when it was live, with all conversations but the following.
+    pub(super) moment: Moment,
     /// What was still to be brought, ascending.
     pub(super) open: Vec<Entry>,
     /// What the client was asked to sync, ascending.
@@ -173,14 +174,21 @@ pub(super) fn fresh(
     Placed { plan: Plan::new(entries), ..Placed::default() }
 }
 
-/// A session whose lane was lost and is back.
-pub(super) fn again(known: Known, before: &Before, work: &mut Work, tails: &mut Tails) -> Placed {
+/// A session whose lane was lost and is back, or whose user became another router's. `had` is what every session had that
+/// was live as it was, `tails` are those of its present lane.
+pub(super) fn again(
+    known: Known,
+    before: &Before,
+    had: &IdMap<ConversationId, Seq>,
+    work: &mut Work,
+    tails: &mut Tails,
+) -> Placed {
     let mut entries = Vec::new();
     let mut placed = Placed::default();
     for Joined { conversation, cursor, .. } in &known.joined {
         let Some(standing) = known.standings.get(conversation) else { continue };
         let Standing { joined_seq, head_seq, .. } = *standing;
-        let tail = tails.tail(before.life, *conversation);
+        let tail = had.get(conversation).copied();
         let was_left = tail.is_some_and(|tail| tail < joined_seq);
         if before.listed.binary_search_by_key(conversation, |(other, _)| *other).is_ok() {
             if was_left {
@@ -264,6 +272,8 @@ fn settle(standing: &Standing, work: &mut Work, tails: &mut Tails) {
 
 #[cfg(test)]
 mod tests {
+    use carillon_link::Peer;
+
     use super::*;
 
     const HERE: ConversationId = ConversationId(9);
@@ -301,7 +311,7 @@ mod tests {
         for (case, how, from, to, ahead) in cases {
             let (cursor, own, first, head, fanned_out) = case;
             let overrides: Vec<_> = own.map(|own| (HERE, own)).into_iter().collect();
-            let (mut work, mut tails) = (Work::default(), Tails::default());
+            let (mut work, mut tails) = (Work::default(), Tails::of(Peer(0)));
             let known = known(cursor, false, standing(first, 1, head, fanned_out));
             let mut placed = fresh(known, &overrides, &mut work, &mut tails);
             let entry = placed.plan.next();
@@ -335,7 +345,7 @@ mod tests {
         for (case, how, from) in cases {
             let (cursor, own, is_returning, first, joined, head) = case;
             let overrides: Vec<_> = own.map(|own| (HERE, own)).into_iter().collect();
-            let (mut work, mut tails) = (Work::default(), Tails::default());
+            let (mut work, mut tails) = (Work::default(), Tails::of(Peer(0)));
             let known = known(cursor, is_returning, standing(first, joined, head, head));
             let entry = fresh(known, &overrides, &mut work, &mut tails).plan.next();
             assert_eq!(entry.map(|entry| (entry.how, entry.next)), how.map(|how| (how, from)), "{case:?}");
@@ -365,16 +375,17 @@ mod tests {
     }
 
     fn after(tail: Option<Seq>, ahead: Option<Seq>, mut known: Known) -> Placed {
-        let (mut work, mut tails) = (Work::default(), Tails::default());
-        let life = tails.life();
+        let (mut work, mut tails) = (Work::default(), Tails::of(Peer(0)));
         if let Some(tail) = tail {
             tails.delivered(HERE, tail);
         }
         work.ahead.extend(ahead.map(|ahead| (HERE, ahead)));
+        let moment = Moment::end_of(tails.life());
         tails.end_life();
-        let before = Before { life, open: Vec::new(), listed: Vec::new() };
+        let before = Before { moment, open: Vec::new(), listed: Vec::new() };
         known.is_known();
-        again(known, &before, &mut work, &mut tails)
+        let had = tails.had(moment, std::iter::once(HERE));
+        again(known, &before, &had, &mut work, &mut tails)
     }
 
     /// G11, D2: how far others here were says nothing about one who joined while the lane was lost: they begin with a
@@ -402,7 +413,7 @@ mod tests {
     /// G11: what lags in fan-out for one who left brings nothing back; what a standing does not know of yet does.
     #[test]
     fn g11_what_is_heard_before_the_standing() {
-        let placed = |known| fresh(known, &[], &mut Work::default(), &mut Tails::default());
+        let placed = |known| fresh(known, &[], &mut Work::default(), &mut Tails::of(Peer(0)));
         let mut left = Known::default();
         assert!(left.hear(HERE, 9, None));
         left.listed();

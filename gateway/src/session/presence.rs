@@ -7,16 +7,20 @@
 //! - At most [`WATCHED_MAX`] users a session, and nothing about anybody else is ever said (PR3, PR4).
 //! - Presence gives way to everything else: it is said only while the session is live, and never takes the last half of
 //!   what may be queued (DS2). What is said last is true.
-//! - After a lost lane all are watched again. Who is offline in that answer may only be on the way back to the router:
-//!   it is asked once more before anybody is told.
+//! - Each is watched at their own home. When the lane to it is lost, or it is another one from now on, those are watched
+//!   again, and only those. Who is offline in that answer may only be on the way back to the router: it is asked once more
+//!   before anybody is told.
+//! - A command is answered once, when all the homes that it concerns have answered.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use carillon_link::Peer;
 use carillon_protocol::client::{Done, FrameId, PresenceView, ServerFrame};
 use carillon_protocol::frame::{ArchivedUserPresence, ArchivedWatched, Watch};
 use carillon_protocol::ids::UserId;
 use carillon_protocol::limits::WATCHED_MAX;
+use carillon_protocol::placement::{Slot, slot_of_user};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::{Time, WallMs};
 
@@ -25,6 +29,7 @@ use super::{Session, Stage};
 use crate::common::Common;
 use crate::counters::Shared;
 use crate::line::Line;
+use crate::owners::{Route, Slots};
 
 /// When those are asked about once more who were online before the lane was lost: longer than a router counts them as
 /// online after their last connection.
@@ -67,65 +72,90 @@ struct Watched {
     now: State,
 }
 
-/// A command that waits for the router.
+/// A command that waits for routers.
 #[derive(Debug)]
 struct Ask {
-    /// 0 while it is not on a lane.
-    request: u64,
+    /// Counts the commands of a session.
+    number: u64,
     id: Option<FrameId>,
     users: Vec<UserId>,
     /// Of those, whom the client took back meanwhile.
     taken_back: BTreeSet<UserId>,
     watch: bool,
+    /// What is known already.
+    states: BTreeMap<UserId, State>,
 }
 
-/// Where watching everybody again stands.
+/// Why routers are asked about users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Again {
-    No,
-    /// `is_certain`: who is offline then is believed to be.
-    Due {
-        at: Time,
-        is_certain: bool,
-    },
-    Asked {
-        request: u64,
-        is_certain: bool,
-    },
+enum Why {
+    /// For the command with this number.
+    Ask(u64),
+    /// They are watched already. `is_certain`: who is offline in the answer is believed to be.
+    Again { is_certain: bool },
+}
+
+/// Users about whom the same is asked, in one frame once it is known where.
+#[derive(Debug)]
+struct Question {
+    why: Why,
+    users: Vec<UserId>,
+    /// When it is due.
+    at: Time,
+    /// Its request and where it went.
+    sent: Option<(u64, Route)>,
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Watching {
     users: BTreeMap<UserId, Watched>,
+    /// Where users are watched, or asked to be. More than [`Watching::users`] while commands are under way.
+    homes: BTreeMap<UserId, Peer>,
     /// Bounded: a session with as many as `limits.inflight` is not read.
     asks: VecDeque<Ask>,
-    again: Again,
+    asks_count: u64,
+    /// In each a user stands once at most for each command, and once for being watched again.
+    questions: Vec<Question>,
     /// Users of whom there was no room to tell.
     unsaid: BTreeSet<UserId>,
 }
 
 impl Watching {
-    fn new() -> Watching {
-        Watching { users: BTreeMap::new(), asks: VecDeque::new(), again: Again::No, unsaid: BTreeSet::new() }
-    }
-
     fn is_empty(&self) -> bool {
         self.users.is_empty() && self.asks.is_empty()
     }
 
-    /// The lane is lost: what was asked is to be asked again, and everybody watched again.
-    fn lane_down(&mut self) {
-        self.asks.iter_mut().for_each(|ask| ask.request = 0);
-        let is_watching = !self.users.is_empty();
-        self.again = if is_watching { Again::Due { at: Time(0), is_certain: false } } else { Again::No };
+    /// Asks again about watched users that are `meant`.
+    fn watch_again(&mut self, is_meant: impl Fn(UserId, Option<Peer>) -> bool) {
+        let homes = &self.homes;
+        let is_meant = |user: &UserId| is_meant(*user, homes.get(user).copied());
+        let users: Vec<UserId> = self.users.keys().copied().filter(is_meant).collect();
+        if users.is_empty() {
+            return;
+        }
+        for question in &mut self.questions {
+            if let Why::Again { .. } = question.why {
+                question.users.retain(|user| users.binary_search(user).is_err());
+            }
+        }
+        self.questions.retain(|question| !question.users.is_empty());
+        let why = Why::Again { is_certain: false };
+        self.questions.push(Question { why, users, at: Time(0), sent: None });
+    }
+
+    /// A lane is lost: what was asked there is to be asked again, and who was watched there is watched again.
+    fn lane_down(&mut self, router: Peer) {
+        for question in &mut self.questions {
+            question.sent.take_if(|(_, route)| route.router == router);
+        }
+        self.watch_again(|_, home| home == Some(router));
+        self.homes.retain(|_, home| *home != router);
     }
 
     fn deadline(&self) -> Option<Time> {
-        match self.again {
-            Again::Due { at, .. } if at > Time(0) => Some(at),
-            _ => None,
-        }
+        let due = self.questions.iter().filter(|question| question.sent.is_none());
+        due.map(|question| question.at).filter(|at| *at > Time(0)).min()
     }
 
     fn learn(&mut self, user: UserId, state: State) {
@@ -136,6 +166,65 @@ impl Watching {
         } else {
             self.unsaid.insert(user);
         }
+    }
+
+    /// Takes the question with this request.
+    fn take(&mut self, request: u64) -> Option<(Question, Route)> {
+        let is_it = |question: &Question| question.sent.is_some_and(|(sent, _)| sent == request);
+        let place = self.questions.iter().position(is_it)?;
+        let question = self.questions.remove(place);
+        let (_, route) = question.sent?;
+        Some((question, route))
+    }
+
+    /// Takes a command whose questions are all answered.
+    fn take_answered(&mut self, number: u64) -> Option<Ask> {
+        if self.questions.iter().any(|question| question.why == Why::Ask(number)) {
+            return None;
+        }
+        self.take_ask(number)
+    }
+
+    fn take_ask(&mut self, number: u64) -> Option<Ask> {
+        let place = self.asks.iter().position(|ask| ask.number == number)?;
+        self.asks.remove(place)
+    }
+
+    /// What can be asked now, a frame for each router; what cannot stays.
+    fn due(&mut self, common: &mut Common) -> Vec<(Peer, u64, Vec<UserId>, bool)> {
+        let mut frames = Vec::new();
+        for question in std::mem::take(&mut self.questions) {
+            if question.sent.is_some() || question.at > common.now {
+                self.questions.push(question);
+                continue;
+            }
+            let Question { why, users, .. } = question;
+            let watch = match why {
+                Why::Ask(number) => self.asks.iter().any(|ask| ask.number == number && ask.watch),
+                Why::Again { .. } => true,
+            };
+            let mut routes: BTreeMap<Option<(Peer, u64)>, Vec<UserId>> = BTreeMap::new();
+            for user in users {
+                let is_unwatched = matches!(why, Why::Again { .. }) && !self.users.contains_key(&user);
+                if !is_unwatched {
+                    let route = common.owners.route_of_user(user);
+                    routes.entry(route.map(|route| (route.router, route.epoch))).or_default().push(user);
+                }
+            }
+            for (route, users) in routes {
+                let sent = route.map(|(router, epoch)| (common.request(), Route { router, epoch }));
+                if let Some((request, Route { router, .. })) = sent {
+                    if watch {
+                        self.homes.extend(users.iter().map(|user| (*user, router)));
+                    } else {
+                        self.homes.retain(|user, _| !users.contains(user));
+                    }
+                    frames.push((router, request, users.clone(), watch));
+                }
+                self.questions.push(Question { why, users, at: Time(0), sent });
+            }
+        }
+        frames
     }
 }
 
@@ -150,7 +239,7 @@ impl Session {
         common: &mut Common,
     ) {
         let watching = &mut self.live.get_or_insert_default().watching;
-        let watching = watching.get_or_insert_with(|| Box::new(Watching::new()));
+        let watching = watching.get_or_insert_default();
         if watch {
             let mut all: BTreeSet<UserId> = watching.users.keys().copied().collect();
             all.extend(watching.asks.iter().filter(|ask| ask.watch).flat_map(|ask| &ask.users));
@@ -170,7 +259,11 @@ impl Session {
                 ask.taken_back.extend(&users);
             }
         }
-        watching.asks.push_back(Ask { request: 0, id, users, taken_back: BTreeSet::new(), watch });
+        watching.asks_count += 1;
+        let (number, why) = (watching.asks_count, Why::Ask(watching.asks_count));
+        watching.questions.push(Question { why, users: users.clone(), at: Time(0), sent: None });
+        let (taken_back, states) = (BTreeSet::new(), BTreeMap::new());
+        watching.asks.push_back(Ask { number, id, users, taken_back, watch, states });
     }
 
     /// Asks what waits to be asked, and says what waits to be said.
@@ -188,30 +281,29 @@ impl Session {
     }
 
     fn ask_presence(&mut self, line: &Line, common: &mut Common) {
-        let router = Common::router_of_user(self.user);
-        if !self.is_registered() || !common.is_up(router) {
+        if !self.is_registered() {
             return;
         }
         let Some(watching) = self.live.as_mut().and_then(|live| live.watching.as_mut()) else { return };
-        let frame = |request: u64, users: Vec<UserId>, watch: bool| Watch {
-            session: line.id.as_u64(),
-            request,
-            user: self.user,
-            users,
-            watch,
-        };
-        match watching.again {
-            Again::Due { .. } if watching.users.is_empty() => watching.again = Again::No,
-            Again::Due { at, is_certain } if at <= common.now => {
-                let request = common.request();
-                watching.again = Again::Asked { request, is_certain };
-                common.link(router, &frame(request, watching.users.keys().copied().collect(), true));
-            }
-            _ => {}
+        let session = line.id.as_u64();
+        for (router, request, users, watch) in watching.due(common) {
+            common.link(router, &Watch { session, request, user: self.user, users, watch });
         }
-        for ask in watching.asks.iter_mut().filter(|ask| ask.request == 0) {
-            ask.request = common.request();
-            common.link(router, &frame(ask.request, ask.users.clone(), ask.watch));
+    }
+
+    /// The session is over: routers that are not its home hear of it only by this.
+    pub(super) fn unwatch_all(&mut self, line: &Line, common: &mut Common) {
+        let home = self.home();
+        let Some(watching) = self.live.as_mut().and_then(|live| live.watching.take()) else { return };
+        let mut users: BTreeMap<Peer, Vec<UserId>> = BTreeMap::new();
+        for (user, router) in watching.homes {
+            users.entry(router).or_default().push(user);
+        }
+        for (router, users) in users.into_iter().filter(|(router, _)| Some(*router) != home) {
+            for users in users.chunks(WATCHED_MAX) {
+                let (session, users) = (line.id.as_u64(), users.to_vec());
+                common.link(router, &Watch { session, request: 0, user: self.user, users, watch: false });
+            }
         }
     }
 
@@ -230,42 +322,44 @@ impl Session {
         }
     }
 
-    /// The router answered a `Watch`.
+    /// A router answered a `Watch`.
     pub(crate) fn watched(&mut self, frame: &ArchivedWatched, line: &mut Line, common: &mut Common) {
         let Some(watching) = self.live.as_mut().and_then(|live| live.watching.as_mut()) else { return };
-        let request = frame.request.to_native();
+        let Some((Question { why, .. }, _)) = watching.take(frame.request.to_native()) else { return };
         let states = frame.users.iter().map(|one| (UserId(one.user.0.to_native()), State::new(one)));
-        if let Again::Asked { request: asked, is_certain } = watching.again
-            && asked == request
-        {
-            let mut is_in_doubt = false;
-            for (user, state) in states {
-                let was_online = watching.users.get(&user).is_some_and(|watched| watched.told.online);
-                if was_online && !state.online && !is_certain {
-                    is_in_doubt = true;
-                } else {
-                    watching.learn(user, state);
+        match why {
+            Why::Again { is_certain } => {
+                let mut doubted = Vec::new();
+                for (user, state) in states {
+                    let was_online = watching.users.get(&user).is_some_and(|watched| watched.told.online);
+                    if was_online && !state.online && !is_certain {
+                        doubted.push(user);
+                    } else {
+                        watching.learn(user, state);
+                    }
+                }
+                if !doubted.is_empty() {
+                    let (why, at) = (Why::Again { is_certain: true }, common.now.after_ms(DOUBT_MS));
+                    watching.questions.push(Question { why, users: doubted, at, sent: None });
                 }
             }
-            watching.again = Again::No;
-            if is_in_doubt {
-                watching.again = Again::Due { at: common.now.after_ms(DOUBT_MS), is_certain: true };
+            Why::Ask(number) => {
+                let Some(ask) = watching.asks.iter_mut().find(|ask| ask.number == number) else { return };
+                ask.states.extend(states);
+                let Some(ask) = watching.take_answered(number) else { return };
+                let Ask { id, users, taken_back, watch, states, .. } = ask;
+                let mut presence = Vec::with_capacity(users.len());
+                for user in users {
+                    let Some(state) = states.get(&user).copied() else { continue };
+                    presence.push(state.view(user));
+                    if watch && !taken_back.contains(&user) {
+                        watching.users.insert(user, Watched { told: state, now: state });
+                        watching.unsaid.remove(&user);
+                    }
+                }
+                line.say(common, &ServerFrame::Ok(Done { id, presence: Some(presence), ..Done::default() }));
             }
-            return;
         }
-        let Some(place) = watching.asks.iter().position(|ask| ask.request == request && request != 0) else {
-            return;
-        };
-        let Some(ask) = watching.asks.remove(place) else { return };
-        let mut presence = Vec::with_capacity(ask.users.len());
-        for (user, state) in states {
-            presence.push(state.view(user));
-            if ask.watch && !ask.taken_back.contains(&user) {
-                watching.users.insert(user, Watched { told: state, now: state });
-                watching.unsaid.remove(&user);
-            }
-        }
-        line.say(common, &ServerFrame::Ok(Done { id: ask.id, presence: Some(presence), ..Done::default() }));
     }
 
     /// A request is refused; `false`: it is none about presence.
@@ -277,22 +371,48 @@ impl Session {
         common: &mut Common,
     ) -> bool {
         let Some(watching) = self.live.as_mut().and_then(|live| live.watching.as_mut()) else { return false };
-        if let Again::Asked { request: asked, is_certain } = watching.again
-            && asked == request
-        {
-            watching.again = Again::Due { at: common.now.after_ms(RETRY_MS), is_certain };
-            return true;
-        }
-        let Some(place) = watching.asks.iter().position(|ask| ask.request == request) else { return false };
-        if let Some(ask) = watching.asks.remove(place) {
-            line.refuse(common, ask.id, refusal.clone());
+        let Some((question, _)) = watching.take(request) else { return false };
+        match question.why {
+            Why::Again { .. } => {
+                let at = common.now.after_ms(RETRY_MS);
+                watching.questions.push(Question { at, sent: None, ..question });
+            }
+            Why::Ask(number) => {
+                // Whatever the others answer, the command has failed.
+                watching.questions.retain(|other| other.why != question.why);
+                if let Some(ask) = watching.take_ask(number) {
+                    line.refuse(common, ask.id, refusal.clone());
+                }
+            }
         }
         true
     }
 
-    /// A watched user came or went. `encoded`: the frame as it goes to those who were told nothing else meanwhile.
+    /// A router is not the home of somebody it was asked about; `false`: the request is none about presence.
+    pub(super) fn watch_disowned(&mut self, request: u64, slot: u16, common: &mut Common) -> bool {
+        let Some(watching) = self.live.as_mut().and_then(|live| live.watching.as_mut()) else { return false };
+        let Some((question, route)) = watching.take(request) else { return false };
+        let asked: BTreeSet<Slot> = question.users.iter().map(|user| slot_of_user(*user)).collect();
+        let named = asked.iter().copied().filter(|asked| asked.0 == slot).collect::<BTreeSet<_>>();
+        for slot in if named.is_empty() { asked } else { named } {
+            common.owners.refuted(slot, route);
+        }
+        watching.questions.push(Question { sent: None, ..question });
+        true
+    }
+
+    /// The slots of some users are another router's now.
+    pub(super) fn watched_moved(&mut self, moved: &Slots) {
+        if let Some(watching) = self.live.as_mut().and_then(|live| live.watching.as_mut()) {
+            watching.watch_again(|user, _| moved.contains_user(user));
+        }
+    }
+
+    /// A watched user came or went, says their home. `encoded`: the frame as it goes to those who were told nothing else
+    /// meanwhile.
     pub(crate) fn presence(
         &mut self,
+        router: Peer,
         user: UserId,
         state: State,
         encoded: &mut [Option<Bytes>; 2],
@@ -301,6 +421,10 @@ impl Session {
     ) {
         let hears = self.hears_ephemeral(line);
         let Some(watching) = self.live.as_mut().and_then(|live| live.watching.as_mut()) else { return };
+        // A former home may have a last word, which is about itself.
+        if watching.homes.get(&user) != Some(&router) {
+            return;
+        }
         watching.learn(user, state);
         if !hears || !watching.unsaid.contains(&user) {
             return;
@@ -320,14 +444,14 @@ impl Session {
         watching.map_or(0, |watching| watching.asks.len())
     }
 
-    /// The lane is lost.
-    pub(super) fn live_lane_down(&mut self) {
+    /// A lane is lost.
+    pub(super) fn live_lane_down(&mut self, router: Peer) {
         let Some(live) = &mut self.live else { return };
         if let Some(watching) = &mut live.watching {
-            watching.lane_down();
+            watching.lane_down(router);
         }
         if let Some(typing) = &mut live.typing {
-            typing.lane_down();
+            typing.lane_down(router);
         }
     }
 

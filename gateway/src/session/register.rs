@@ -1,4 +1,5 @@
-//! From `identify` to knowing where every conversation stands, at first and again after a lane was lost.
+//! From `identify` to knowing where every conversation stands: at first, after a lane was lost, and when the user became
+//! another router's. All of it is their home's business: the router that owns the user's slot.
 //!
 //! Registering comes before anything is read, so that nothing can fall between (F6). Until the answer to the peek a
 //! `Deliver` is not kept, only its seq: the event will be read.
@@ -15,6 +16,8 @@ use super::place::{self, Before, Known, Placed};
 use super::{Session, Stage};
 use crate::common::Common;
 use crate::line::Line;
+use crate::owners::Route;
+use crate::tails::{Life, Moment};
 
 /// Conversations of one user that a session can follow. Beyond: 1013, and an operator has to look.
 const JOINED_MAX: usize = 65_536;
@@ -26,6 +29,8 @@ pub(super) const RETRY_MS: u64 = 250;
 pub(super) struct Registering {
     /// The link request; 0 while it is not on a lane.
     pub(super) request: u64,
+    /// Where that went.
+    pub(super) home: Option<Route>,
     pub(super) retry_at: Option<Time>,
     pub(super) known: Known,
     pub(super) cause: Cause,
@@ -36,6 +41,8 @@ pub(super) struct Registering {
 pub(super) struct Peeking {
     /// Link requests without an answer.
     pub(super) requests: Vec<u64>,
+    /// Where they went.
+    pub(super) home: Route,
     pub(super) known: Known,
     pub(super) cause: Cause,
 }
@@ -53,13 +60,13 @@ pub(super) enum Cause {
         /// From `identify`, ascending.
         cursors: Vec<(ConversationId, Seq)>,
     },
-    /// Its lane was lost.
+    /// Its lane was lost, or its user is another router's now.
     Again { before: Before, owes_caught_up: bool, style: Style },
 }
 
 impl Registering {
     pub(super) fn new(cause: Cause) -> Box<Registering> {
-        Box::new(Registering { request: 0, retry_at: None, known: Known::default(), cause })
+        Box::new(Registering { request: 0, home: None, retry_at: None, known: Known::default(), cause })
     }
 }
 
@@ -83,13 +90,13 @@ impl Session {
 
     /// Puts the registration on the lane, when it is due and the lane is there.
     pub(super) fn register(&mut self, line: &Line, common: &mut Common) {
-        let router = Common::router_of_user(self.user);
         let Stage::Registering(registering) = &mut self.stage else { return };
         let is_due = registering.retry_at.is_none_or(|at| at <= common.now);
-        if registering.request != 0 || !is_due || !common.is_up(router) {
+        let Some(home) = common.owners.route_of_user(self.user) else { return };
+        if registering.request != 0 || !is_due {
             return;
         }
-        registering.retry_at = None;
+        (registering.retry_at, registering.home) = (None, Some(home));
         registering.request = common.request();
         let (name, again) = match &registering.cause {
             Cause::Fresh { name, .. } => (name.clone(), false),
@@ -106,7 +113,7 @@ impl Session {
             waited_ms: common.now.since(self.identified_at).as_millis().try_into().unwrap_or(u64::MAX),
             issued_at_s: self.issued_at_s,
         };
-        common.link(router, &register);
+        common.link(home.router, &register);
     }
 
     /// The router told some of the conversations.
@@ -128,20 +135,19 @@ impl Session {
             return;
         }
         let Stage::Registering(registering) = std::mem::replace(&mut self.stage, Stage::Gone) else { return };
-        let Registering { mut known, cause, .. } = *registering;
+        let Registering { mut known, cause, home: Some(home), .. } = *registering else { return };
         known.listed();
-        let mut peeking = Box::new(Peeking { requests: Vec::new(), known, cause });
+        let mut peeking = Box::new(Peeking { requests: Vec::new(), home, known, cause });
         for chunk in peeking.known.joined.chunks(LINK_LIST_MAX) {
             let request = common.request();
             peeking.requests.push(request);
-            // With more than one router, a chunk for each of them.
             let peek = Peek {
                 session: line.id.as_u64(),
                 request,
                 user: self.user,
                 conversations: chunk.iter().map(|joined| joined.conversation).collect(),
             };
-            common.link(Common::router_of_user(self.user), &peek);
+            common.link(home.router, &peek);
         }
         self.stage = Stage::Peeking(peeking);
         self.place_if_known(line, common);
@@ -172,14 +178,13 @@ impl Session {
             return;
         }
         let Stage::Peeking(peeking) = std::mem::replace(&mut self.stage, Stage::Gone) else { return };
-        let Peeking { mut known, cause, .. } = *peeking;
+        let Peeking { mut known, cause, home, .. } = *peeking;
         known.is_known();
         let work = self.work.get_or_insert_default();
-        let tails = common.tails(self.user);
-        let life = tails.life();
+        let life = common.tails(home.router).life();
         let catching_up = match cause {
             Cause::Fresh { id, cursors, .. } => {
-                let Placed { plan, .. } = place::fresh(known, &cursors, work, tails);
+                let Placed { plan, .. } = place::fresh(known, &cursors, work, common.tails(home.router));
                 let (pending_conversations, pending_events) = plan.pending();
                 let ready = ServerFrame::Ready {
                     id,
@@ -192,7 +197,9 @@ impl Session {
                 CatchingUp::new(plan, Vec::new(), true, Style::Batches, life)
             }
             Cause::Again { before, owes_caught_up, style } => {
-                let Placed { plan, unknown, mut listed } = place::again(known, &before, work, tails);
+                let joined = known.joined.iter().map(|joined| joined.conversation);
+                let (had, tails) = (common.had(before.moment, joined), common.tails(home.router));
+                let Placed { plan, unknown, mut listed } = place::again(known, &before, &had, work, tails);
                 if listed.len() + unknown.len() > BEHIND_MAX {
                     line.close(Close::TryLater);
                     return;
@@ -210,8 +217,9 @@ impl Session {
         self.stage = Stage::CatchingUp(Box::new(catching_up.since(common.now)));
     }
 
-    /// The lane is lost: whatever stage the session is in, it will register again, and knows what it was before.
-    pub(super) fn unregister(&mut self) {
+    /// Its home's lane is lost, or its home is another one now: whatever stage the session is in, it will register again,
+    /// and knows what it was before. `moment`: until when it was live, given by which life.
+    pub(super) fn unregister(&mut self, moment: impl FnOnce(Life) -> Moment) {
         let cause = match std::mem::replace(&mut self.stage, Stage::Gone) {
             stage @ (Stage::AwaitIdentify(_) | Stage::Gone) => {
                 self.stage = stage;
@@ -219,9 +227,9 @@ impl Session {
             }
             Stage::Registering(registering) => registering.cause,
             Stage::Peeking(peeking) => peeking.cause,
-            Stage::CatchingUp(catching_up) => catching_up.into_cause(),
+            Stage::CatchingUp(catching_up) => catching_up.into_cause(moment),
             Stage::Live(life) => Cause::Again {
-                before: Before { life, open: Vec::new(), listed: Vec::new() },
+                before: Before { moment: moment(life), open: Vec::new(), listed: Vec::new() },
                 owes_caught_up: false,
                 style: Style::Live,
             },
@@ -242,10 +250,10 @@ impl Session {
             | Code::Forbidden
             | Code::NotFound
             | Code::Gone => Close::AuthenticationFailed,
-            _ if !is_fresh => {
-                // The client has nothing to do with it: ask again, more slowly.
+            // The client has nothing to do with it: ask again, more slowly. One that begins is told when that took too long.
+            code if !is_fresh || code == Code::Unavailable => {
                 let wait_ms = refusal.retry_after_ms.unwrap_or(RETRY_MS).max(RETRY_MS);
-                self.unregister();
+                self.unregister(Moment::end_of);
                 if let Stage::Registering(registering) = &mut self.stage {
                     registering.retry_at = Some(common.now.after_ms(wait_ms));
                 }

@@ -1,7 +1,8 @@
 //! Durable commands: on their way to a router, answered, and kept until they are.
 //!
 //! # Invariants
-//! - Commands of a session leave in the order they came, also when they are sent again (G9).
+//! - Commands of a session in one conversation leave in the order they came, also when they are sent again (G9): none
+//!   leaves before an earlier one, or while an earlier one is under way to a former owner.
 //! - A command is sent again only with the same `client_msg_id`, so it takes effect once (G2).
 //! - An event of ours that is the outcome of an unanswered command *is* its answer, however it comes: then no ack is
 //!   ever later than a higher seq. The ack fills the event's seq, so the event itself is not sent.
@@ -11,6 +12,7 @@ use std::borrow::Cow;
 use carillon_protocol::client::{DeliveryAck, Done, FrameId, SendMessage, ServerFrame, Status};
 use carillon_protocol::frame::{ArchivedAccepted, Change, Command, Receipt, Submit};
 use carillon_protocol::ids::{ConversationId, MessageId, Seq};
+use carillon_protocol::placement::{Slot, slot_of_conversation};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::record::{Body, Event};
 use carillon_protocol::time::Time;
@@ -19,6 +21,7 @@ use super::Session;
 use super::work::{Asked, Durable, Marked};
 use crate::common::Common;
 use crate::line::Line;
+use crate::owners::Route;
 
 impl Session {
     /// A message to be sent.
@@ -101,47 +104,74 @@ impl Session {
         }
     }
 
-    /// Sends the watermarks of the turn. While the lane is away they wait, and merge on.
+    /// Sends the watermarks of the turn. Those whose conversation has no owner that can be reached wait, and merge on.
     pub(super) fn flush_receipts(&mut self, line: &Line, common: &mut Common) {
         let Some(work) = self.work.as_mut().filter(|work| !work.receipts.is_empty()) else { return };
-        if !common.is_up(Common::router_of_user(self.user)) {
-            return;
-        }
-        for marked in std::mem::take(&mut work.receipts) {
+        let (away, sent): (Vec<_>, Vec<_>) = std::mem::take(&mut work.receipts)
+            .into_iter()
+            .map(|marked| (marked, common.owners.route_of_conversation(marked.conversation)))
+            .partition(|(_, route)| route.is_none());
+        work.receipts = away.into_iter().map(|(marked, _)| marked).collect();
+        for (marked, route) in sent {
             let receipt = self.receipt(marked, line);
-            common.link(Common::router_of_conversation(marked.conversation), &receipt);
+            if let Some(Route { router, .. }) = route {
+                common.link(router, &receipt);
+            }
         }
     }
 
     fn ask(&mut self, id: Option<FrameId>, what: Durable, common: &mut Common) {
-        let mut asked = Asked { request: 0, attempts: 0, id, at: common.now, reset_seq: 0, what };
-        asked.put(common);
+        let asked = Asked { request: 0, route: None, attempts: 0, id, at: common.now, reset_seq: 0, what };
         self.work.get_or_insert_default().asked.push_back(asked);
+        self.ask_again(common);
     }
 
-    /// The lane is lost: what is unanswered is unknown.
-    pub(super) fn unask(&mut self) {
+    /// What is unanswered, and was asked in a way that is `meant`, is unknown.
+    pub(super) fn unask(&mut self, is_meant: impl Fn(Slot, Route) -> bool) {
         for asked in self.work.iter_mut().flat_map(|work| &mut work.asked) {
-            asked.request = 0;
-        }
-    }
-
-    /// The lane is back: everything unanswered goes out again, in order.
-    pub(super) fn ask_again(&mut self, common: &mut Common) {
-        for asked in self.work.iter_mut().flat_map(|work| &mut work.asked) {
-            if asked.request == 0 {
-                asked.put(common);
+            if asked.place().is_some_and(|(slot, route)| is_meant(slot, route)) {
+                (asked.request, asked.route) = (0, None);
             }
         }
+    }
+
+    /// Everything that is not under way goes out as far as it can, in order.
+    pub(super) fn ask_again(&mut self, common: &mut Common) {
+        let Some(work) = &mut self.work else { return };
+        // Conversations in which something earlier is not where this one would go.
+        let mut held = Vec::new();
+        for asked in &mut work.asked {
+            let Some(conversation) = asked.conversation() else { continue };
+            if held.contains(&conversation) {
+                continue;
+            }
+            let route = common.owners.route_of_conversation(conversation);
+            match route {
+                Some(route) if asked.request == 0 => asked.put(route, common),
+                _ if asked.route != route || route.is_none() => held.push(conversation),
+                _ => {}
+            }
+        }
+    }
+
+    /// A router does not own what this command is about: it had no effect, and goes again in its place. `None`: it is not
+    /// known here.
+    pub(super) fn disowned(&mut self, request: u64) -> Option<(Slot, Route)> {
+        let asked = self.work.as_mut()?.asked.iter_mut().find(|asked| asked.request == request)?;
+        let place = asked.place();
+        (asked.request, asked.route) = (0, None);
+        asked.attempts -= 1;
+        place
     }
 
     /// Commands that waited too long for a lane are given up: they may have taken effect, or may yet.
     pub(super) fn give_up_unasked(&mut self, line: &mut Line, common: &mut Common) {
         let patience_ms = common.settings.gateway.unknown_after_ms;
+        let now = common.now;
+        let is_over = |asked: &Asked| asked.request == 0 && asked.at.after_ms(patience_ms) <= now;
         while let Some(work) = &mut self.work
-            && let Some(asked) = work
-                .asked
-                .pop_front_if(|asked| asked.request == 0 && asked.at.after_ms(patience_ms) <= common.now)
+            && let Some(place) = work.asked.iter().position(is_over)
+            && let Some(asked) = work.asked.remove(place)
         {
             common.counters.unknown_outcomes += 1;
             let refusal = Refusal::new(
@@ -154,7 +184,7 @@ impl Session {
 
     /// When the oldest command will have waited too long for a lane.
     pub(super) fn gives_up_at(&self, common: &Common) -> Option<Time> {
-        let asked = self.work.as_ref()?.asked.front().filter(|asked| asked.request == 0)?;
+        let asked = self.work.as_ref()?.asked.iter().find(|asked| asked.request == 0)?;
         Some(asked.at.after_ms(common.settings.gateway.unknown_after_ms))
     }
 
@@ -350,23 +380,24 @@ impl Asked {
         }
     }
 
-    /// Puts the command on its lane, if that is there.
-    fn put(&mut self, common: &mut Common) {
-        let Some(router) = self.conversation().map(Common::router_of_conversation) else { return };
-        if !common.is_up(router) {
-            return;
-        }
-        self.request = common.request();
+    /// How it was put on a lane, while it is on one.
+    fn place(&self) -> Option<(Slot, Route)> {
+        Some((slot_of_conversation(self.conversation()?), self.route?))
+    }
+
+    /// Puts the command on its lane.
+    fn put(&mut self, route: Route, common: &mut Common) {
+        (self.request, self.route) = (common.request(), Some(route));
         self.attempts += 1;
         common.counters.submits += 1;
         match &mut self.what {
             Durable::Submit { submit, .. } => {
-                submit.request = self.request;
-                common.link(router, &**submit);
+                (submit.request, submit.slot_epoch) = (self.request, route.epoch);
+                common.link(route.router, &**submit);
             }
             Durable::Receipt(receipt) => {
                 receipt.request = self.request;
-                common.link(router, receipt);
+                common.link(route.router, receipt);
             }
         }
     }

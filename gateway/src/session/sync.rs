@@ -4,15 +4,17 @@
 use carillon_protocol::client::{FrameId, SyncBatch};
 use carillon_protocol::frame::{ArchivedPage, Read};
 use carillon_protocol::ids::{ConversationId, Seq};
+use carillon_protocol::placement::{Slot, slot_of_conversation};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::record::Event;
 
-use super::catch_up::Reset;
+use super::catch_up::{Reset, fanned_out};
 use super::work::SyncAsked;
 use super::{Session, Stage};
 use crate::common::Common;
 use crate::counters::Shared;
 use crate::line::Line;
+use crate::owners::Route;
 use crate::render;
 
 impl Session {
@@ -26,7 +28,7 @@ impl Session {
         common: &Common,
     ) {
         self.sync_progress(conversation, common.now);
-        let asked = SyncAsked { request: 0, id, conversation, from_seq, limit };
+        let asked = SyncAsked { request: 0, route: None, id, conversation, from_seq, limit };
         self.work.get_or_insert_default().syncs.push_back(asked);
     }
 
@@ -37,11 +39,11 @@ impl Session {
             return;
         }
         let Some(asked) = self.work.as_mut().and_then(|work| work.syncs.front_mut()) else { return };
-        let router = Common::router_of_conversation(asked.conversation);
-        if asked.request != 0 || !common.is_up(router) {
+        let Some(route) = common.owners.route_of_conversation(asked.conversation) else { return };
+        if asked.request != 0 {
             return;
         }
-        asked.request = common.request();
+        (asked.request, asked.route) = (common.request(), Some(route));
         let read = Read {
             session: line.id.as_u64(),
             request: asked.request,
@@ -53,14 +55,22 @@ impl Session {
             newest_first: false,
             messages_only: false,
         };
-        common.link(router, &read);
+        common.link(route.router, &read);
     }
 
-    /// The lane is lost: the page will be asked for again.
-    pub(super) fn unask_sync(&mut self) {
-        if let Some(asked) = self.work.as_mut().and_then(|work| work.syncs.front_mut()) {
-            asked.request = 0;
+    /// A page that was asked for in a way that is `meant` will be asked for again.
+    pub(super) fn unask_sync(&mut self, is_meant: impl FnOnce(Slot, Route) -> bool) {
+        if let Some(asked) = self.work.as_mut().and_then(|work| work.syncs.front_mut())
+            && asked.route.is_some_and(|route| is_meant(slot_of_conversation(asked.conversation), route))
+        {
+            (asked.request, asked.route) = (0, None);
         }
+    }
+
+    /// How the page of a `sync` was asked for, if this is its request.
+    pub(super) fn sync_asked(&self, request: u64) -> Option<(Slot, Route)> {
+        let asked = self.work.as_ref()?.syncs.front().filter(|asked| asked.request == request)?;
+        Some((slot_of_conversation(asked.conversation), asked.route?))
     }
 
     fn take_sync(&mut self, request: u64) -> Option<SyncAsked> {
@@ -72,7 +82,11 @@ impl Session {
         let Some(asked) = self.take_sync(page.request.to_native()) else { return };
         let SyncAsked { id, conversation, from_seq, .. } = asked;
         let (first_seq, head_seq) = (page.first_seq.to_native(), page.head_seq.to_native());
-        let fanned_out = page.fanned_out_seq.to_native();
+        let told = page.fanned_out_seq.to_native();
+        let fanned_out = match (self.home(), asked.route) {
+            (Some(home), Some(route)) => fanned_out(home, conversation, (route, told), common),
+            _ => 0,
+        };
         if from_seq > head_seq + 1 {
             let reset = Reset { id, conversation, first_seq, head_seq, reason: "cursor_ahead" };
             self.say_reset(reset, line, common);

@@ -9,10 +9,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use carillon_link::Peer;
 use carillon_protocol::client::{Done, FrameId, ServerFrame};
 use carillon_protocol::frame::Typing;
 use carillon_protocol::ids::ConversationId;
 use carillon_protocol::limits::TYPING_INTERVAL_MS;
+use carillon_protocol::placement::{Slot, slot_of_conversation};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::Time;
 
@@ -20,6 +22,7 @@ use super::Session;
 use crate::common::Common;
 use crate::counters::Shared;
 use crate::line::Line;
+use crate::owners::Route;
 
 /// Conversations in which one connection types at once. Nobody does so in more; beyond: `rate_limited`.
 const CONVERSATIONS_MAX: usize = 32;
@@ -35,6 +38,8 @@ struct Passed {
     deferred: Option<bool>,
     /// What the router is asked; 0: it answered.
     request: u64,
+    /// Where that went.
+    route: Route,
     /// Frames that wait for that answer.
     waiting: Vec<FrameId>,
     /// The answer, once it came, when it was no.
@@ -45,8 +50,8 @@ struct Passed {
 #[derive(Debug, Default)]
 pub(super) struct Typists {
     conversations: BTreeMap<ConversationId, Passed>,
-    /// The lane was lost, and with it what was typed: clients let a typing state end by themselves.
-    is_lost: bool,
+    /// Frames whose answers were lost with a lane, and with it what was typed: clients let a typing state end by themselves.
+    lost: Vec<FrameId>,
 }
 
 impl Typists {
@@ -57,9 +62,14 @@ impl Typists {
         due.map(|passed| passed.at.after_ms(TYPING_INTERVAL_MS)).min()
     }
 
-    /// The lane is lost.
-    pub(super) fn lane_down(&mut self) {
-        self.is_lost = true;
+    /// A lane is lost.
+    pub(super) fn lane_down(&mut self, router: Peer) {
+        let is_lost = |passed: &Passed| passed.route.router == router;
+        let (lost, rest) =
+            std::mem::take(&mut self.conversations).into_iter().partition(|(_, passed)| is_lost(passed));
+        self.conversations = rest;
+        let lost: BTreeMap<ConversationId, Passed> = lost;
+        self.lost.extend(lost.into_values().flat_map(|passed| passed.waiting));
     }
 
     /// Forgets where nothing was said lately and nobody waits.
@@ -70,8 +80,10 @@ impl Typists {
         });
     }
 
-    fn of_request(&mut self, request: u64) -> Option<&mut Passed> {
-        self.conversations.values_mut().find(|passed| passed.request == request && request != 0)
+    fn of_request(&mut self, request: u64) -> Option<(ConversationId, &mut Passed)> {
+        let mut asked = self.conversations.iter_mut();
+        let (id, passed) = asked.find(|(_, passed)| passed.request == request && request != 0)?;
+        Some((*id, passed))
     }
 }
 
@@ -86,9 +98,9 @@ impl Session {
         common: &mut Common,
     ) {
         let now = common.now;
-        if !common.is_up(Common::router_of_conversation(conversation)) {
+        let Some(route) = common.owners.route_of_conversation(conversation) else {
             return answer_refused(id, unreachable(), line, common);
-        }
+        };
         let typing = self.live.get_or_insert_default().typing.get_or_insert_default();
         if typing.conversations.len() >= CONVERSATIONS_MAX {
             typing.tidy(now);
@@ -112,18 +124,19 @@ impl Session {
             place => {
                 let mut waiting = place.map(|passed| std::mem::take(&mut passed.waiting)).unwrap_or_default();
                 waiting.extend(id);
-                let passed = Passed { at: now, start, deferred: None, request: 0, waiting, refusal: None };
+                let passed =
+                    Passed { at: now, start, deferred: None, request: 0, route, waiting, refusal: None };
                 typing.conversations.insert(conversation, passed);
-                self.pass_typing(conversation, line, common);
+                self.pass_typing(conversation, route, line, common);
             }
         }
     }
 
-    fn pass_typing(&mut self, conversation: ConversationId, line: &Line, common: &mut Common) {
+    fn pass_typing(&mut self, conversation: ConversationId, route: Route, line: &Line, common: &mut Common) {
         let typing = self.live.as_mut().and_then(|live| live.typing.as_mut());
         let passed = typing.and_then(|typing| typing.conversations.get_mut(&conversation));
         let Some(passed) = passed else { return };
-        passed.request = common.request();
+        (passed.request, passed.route) = (common.request(), route);
         let frame = Typing {
             session: line.id.as_u64(),
             request: passed.request,
@@ -131,18 +144,16 @@ impl Session {
             conversation,
             start: passed.start,
         };
-        common.link(Common::router_of_conversation(conversation), &frame);
+        common.link(route.router, &frame);
     }
 
     /// Passes on what was deferred long enough.
     pub(super) fn settle_typing(&mut self, line: &mut Line, common: &mut Common) {
         let Some(live) = &mut self.live else { return };
-        if let Some(lost) = live.typing.take_if(|typing| typing.is_lost) {
-            for id in lost.conversations.into_values().flat_map(|passed| passed.waiting) {
-                line.refuse(common, Some(id), unreachable());
-            }
-        }
         let Some(typing) = &mut live.typing else { return };
+        for id in std::mem::take(&mut typing.lost) {
+            line.refuse(common, Some(id), unreachable());
+        }
         let now = common.now;
         let due: Vec<ConversationId> = typing
             .conversations
@@ -156,8 +167,8 @@ impl Session {
             .collect();
         typing.tidy(now);
         for conversation in due {
-            if common.is_up(Common::router_of_conversation(conversation)) {
-                self.pass_typing(conversation, line, common);
+            if let Some(route) = common.owners.route_of_conversation(conversation) {
+                self.pass_typing(conversation, route, line, common);
             }
         }
         let Some(live) = &mut self.live else { return };
@@ -167,7 +178,7 @@ impl Session {
     /// The router passed it on; `false`: the request is none about typing.
     pub(super) fn typing_accepted(&mut self, request: u64, line: &mut Line, common: &mut Common) -> bool {
         let typing = self.live.as_mut().and_then(|live| live.typing.as_mut());
-        let Some(passed) = typing.and_then(|typing| typing.of_request(request)) else { return false };
+        let Some((_, passed)) = typing.and_then(|typing| typing.of_request(request)) else { return false };
         passed.request = 0;
         for id in std::mem::take(&mut passed.waiting) {
             line.say(common, &ServerFrame::Ok(Done { id: Some(id), ..Done::default() }));
@@ -184,7 +195,7 @@ impl Session {
         common: &mut Common,
     ) -> bool {
         let typing = self.live.as_mut().and_then(|live| live.typing.as_mut());
-        let Some(passed) = typing.and_then(|typing| typing.of_request(request)) else { return false };
+        let Some((_, passed)) = typing.and_then(|typing| typing.of_request(request)) else { return false };
         passed.request = 0;
         let is_definite = !matches!(refusal.code, Code::Unavailable | Code::Overloaded);
         if is_definite {
@@ -199,6 +210,24 @@ impl Session {
             line.refuse(common, Some(id), refusal.clone());
         }
         true
+    }
+
+    /// A router does not own the conversation that the client typed in: as if it could not be reached. `None`: the request
+    /// is none about typing.
+    pub(super) fn typing_disowned(
+        &mut self,
+        request: u64,
+        line: &mut Line,
+        common: &mut Common,
+    ) -> Option<(Slot, Route)> {
+        let typing = self.live.as_mut()?.typing.as_mut()?;
+        let (conversation, passed) = typing.of_request(request)?;
+        passed.request = 0;
+        let (route, waiting) = (passed.route, std::mem::take(&mut passed.waiting));
+        for id in waiting {
+            line.refuse(common, Some(id), unreachable());
+        }
+        Some((slot_of_conversation(conversation), route))
     }
 
     /// Somebody else types, or stopped. Dropped when there is anything better to say.

@@ -7,6 +7,8 @@ use carillon_protocol::frame::{Receipt, Submit};
 use carillon_protocol::ids::{ConversationId, Seq};
 use carillon_protocol::time::Time;
 
+use crate::owners::Route;
+
 /// Acknowledged sends of a connection whose events have not passed yet. At this many the connection is not read.
 pub(super) const EARLY_MAX: usize = 1_024;
 /// Conversations with an unsent watermark, or one unheard. Beyond: the oldest is dropped. Then events are delivered once
@@ -35,6 +37,8 @@ pub(super) struct Work {
 pub(super) struct Asked {
     /// The link request; 0 while it is not on a lane.
     pub(super) request: u64,
+    /// Where that went.
+    pub(super) route: Option<Route>,
     /// How often it was put on a lane.
     pub(super) attempts: u32,
     /// The client's `id`.
@@ -60,6 +64,8 @@ pub(super) enum Durable {
 pub(super) struct SyncAsked {
     /// The link request; 0 while it is not on a lane.
     pub(super) request: u64,
+    /// Where that went.
+    pub(super) route: Option<Route>,
     pub(super) id: Option<FrameId>,
     pub(super) conversation: ConversationId,
     pub(super) from_seq: Seq,

@@ -146,7 +146,7 @@ impl Shard {
         copy.extend_from_slice(bytes);
         let conversation = match frame {
             Frame::Deliver(frame) => {
-                self.answer_origin(frame);
+                self.answer_origin(router, frame);
                 Some(ConversationId(frame.conversation.0.to_native()))
             }
             _ => None,
@@ -159,11 +159,14 @@ impl Shard {
     }
 
     /// The sender of an event that has to wait hears now that it is committed.
-    fn answer_origin(&mut self, frame: &ArchivedDeliver) {
+    fn answer_origin(&mut self, router: Peer, frame: &ArchivedDeliver) {
         let Some(id) = ConnectionId::from_u64(frame.origin_session.to_native()) else { return };
         let Some(connection) = self.connections.get_mut(id) else { return };
         let Phase::Open(_, session) = &mut connection.phase else { return };
-        let Some(delivery) = delivery(frame, Progress::default()) else { return };
+        if session.home() != Some(router) {
+            return;
+        }
+        let Some(delivery) = delivery(router, frame, Progress::default()) else { return };
         session.answered_early(&delivery, &mut connection.line, &mut self.common);
         self.touch(id);
     }
@@ -215,7 +218,15 @@ impl Shard {
         sessions_max: usize,
     ) -> usize {
         let mut sessions_count = 0;
-        if let Some(mut delivery) = delivery(frame, std::mem::take(progress)) {
+        let (conversation, seq) = (ConversationId(frame.conversation.0.to_native()), frame.seq.to_native());
+        let tail = self.common.tails(router).tail(conversation);
+        if frame.replayed && tail.is_some_and(|tail| tail >= seq) {
+            // Handed on by an earlier owner, too: everybody has it.
+            progress.users_count = frame.users.len();
+            return sessions_count;
+        }
+        if let Some(mut delivery) = delivery(router, frame, std::mem::take(progress)) {
+            delivery.is_doubtful = frame.replayed && tail.is_none_or(|tail| tail + 1 < seq);
             for user in frame.users.iter().skip(delivery.users_count) {
                 if sessions_count >= sessions_max {
                     break;
@@ -239,19 +250,18 @@ impl Shard {
         }
         if progress.users_count >= frame.users.len() {
             self.common.counters.delivers += 1;
-            let (conversation, seq) = (frame.conversation.0.to_native(), frame.seq.to_native());
-            if let Some(router) = self.common.router(router) {
-                router.tails.delivered(ConversationId(conversation), seq);
-            }
+            self.common.tails(router).delivered(conversation, seq);
         }
         sessions_count
     }
 }
 
 /// `None`: an event that this build cannot read.
-fn delivery(frame: &ArchivedDeliver, progress: Progress) -> Option<Delivery<'_>> {
+fn delivery(router: Peer, frame: &ArchivedDeliver, progress: Progress) -> Option<Delivery<'_>> {
     let seq = frame.seq.to_native();
     Some(Delivery {
+        router,
+        is_doubtful: false,
         conversation: ConversationId(frame.conversation.0.to_native()),
         seq,
         head_seq: frame.head_seq.to_native().max(seq),

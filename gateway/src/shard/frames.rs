@@ -3,7 +3,8 @@
 use carillon_link::Peer;
 use carillon_protocol::client::{DeliveryAck, ServerFrame, Status};
 use carillon_protocol::frame::{
-    self, ArchivedPresence, ArchivedReadSync, ArchivedRevoked, ArchivedTyped, ArchivedWatermark, Frame,
+    self, ArchivedOwners, ArchivedPresence, ArchivedReadSync, ArchivedRevoked, ArchivedTyped,
+    ArchivedWatermark, Frame,
 };
 use carillon_protocol::ids::{ConversationId, MessageId, UserId};
 use carillon_protocol::reason::Close;
@@ -19,7 +20,7 @@ use crate::turn::{ConnectionId, Output};
 impl Shard {
     /// A frame from a router.
     pub(super) fn lane_frame(&mut self, router: Peer, bytes: &[u8]) {
-        if !self.common.is_up(router) {
+        if !self.common.owners.is_up(router) {
             return;
         }
         let read = match frame::read(bytes) {
@@ -79,11 +80,11 @@ impl Shard {
                     session.watched(frame, line, common)
                 });
             }
-            Frame::Presence(frame) => self.presence(frame),
+            Frame::Presence(frame) => self.presence(router, frame),
             Frame::Typed(frame) => self.typed(frame),
             Frame::ReadSync(frame) => self.read_sync(frame),
             Frame::Revoked(frame) => self.revoked(frame),
-            Frame::Owners(_) => {}
+            Frame::Owners(frame) => self.owners(router, frame),
             // Said when the lane began, or never to a gateway's shard.
             Frame::Open(_)
             | Frame::Register(_)
@@ -103,6 +104,20 @@ impl Shard {
             | Frame::Watch(_)
             | Frame::Typing(_) => {}
         }
+    }
+
+    /// A router says who there is, and who owns what.
+    fn owners(&mut self, router: Peer, frame: &ArchivedOwners) {
+        let changes = self.common.owners.learn(router, frame);
+        self.common.meet_and_part();
+        if changes.are_none() {
+            return;
+        }
+        if !changes.moved.is_empty() {
+            // Who goes to another router has what the tails say, no more.
+            self.disperse();
+        }
+        self.each_session(|session, line, common| session.owners_changed(&changes, line, common));
     }
 
     /// Has the session of this number do something, if it is still there.
@@ -145,12 +160,12 @@ impl Shard {
     }
 
     /// A user came or went: the sessions that watch them hear it.
-    fn presence(&mut self, frame: &ArchivedPresence) {
+    fn presence(&mut self, router: Peer, frame: &ArchivedPresence) {
         let (user, state) = (UserId(frame.user.user.0.to_native()), State::new(&frame.user));
         let mut encoded = [const { None }; 2];
         for session in frame.sessions.iter() {
             self.session(session.to_native(), |session, line, common| {
-                session.presence(user, state, &mut encoded, line, common)
+                session.presence(router, user, state, &mut encoded, line, common)
             });
         }
     }

@@ -157,7 +157,7 @@ fn a_lost_lane_forgets_who_may_come_in() {
     rig.send(request(1, "GET", "/v1/conversations", ""));
     assert!(matches!(rig.next_up(), Up::Find(find) if matches!(find.what, Wanted::Conversations { .. })));
     rig.handle(Input::LaneDown { router: ROUTER });
-    rig.handle(Input::LaneUp { router: ROUTER });
+    rig.lane_up();
     rig.up.clear();
     let ticket = rig.send(request(1, "GET", "/v1/conversations", ""));
     let up = rig.next_up();

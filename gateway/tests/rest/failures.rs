@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use carillon_gateway::rest::{ANSWER_MS_MAX, Input, Ticket};
 use carillon_node::prng::Prng;
-use carillon_protocol::frame::{Command, NotOwner, Replaced};
+use carillon_protocol::frame::{Command, Replaced};
 use carillon_protocol::reason::Code;
 use carillon_protocol::time::Time;
 
@@ -24,7 +24,7 @@ fn writes_survive_their_lane() {
     rig.handle(Input::LaneDown { router: ROUTER });
     let late = rig.ask(1, "POST", "/v1/messages", SEND);
     assert!(rig.up.is_empty(), "nothing goes where no lane is");
-    rig.handle(Input::LaneUp { router: ROUTER });
+    rig.lane_up();
     let admission_up = rig.up.pop_back().unwrap();
     assert!(
         matches!(admission_up, Up::Find(_)),
@@ -89,7 +89,7 @@ fn a_repeated_write_is_not_told_as_failed() {
         let ticket = rig.ask(1, "POST", "/v1/messages", SEND);
         rig.next_up();
         rig.handle(Input::LaneDown { router: ROUTER });
-        rig.handle(Input::LaneUp { router: ROUTER });
+        rig.lane_up();
         let up = rig.next_up();
         rig.hear(&refused(&up, code, ""));
         assert_eq!(rig.refused(ticket).0, status, "{code:?}");
@@ -118,7 +118,7 @@ fn what_cannot_be_repeated_is_not() {
     );
     rig.handle(Input::LaneDown { router: ROUTER });
     assert_eq!(rig.refused(ticket), (504, "unknown_outcome".to_owned(), None));
-    rig.handle(Input::LaneUp { router: ROUTER });
+    rig.lane_up();
     assert!(rig.up.is_empty());
 }
 
@@ -140,10 +140,6 @@ fn routers_are_believed_or_left() {
         assert_eq!(crate::rig::header(&rig.responses[&ticket], "retry-after"), retry_after);
         assert_eq!(rig.refused(ticket), (status, code.name().to_owned(), Some("client_msg_id".to_owned())));
     }
-    let ticket = rig.ask(1, "POST", "/v1/messages", SEND);
-    let request = rig.next_up().number();
-    rig.hear(&NotOwner { session: 0, request, slot: 1 });
-    assert_eq!(rig.refused(ticket).0, 503);
     let ticket = rig.ask(1, "POST", "/v1/messages", SEND);
     let request = rig.next_up().number();
     rig.hear(&found_user(request, 3));
@@ -194,11 +190,6 @@ fn every_request_is_answered_once() {
                     asked.insert(ticket, (content, rig.now));
                 }
                 4 => {
-                    let input = if is_up {
-                        Input::LaneDown { router: ROUTER }
-                    } else {
-                        Input::LaneUp { router: ROUTER }
-                    };
                     is_up = !is_up;
                     if !is_up {
                         // What was on the lane may have been done all the same.
@@ -208,7 +199,11 @@ fn every_request_is_answered_once() {
                             }
                         }
                     }
-                    rig.handle(input);
+                    if is_up {
+                        rig.lane_up();
+                    } else {
+                        rig.handle(Input::LaneDown { router: ROUTER });
+                    }
                 }
                 5 => rig.pass_ms(prng.below(4_000)),
                 _ => {

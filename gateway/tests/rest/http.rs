@@ -16,6 +16,7 @@ use carillon_node::config::Config;
 use carillon_node::metrics::Registry;
 use carillon_protocol::frame::{LinkFrame, Open, Wanted};
 
+use crate::owners::sole;
 use crate::rig::{Up, accepted, admission, found_conversations, keys, read_up, token_at};
 
 /// Lanes are made once here, and not again.
@@ -103,6 +104,7 @@ fn router(gateway: &Mailbox) {
         told.send(mailbox).unwrap();
         let mut lane = arrivals.recv().unwrap().lane;
         lane.send(&Open { incarnation: 9, shard: 0 }.to_frame()).unwrap();
+        lane.send(&sole(9).to_frame()).unwrap();
         lane.flush();
         let mut is_open = false;
         loop {

@@ -7,6 +7,8 @@ mod documents;
 mod examples;
 mod failures;
 mod http;
+#[path = "../owners/mod.rs"]
+mod owners;
 mod page;
 mod pumps;
 mod reading;

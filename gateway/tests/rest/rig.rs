@@ -16,6 +16,8 @@ use carillon_protocol::record::{Body as EventBody, Event, Message};
 use carillon_protocol::time::{Time, WallMs};
 use serde_json::Value;
 
+use crate::owners::sole;
+
 pub(crate) const ROUTER: Peer = Peer(0);
 /// 2026, in Unix milliseconds.
 pub(crate) const WALL: u64 = 1_780_000_000_000;
@@ -143,8 +145,13 @@ impl Rig {
     /// With its lane.
     pub(crate) fn of(rest: Rest) -> Rig {
         let mut rig = Rig::without_lane(rest);
-        rig.handle(Input::LaneUp { router: ROUTER });
+        rig.lane_up();
         rig
+    }
+
+    pub(crate) fn lane_up(&mut self) {
+        self.handle(Input::LaneUp { router: ROUTER, incarnation: 100 });
+        self.hear(&sole(100));
     }
 
     pub(crate) fn without_lane(rest: Rest) -> Rig {

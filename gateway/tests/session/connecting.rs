@@ -518,7 +518,6 @@ fn a_registration_may_be_refused() {
         (Code::Forbidden, "forbidden", 4500),
         (Code::RateLimited, "rate_limited", 4505),
         (Code::Overloaded, "overloaded", 1013),
-        (Code::Unavailable, "unavailable", 1013),
     ];
     for (code, name, close) in cases {
         let mut rig = Rig::new(&[]);
@@ -537,6 +536,31 @@ fn a_registration_may_be_refused() {
         let seen = client.take(&mut rig);
         assert_eq!((codes(&seen), closes(&seen)), (vec![name], Some(close)));
     }
+}
+
+/// A home that cannot register anybody yet is asked again, and the client hears nothing of it.
+#[test]
+fn a_registration_is_asked_again() {
+    let mut rig = Rig::new(&[]);
+    rig.lane_up();
+    let mut client = rig.connect(Wire::Json);
+    client.say(&mut rig, None, &identify(&token(1, "phone", 600), &[]));
+    for _ in 0..4 {
+        let Up::Register(register) = rig.next_up() else { panic!("registers") };
+        rig.down(&Refused {
+            session: register.session,
+            request: register.request,
+            code: Code::Unavailable as u16,
+            retry_after_ms: 0,
+            field: String::new(),
+            message: "no".into(),
+        });
+        rig.pass_ms(249);
+        assert!(rig.up.is_empty());
+        rig.pass_ms(1);
+    }
+    let seen = client.finish_registering(&mut rig, &[]);
+    assert!(matches!(seen.as_slice(), [Seen::Ready { .. }, Seen::CaughtUp]), "{seen:?}");
 }
 
 /// A router that is never there: told after `gateway.unknown_after_ms`, and 1013.

@@ -28,7 +28,7 @@ fn g9_what_has_not_left_is_lost_with_its_lane() {
     let bytes = client.frame(Some(text_id("second")), &send(9, Some("second"), "second"));
     rig.input(Input::Received { connection: client.id, bytes: &bytes });
     rig.input(Input::LaneDown { router: ROUTER });
-    rig.input(Input::LaneUp { router: ROUTER });
+    rig.lane_up();
     rig.carry_out();
     let submitted: Vec<String> = std::mem::take(&mut rig.up)
         .iter()

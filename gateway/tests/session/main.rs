@@ -7,6 +7,8 @@ mod early_page;
 mod lost_lane;
 mod meaning;
 mod members;
+#[path = "../owners/mod.rs"]
+mod owners;
 mod presence;
 mod random;
 mod rates;

@@ -607,7 +607,7 @@ fn an_unreadable_lane_is_given_up() {
     let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
     rig.input(Input::LaneFrame { router: ROUTER, frame: &[1, 0, 0xff, 0xff, 0, 0, 0, 0] });
     rig.carry_out();
-    assert_eq!(rig.closed_lanes, 1);
+    assert_eq!(rig.closed_lanes, [ROUTER]);
     rig.down(&Accepted {
         session: u64::MAX,
         request: 1,

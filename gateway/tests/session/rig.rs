@@ -2,7 +2,7 @@
 //! that went up to the router.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, OnceLock};
 
@@ -24,7 +24,11 @@ use carillon_protocol::time::{Time, WallMs};
 use carillon_protocol::websocket::{self, Decoder, Event as WebSocketEvent, Opcode, Role};
 use rkyv::util::AlignedVec;
 
+use crate::owners::sole;
+
 pub(crate) const ROUTER: Peer = Peer(0);
+/// Its incarnation.
+pub(crate) const INCARNATION: u64 = 100;
 /// 2026, in Unix milliseconds.
 pub(crate) const WALL: u64 = 1_780_000_000_000;
 const KEY: [u8; 32] = [7; 32];
@@ -73,7 +77,11 @@ pub(crate) struct Rig {
     pub(crate) sockets: BTreeMap<ConnectionId, Socket>,
     /// Frames to the router, in order.
     pub(crate) up: VecDeque<AlignedVec>,
-    pub(crate) closed_lanes: usize,
+    /// Frames to other routers.
+    pub(crate) others: VecDeque<(Peer, AlignedVec)>,
+    pub(crate) closed_lanes: Vec<Peer>,
+    pub(crate) met: BTreeSet<String>,
+    pub(crate) parted: Vec<Peer>,
     pub(crate) is_drained: bool,
     /// The flushes of the last turn, in order; `None`: others got the processor.
     pub(crate) flushes: Vec<Option<ConnectionId>>,
@@ -94,7 +102,10 @@ impl Rig {
             wall: WallMs(WALL),
             sockets: BTreeMap::new(),
             up: VecDeque::new(),
-            closed_lanes: 0,
+            others: VecDeque::new(),
+            closed_lanes: Vec::new(),
+            met: BTreeSet::new(),
+            parted: Vec::new(),
             is_drained: false,
             flushes: Vec::new(),
             is_lane_up: false,
@@ -127,14 +138,11 @@ impl Rig {
                 Output::HandOff { connection, received } => {
                     self.sockets.entry(connection).or_default().handed_off = Some(received);
                 }
-                Output::Link { router, frame } => {
-                    assert_eq!(router, ROUTER);
-                    self.up.push_back(frame);
-                }
-                Output::CloseLane { router } => {
-                    assert_eq!(router, ROUTER);
-                    self.closed_lanes += 1;
-                }
+                Output::Link { router: ROUTER, frame } => self.up.push_back(frame),
+                Output::Link { router, frame } => self.others.push_back((router, frame)),
+                Output::CloseLane { router } => self.closed_lanes.push(router),
+                Output::Meet { address } => drop(self.met.insert(address)),
+                Output::Part { router } => self.parted.push(router),
                 Output::Drained => self.is_drained = true,
             }
         }
@@ -222,7 +230,13 @@ impl Rig {
 
     pub(crate) fn lane_up(&mut self) {
         self.is_lane_up = true;
-        self.input(Input::LaneUp { router: ROUTER });
+        self.lane_up_of(ROUTER, INCARNATION);
+        self.down(&sole(INCARNATION));
+    }
+
+    /// A lane to a router of which nothing is known yet.
+    pub(crate) fn lane_up_of(&mut self, router: Peer, incarnation: u64) {
+        self.input(Input::LaneUp { router, incarnation });
         self.carry_out();
     }
 
@@ -241,8 +255,13 @@ impl Rig {
 
     /// A frame of the router.
     pub(crate) fn down(&mut self, frame: &impl LinkFrame) {
+        self.down_from(ROUTER, frame);
+    }
+
+    /// A frame of this router.
+    pub(crate) fn down_from(&mut self, router: Peer, frame: &impl LinkFrame) {
         let bytes = frame.to_frame();
-        self.input(Input::LaneFrame { router: ROUTER, frame: &bytes });
+        self.input(Input::LaneFrame { router, frame: &bytes });
         self.carry_out();
     }
 

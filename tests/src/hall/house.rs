@@ -98,7 +98,8 @@ impl House {
                 continue;
             }
             let mut shard = Gateway::new(settings.clone(), Arc::clone(&keys), true, seed ^ epoch, epoch, 0);
-            shard.handle(house.now, WallMs(WALL_MS), turn::Input::LaneUp { router: ROUTER });
+            let lane_up = turn::Input::LaneUp { router: ROUTER, incarnation: claim.incarnation.0 };
+            shard.handle(house.now, WallMs(WALL_MS), lane_up);
             let (down, flushes) = (VecDeque::new(), VecDeque::new());
             house.gateways.push(Side { shard, down, flushes, generations: Vec::new() });
         }
@@ -260,6 +261,8 @@ impl House {
                 | turn::Output::Resume { .. }
                 | turn::Output::HandOff { .. }
                 | turn::Output::Yield
+                | turn::Output::Meet { .. }
+                | turn::Output::Part { .. }
                 | turn::Output::Drained => {}
             }
         }

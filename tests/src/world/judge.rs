@@ -248,6 +248,14 @@ impl World<'_> {
     /// Everybody is there and nothing is left unanswered (G7).
     fn judge_convergence(&mut self) {
         let now = self.now;
+        for router in &self.routers {
+            if router.is_leaving() {
+                self.book.wrong("G7", format!("{} was to leave, and is still there", router.address));
+            }
+            if router.is_wanted && !router.is_up() {
+                self.book.wrong("G7", format!("{} is not there", router.address));
+            }
+        }
         for device in &self.devices {
             if !device.is_live() {
                 self.book.wrong("G7", format!("{} is not live at the end", device.label()));
