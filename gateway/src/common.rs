@@ -16,6 +16,7 @@ use crate::counters::Counters;
 use crate::hash::IdMap;
 use crate::limits::{Rate, Rates};
 use crate::owners::Owners;
+use crate::session::Marks;
 use crate::settings::Settings;
 use crate::tails::{Moment, Tails};
 use crate::turn::Output;
@@ -40,6 +41,7 @@ pub(crate) struct Common {
     /// Scratch memory for archives.
     pub(crate) archive: AlignedVec,
     pub(crate) owners: Owners,
+    pub(crate) marks: Marks,
     tails: BTreeMap<Peer, Tails>,
     requests_count: u64,
     epoch: u64,
@@ -77,6 +79,7 @@ impl Common {
             outputs: VecDeque::new(),
             archive: AlignedVec::new(),
             owners: Owners::default(),
+            marks: Marks::default(),
             tails: BTreeMap::new(),
             requests_count: 0,
             epoch,

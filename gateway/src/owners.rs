@@ -4,7 +4,8 @@
 //! - The higher epoch is believed, whoever says it and however late the others are.
 //! - An owner is used only when it said itself, on its own lane, that the slot is its own by that epoch; what belongs
 //!   there waits until then. That is undone when it says otherwise ([`Owners::refuted`]) or its lane is lost.
-//! - One lane a router: a second peer that leads to the same incarnation is turned away before anything is said on it.
+//! - One lane a router: of two peers that lead to the same incarnation the one with the lower number stays. (All shards of
+//!   a process decide alike, or they would part with both.)
 //! - Bounded: 4,096 slots and [`ROUTERS_MAX`] lanes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,7 +51,9 @@ struct Known {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Welcome {
     Yes,
-    /// Another peer leads to the same router already.
+    /// It may, and this other one to the same router may not any more.
+    Instead(Peer),
+    /// There is another one to the same router.
     Alias,
     /// There are [`ROUTERS_MAX`].
     Full,
@@ -87,7 +90,9 @@ impl Slots {
 /// What a word about owners changed.
 #[derive(Debug)]
 pub(crate) struct Changes {
-    /// A higher epoch was heard of: what is under way by a lower one is void.
+    /// A higher epoch was heard of: what is under way by a lower one is void. A router that gives a slot away says so on
+    /// its own lanes before it hands anything on without the users of that slot: whoever is live there has got everything
+    /// up to here.
     pub(crate) raised: Slots,
     /// Confirmed now: what waits can go.
     pub(crate) opened: Slots,
@@ -118,14 +123,15 @@ impl Owners {
     /// A lane to the router of this incarnation is there.
     pub(crate) fn lane_up(&mut self, peer: Peer, incarnation: u64) -> Welcome {
         let others = || self.routers.iter().filter(|(other, known)| **other != peer && known.is_up);
-        if others().any(|(_, known)| known.incarnation == incarnation) {
+        let same = others().find(|(_, known)| known.incarnation == incarnation).map(|(other, _)| *other);
+        if same.is_some_and(|other| other < peer) {
             return Welcome::Alias;
         }
-        if others().count() >= ROUTERS_MAX {
+        if same.is_none() && others().count() >= ROUTERS_MAX {
             return Welcome::Full;
         }
         self.routers.insert(peer, Known { incarnation, is_up: true, living: BTreeMap::new() });
-        Welcome::Yes
+        same.map_or(Welcome::Yes, Welcome::Instead)
     }
 
     /// The lane is lost: nothing that this router owns can be reached until it confirms it on the next one. `false`: the
@@ -278,6 +284,9 @@ mod tests {
         assert!(changes.raised.is_empty() && changes.opened.contains(SLOT) && changes.moved.contains(SLOT));
         assert_eq!(owners.route(SLOT), route(B, 3));
         assert!(learn(&mut owners, A, &[10, 20], &[(7, 10, 2)]).are_none(), "a former owner");
+        owners.refuted(SLOT, Route { router: B, epoch: 3 });
+        assert!(learn(&mut owners, A, &[10, 20], &[(7, 10, 3)]).are_none(), "an epoch has one owner");
+        learn(&mut owners, B, &[10, 20], &[(7, 20, 3)]);
         assert_eq!(owners.route(SLOT), route(B, 3));
         // The next owner was heard of: the present one is none any more.
         learn(&mut owners, B, &[10, 20], &[(7, 10, 4)]);
@@ -320,6 +329,10 @@ mod tests {
         owners.lane_up(B, 20);
         assert!(owners.unmet().is_empty());
         assert_eq!(owners.lane_up(Peer(2), 10), Welcome::Alias);
+        assert_eq!(owners.lane_up(Peer(3), 30), Welcome::Yes);
+        assert_eq!(owners.lane_up(Peer(2), 30), Welcome::Instead(Peer(3)));
+        assert!(owners.lane_down(Peer(3)) && owners.lane_down(Peer(2)));
+        assert!(owners.forget_gone().is_some() && owners.forget_gone().is_some());
         assert!(!owners.lane_down(Peer(2)) && owners.is_up(A));
         owners.lane_down(B);
         assert_eq!(owners.forget_gone(), None, "it is among the living");

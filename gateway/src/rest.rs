@@ -137,11 +137,14 @@ impl Rest {
         match input {
             Input::Request { ticket, request } => self.request(ticket, &request),
             // Whom it may ask there the router says next.
-            Input::LaneUp { router, incarnation } => {
-                if self.owners.lane_up(router, incarnation) != Welcome::Yes {
-                    self.outputs.push_back(Output::CloseLane { router });
+            Input::LaneUp { router, incarnation } => match self.owners.lane_up(router, incarnation) {
+                Welcome::Yes => {}
+                Welcome::Instead(other) => {
+                    self.lane_down(other);
+                    self.outputs.push_back(Output::CloseLane { router: other });
                 }
-            }
+                Welcome::Alias | Welcome::Full => self.outputs.push_back(Output::CloseLane { router }),
+            },
             Input::LaneDown { router } => self.lane_down(router),
             Input::LaneFrame { router, frame } if self.owners.is_up(router) => self.frame(router, frame),
             Input::LaneFrame { .. } | Input::Tick => {}

@@ -33,7 +33,7 @@ use carillon_protocol::time::Time;
 
 pub(crate) use deliver::Delivery;
 pub(crate) use presence::State;
-pub(crate) use work::ReadTo;
+pub(crate) use work::{Marks, ReadTo};
 
 use crate::auth;
 use crate::common::Common;
@@ -256,9 +256,16 @@ impl Session {
         }
     }
 
+    /// Whether anything of it may change with who owns what.
+    pub(crate) fn is_concerned(&self, changes: &Changes) -> bool {
+        let is_idle = matches!(self.stage, Stage::Live(_)) && self.work.is_none() && self.live.is_none();
+        !is_idle || changes.raised.contains_user(self.user)
+    }
+
     /// It became known who owns what.
     pub(crate) fn owners_changed(&mut self, changes: &Changes, line: &mut Line, common: &mut Common) {
-        if changes.moved.contains_user(self.user) {
+        // From here on its home may hand on to the others what is for its user as well: it is not live by that.
+        if changes.raised.contains_user(self.user) {
             self.unregister(|life| common.tails(life.router).moment(life));
         }
         if !changes.raised.is_empty() {
@@ -317,8 +324,11 @@ impl Session {
     /// which it was asked, and is put back until the owner is known.
     pub(crate) fn not_owner(&mut self, frame: &ArchivedNotOwner, line: &mut Line, common: &mut Common) {
         let request = frame.request.to_native();
-        // A watermark that nobody waits for is lost as it would be with a lane.
-        if request == 0 || self.watch_disowned(request, frame.slot.to_native(), common) {
+        let named = Slot(frame.slot.to_native());
+        if request == 0 {
+            return self.marks_disowned(named, line, common);
+        }
+        if self.watch_disowned(request, named, common) {
             return;
         }
         let is_one = |_: Slot, _: Route| true;

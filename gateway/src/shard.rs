@@ -403,12 +403,20 @@ impl Shard {
         match self.common.owners.lane_up(router, incarnation) {
             // What can be asked there it says next.
             Welcome::Yes => self.common.counters.lanes_up += 1,
-            Welcome::Alias => {
-                self.common.outputs.push_back(Output::Part { router });
-                self.common.outputs.push_back(Output::CloseLane { router });
+            Welcome::Instead(other) => {
+                self.common.counters.lanes_up += 1;
+                self.lane_down(other);
+                self.turn_away(other);
             }
+            Welcome::Alias => self.turn_away(router),
             Welcome::Full => self.common.outputs.push_back(Output::CloseLane { router }),
         }
+    }
+
+    /// Another peer leads to the same router.
+    fn turn_away(&mut self, router: Peer) {
+        self.common.outputs.push_back(Output::Part { router });
+        self.common.outputs.push_back(Output::CloseLane { router });
     }
 
     fn lane_down(&mut self, router: Peer) {
@@ -422,16 +430,20 @@ impl Shard {
         self.common
             .outputs
             .retain(|output| !matches!(output, Output::Link { router: other, .. } if *other == router));
-        self.each_session(|session, _, _| session.lane_down(router));
+        self.each_session(|session, _, _| {
+            session.lane_down(router);
+            true
+        });
         self.common.meet_and_part();
     }
 
-    fn each_session(&mut self, mut each: impl FnMut(&mut Session, &mut Line, &mut Common)) {
+    /// Has every identified session do something; whether it did is what `each` returns.
+    fn each_session(&mut self, mut each: impl FnMut(&mut Session, &mut Line, &mut Common) -> bool) {
         for id in self.connections.ids() {
             if let Some(connection) = self.connections.get_mut(id).filter(|connection| connection.is_listed)
                 && let Phase::Open(_, session) = &mut connection.phase
+                && each(session, &mut connection.line, &mut self.common)
             {
-                each(session, &mut connection.line, &mut self.common);
                 self.touch(id);
             }
         }

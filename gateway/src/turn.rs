@@ -91,7 +91,7 @@ pub enum Input<'a> {
         /// Which.
         connection: ConnectionId,
     },
-    /// A lane to a router is there, and nothing was said on it yet.
+    /// A lane to a router is there.
     LaneUp {
         /// Which router.
         router: Peer,

@@ -1,9 +1,8 @@
 //! The lanes of one shard to its routers: what arrives goes up as [`Input`]s, what is to be sent goes into the rings.
 //!
 //! # Invariants
-//! - The first frame each way on a new lane is `Open`; the shard hears `LaneUp` only after the router's. Ours follows at
-//!   the end of that turn: a lane that the shard gives up until then, because it leads to a router that has one already,
-//!   never says who is here, or that router would take the other one for an orphan.
+//! - The first frame each way on a new lane is `Open`, ours at once: a router does not know of a lane on which nothing was
+//!   said. The shard hears `LaneUp` only after the router's.
 //! - A frame that does not fit its ring waits in a backlog of at most [`BACKLOG_BYTES_MAX`]; beyond that the lane is
 //!   closed, which the shard hears as `LaneDown`: it registers again on the next lane and loses nothing.
 
@@ -40,23 +39,13 @@ pub trait Uplinks: Send + Sync {
 
 struct Lane {
     end: LaneEnd,
-    /// The router said who it is.
     is_open: bool,
-    /// So did we.
-    is_greeted: bool,
     is_broken: bool,
     backlog: VecDeque<AlignedVec>,
     backlog_bytes: usize,
 }
 
 impl Lane {
-    /// Says who is here, once it is known who is there.
-    fn greet(&mut self, open: Open) {
-        if self.is_open && !self.is_broken && !std::mem::replace(&mut self.is_greeted, true) {
-            self.send(open.to_frame());
-        }
-    }
-
     fn send(&mut self, frame: AlignedVec) {
         if self.backlog.is_empty() {
             match self.end.send(&frame) {
@@ -113,14 +102,14 @@ impl Lanes {
         while let Ok(Arrival { peer, lane }) = self.arrivals.try_recv() {
             self.give_up(peer, &mut each);
             self.wanted.remove(&peer);
-            let lane = Lane {
+            let mut lane = Lane {
                 end: lane,
                 is_open: false,
-                is_greeted: false,
                 is_broken: false,
                 backlog: VecDeque::new(),
                 backlog_bytes: 0,
             };
+            lane.send(Open { incarnation: self.epoch, shard: self.shard }.to_frame());
             self.lanes.insert(peer, lane);
         }
         let mut has_more = false;
@@ -171,15 +160,9 @@ impl Lanes {
         self.uplinks.part(peer);
     }
 
-    fn open(&self) -> Open {
-        Open { incarnation: self.epoch, shard: self.shard }
-    }
-
     /// Sends a frame. Without a lane it is dropped: the shard has heard `LaneDown`, or will before the next turn.
     pub fn send(&mut self, peer: Peer, frame: AlignedVec) {
-        let open = self.open();
         if let Some(lane) = self.lanes.get_mut(&peer) {
-            lane.greet(open);
             lane.send(frame);
         }
     }
@@ -193,9 +176,7 @@ impl Lanes {
 
     /// Ends a turn: moves backlogs into rings and wakes the far ends, once each.
     pub fn flush(&mut self) {
-        let open = self.open();
         for lane in self.lanes.values_mut() {
-            lane.greet(open.clone());
             lane.unload();
         }
     }

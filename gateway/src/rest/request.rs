@@ -179,7 +179,7 @@ pub enum Input<'a> {
         /// The request.
         request: Request,
     },
-    /// A lane to a router is there, and nothing was said on it yet.
+    /// A lane to a router is there.
     LaneUp {
         /// Which router.
         router: Peer,

@@ -389,14 +389,12 @@ impl Session {
     }
 
     /// A router is not the home of somebody it was asked about; `false`: the request is none about presence.
-    pub(super) fn watch_disowned(&mut self, request: u64, slot: u16, common: &mut Common) -> bool {
+    pub(super) fn watch_disowned(&mut self, request: u64, named: Slot, common: &mut Common) -> bool {
         let Some(watching) = self.live.as_mut().and_then(|live| live.watching.as_mut()) else { return false };
         let Some((question, route)) = watching.take(request) else { return false };
         let asked: BTreeSet<Slot> = question.users.iter().map(|user| slot_of_user(*user)).collect();
-        let named = asked.iter().copied().filter(|asked| asked.0 == slot).collect::<BTreeSet<_>>();
-        for slot in if named.is_empty() { asked } else { named } {
-            common.owners.refuted(slot, route);
-        }
+        let refuted = if asked.contains(&named) { BTreeSet::from([named]) } else { asked };
+        refuted.into_iter().for_each(|slot| common.owners.refuted(slot, route));
         watching.questions.push(Question { sent: None, ..question });
         true
     }

@@ -114,16 +114,27 @@ impl Session {
         work.receipts = away.into_iter().map(|(marked, _)| marked).collect();
         for (marked, route) in sent {
             let receipt = self.receipt(marked, line);
-            if let Some(Route { router, .. }) = route {
-                common.link(router, &receipt);
+            if let Some(route) = route {
+                common.link(route.router, &receipt);
+                common.marks.sent(line.id, marked, route);
             }
         }
     }
 
+    /// A router does not own a slot that a watermark was about for which nobody waits: those that went there are sent to
+    /// whoever does.
+    pub(super) fn marks_disowned(&mut self, slot: Slot, line: &Line, common: &mut Common) {
+        for (marked, route) in common.marks.take(line.id, slot) {
+            common.owners.refuted(slot, route);
+            self.work.get_or_insert_default().mark(marked);
+        }
+    }
+
     fn ask(&mut self, id: Option<FrameId>, what: Durable, common: &mut Common) {
-        let asked = Asked { request: 0, route: None, attempts: 0, id, at: common.now, reset_seq: 0, what };
+        let mut asked =
+            Asked { request: 0, route: None, attempts: 0, id, at: common.now, reset_seq: 0, what };
+        asked.put(common);
         self.work.get_or_insert_default().asked.push_back(asked);
-        self.ask_again(common);
     }
 
     /// What is unanswered, and was asked in a way that is `meant`, is unknown.
@@ -135,21 +146,12 @@ impl Session {
         }
     }
 
-    /// Everything that is not under way goes out as far as it can, in order.
+    /// Everything that is not under way goes out as far as its owners are known, in order. What is under way is so by the
+    /// epoch that is known, or its slot has no owner now: so nothing passes what was said before it.
     pub(super) fn ask_again(&mut self, common: &mut Common) {
-        let Some(work) = &mut self.work else { return };
-        // Conversations in which something earlier is not where this one would go.
-        let mut held = Vec::new();
-        for asked in &mut work.asked {
-            let Some(conversation) = asked.conversation() else { continue };
-            if held.contains(&conversation) {
-                continue;
-            }
-            let route = common.owners.route_of_conversation(conversation);
-            match route {
-                Some(route) if asked.request == 0 => asked.put(route, common),
-                _ if asked.route != route || route.is_none() => held.push(conversation),
-                _ => {}
+        for asked in self.work.iter_mut().flat_map(|work| &mut work.asked) {
+            if asked.request == 0 {
+                asked.put(common);
             }
         }
     }
@@ -385,8 +387,10 @@ impl Asked {
         Some((slot_of_conversation(self.conversation()?), self.route?))
     }
 
-    /// Puts the command on its lane.
-    fn put(&mut self, route: Route, common: &mut Common) {
+    /// Puts the command on its owner's lane, if that one is known and reached.
+    fn put(&mut self, common: &mut Common) {
+        let route = self.conversation().and_then(|id| common.owners.route_of_conversation(id));
+        let Some(route) = route else { return };
         (self.request, self.route) = (common.request(), Some(route));
         self.attempts += 1;
         common.counters.submits += 1;

@@ -5,9 +5,11 @@ use std::collections::VecDeque;
 use carillon_protocol::client::FrameId;
 use carillon_protocol::frame::{Receipt, Submit};
 use carillon_protocol::ids::{ConversationId, Seq};
+use carillon_protocol::placement::{Slot, slot_of_conversation};
 use carillon_protocol::time::Time;
 
 use crate::owners::Route;
+use crate::turn::ConnectionId;
 
 /// Acknowledged sends of a connection whose events have not passed yet. At this many the connection is not read.
 pub(super) const EARLY_MAX: usize = 1_024;
@@ -78,6 +80,34 @@ pub(super) struct Marked {
     pub(super) conversation: ConversationId,
     pub(super) delivered_seq: Seq,
     pub(super) read_seq: Seq,
+}
+
+/// Watermarks of all sessions of a shard that left lately and that nobody waits for: a router that does not own their slot
+/// names no more than that. At most [`MARKS_MAX`]; one that is not remembered any more is lost, as it would be with a lane.
+#[derive(Debug, Default)]
+pub(crate) struct Marks(VecDeque<(ConnectionId, Marked, Route)>);
+
+/// Watermarks remembered after they left, 64 bytes each: more than a shard sends while one is on its way.
+const MARKS_MAX: usize = 4_096;
+
+impl Marks {
+    pub(super) fn sent(&mut self, session: ConnectionId, marked: Marked, route: Route) {
+        if self.0.len() == MARKS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((session, marked, route));
+    }
+
+    /// Takes those of a session in a slot.
+    pub(super) fn take(&mut self, session: ConnectionId, slot: Slot) -> Vec<(Marked, Route)> {
+        let is_meant = |(of, marked, _): &(ConnectionId, Marked, Route)| {
+            *of == session && slot_of_conversation(marked.conversation) == slot
+        };
+        let (taken, rest): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.0).into_iter().partition(is_meant);
+        self.0 = rest;
+        taken.into_iter().map(|(_, marked, route)| (marked, route)).collect()
+    }
 }
 
 /// How far the user read on another device.

@@ -113,11 +113,17 @@ impl Shard {
         if changes.are_none() {
             return;
         }
-        if !changes.moved.is_empty() {
+        if !changes.raised.is_empty() {
             // Who goes to another router has what the tails say, no more.
             self.disperse();
         }
-        self.each_session(|session, line, common| session.owners_changed(&changes, line, common));
+        self.each_session(|session, line, common| {
+            let is_concerned = session.is_concerned(&changes);
+            if is_concerned {
+                session.owners_changed(&changes, line, common);
+            }
+            is_concerned
+        });
     }
 
     /// Has the session of this number do something, if it is still there.

@@ -7,6 +7,7 @@ mod documents;
 mod examples;
 mod failures;
 mod http;
+mod moving;
 #[path = "../owners/mod.rs"]
 mod owners;
 mod page;

@@ -130,6 +130,8 @@ pub(crate) struct Rig {
     pub(crate) rest: Rest,
     pub(crate) now: Time,
     pub(crate) up: VecDeque<Up>,
+    /// The same, with where each went, since a test looked last.
+    pub(crate) routed: Vec<(Peer, Up)>,
     pub(crate) responses: BTreeMap<Ticket, Response>,
     pub(crate) is_drained: bool,
     pub(crate) closed_lanes_count: usize,
@@ -159,6 +161,7 @@ impl Rig {
             rest,
             now: Time(1_000_000_000),
             up: VecDeque::new(),
+            routed: Vec::new(),
             responses: BTreeMap::new(),
             is_drained: false,
             closed_lanes_count: 0,
@@ -177,8 +180,8 @@ impl Rig {
                     );
                 }
                 Output::Link { router, frame } => {
-                    assert_eq!(router, ROUTER);
                     self.up.push_back(read_up(&frame));
+                    self.routed.push((router, read_up(&frame)));
                 }
                 Output::CloseLane { .. } => self.closed_lanes_count += 1,
                 Output::Drained => self.is_drained = true,

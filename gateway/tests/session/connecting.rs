@@ -557,7 +557,7 @@ fn a_registration_is_asked_again() {
         });
         rig.pass_ms(249);
         assert!(rig.up.is_empty());
-        rig.pass_ms(1);
+        rig.pass_ms(51);
     }
     let seen = client.finish_registering(&mut rig, &[]);
     assert!(matches!(seen.as_slice(), [Seen::Ready { .. }, Seen::CaughtUp]), "{seen:?}");
