@@ -154,8 +154,8 @@ impl Shard {
             };
             parts.entry(owner).or_default().push(conversation);
         }
-        if let Some(ours) = parts.remove(&None).filter(|_| parts.is_empty()) {
-            return self.peek_ours(origin, user, ours);
+        if parts.keys().eq([&None]) {
+            return self.peek_ours(origin, user, parts.into_values().flatten().collect());
         }
         let parts_count = parts.len();
         let Some(gather) = self.cluster.peeks.begin(origin, parts_count) else {
