@@ -21,6 +21,7 @@ mod plan;
 mod routers;
 mod sockets;
 mod trace;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -229,7 +229,6 @@ impl World<'_> {
                 Output::HandOff { .. } => self.book.wrong("gateway", "took a WebSocket for HTTP"),
                 Output::Link { router, frame } => {
                     if let Some(lane) = self.gateways[gateway].lanes.get(&router).copied() {
-                        self.greet(lane, self.gateways[gateway].epoch, gateway as u16);
                         self.send_frame(lane, Way::Up, frame);
                     }
                 }
@@ -244,10 +243,6 @@ impl World<'_> {
         }
         let due = shard.poll_timeout().map_or(u64::MAX, |at| at.0.saturating_sub(offset_ns));
         self.gateways[gateway].shard = Some(shard);
-        let lanes: Vec<usize> = self.gateways[gateway].lanes.values().copied().collect();
-        for lane in lanes {
-            self.greet(lane, self.gateways[gateway].epoch, gateway as u16);
-        }
         if is_drained {
             self.kill_gateway(gateway);
             return;
@@ -355,8 +350,7 @@ impl World<'_> {
 
     /// A lane that a gateway could put a frame on.
     pub(super) fn lane_of(&mut self, gateway: usize) -> Option<usize> {
-        let lanes = self.gateways[gateway].lanes.values().copied();
-        let lanes: Vec<usize> = lanes.filter(|lane| self.lanes[*lane].is_greeted()).collect();
+        let lanes: Vec<usize> = self.gateways[gateway].lanes.values().copied().collect();
         lanes.get(self.prng.index(lanes.len())).copied()
     }
 }

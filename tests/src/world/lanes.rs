@@ -15,6 +15,7 @@ use super::agenda::Event;
 use super::gateways::GatewayInput;
 use super::plan::MS;
 use super::routers::RouterInput;
+use super::wire;
 
 /// Bytes under way in one direction. Beyond: the lane breaks, as the real ones close.
 const LANE_BYTES_MAX: usize = 4 << 20;
@@ -84,8 +85,6 @@ pub(super) struct Lane {
     down: Half,
     /// A gateway that called has read the router's `Open`.
     is_open: bool,
-    /// And has said who it is.
-    is_greeted: bool,
 }
 
 impl Lane {
@@ -108,11 +107,6 @@ impl Lane {
         self.up.cut_at.is_some()
     }
 
-    /// Whether the router that was called knows who is there.
-    pub(super) fn is_greeted(&self) -> bool {
-        self.is_greeted
-    }
-
     pub(super) fn joins_routers(&self) -> bool {
         matches!(self.caller, End::Router { .. })
     }
@@ -130,7 +124,10 @@ impl World<'_> {
             return;
         };
         let lane = self.join(End::Gateway { gateway, life, peer }, router, Far::Gateway);
-        self.gateways[gateway].lanes.insert(peer, lane);
+        let at = &mut self.gateways[gateway];
+        at.lanes.insert(peer, lane);
+        let open = Open { incarnation: at.epoch, shard: gateway as u16 };
+        self.send_frame(lane, Way::Up, open.to_frame());
     }
 
     /// A router calls another one, as long as it wants to.
@@ -167,7 +164,7 @@ impl World<'_> {
         let called = End::Router { router, life: self.routers[router].life, id };
         let lane = self.lanes.len();
         let (up, down) = (Half::default(), Half::default());
-        self.lanes.push(Lane { caller, called, up, down, is_open: false, is_greeted: false });
+        self.lanes.push(Lane { caller, called, up, down, is_open: false });
         self.routers[router].lanes.insert(id, (lane, Way::Up));
         self.note("lane", [lane as u64, router as u64, 0], || {
             format!("{lane} from {:?} to router {router}", caller.place())
@@ -176,26 +173,23 @@ impl World<'_> {
         lane
     }
 
-    /// A gateway says who it is on the lanes whose routers said so, and which it still wants.
-    pub(super) fn greet(&mut self, lane: usize, epoch: u64, shard: u16) {
-        if self.lanes[lane].is_open && !std::mem::replace(&mut self.lanes[lane].is_greeted, true) {
-            self.send_frame(lane, Way::Up, Open { incarnation: epoch, shard }.to_frame());
-        }
-    }
-
     /// Puts a frame on a lane.
     pub(super) fn send_frame(&mut self, lane: usize, way: Way, frame: AlignedVec) {
+        let said = self.trace.is_read().then(|| wire::words(&frame));
         let delay = self.delay(self.plan.link_ns);
         let now = self.now;
         let half = self.lanes[lane].half(way);
         if half.cut_at.is_some_and(|cut_at| cut_at <= now) {
             return;
         }
-        half.bytes += frame.len();
+        let bytes_count = frame.len();
+        half.bytes += bytes_count;
         half.frames.push_back(frame);
         half.last_at = (now + delay).max(half.last_at);
         let (at, is_full) = (half.last_at, half.bytes > LANE_BYTES_MAX);
         self.agenda.put(at, Event::LaneFrame { lane, way });
+        let said = said.unwrap_or_default();
+        self.note("frame", [lane as u64, bytes_count as u64, 0], || format!("lane {lane} {way:?}: {said}"));
         if is_full {
             self.break_lane(lane);
         }

@@ -81,7 +81,8 @@ impl Plan {
         let routers_count = if is_shared { prng.between(1, 4) as usize } else { 1 };
         let (faults_min_ms, faults_max_ms) = if is_shared { (3_000, 10_000) } else { (2_000, 8_000) };
         let faults_ns = prng.between(faults_min_ms, faults_max_ms) * MS;
-        let fault_gap_ns = prng.between(60, 900) * MS;
+        let (gap_min_ms, gap_max_ms) = if is_shared { (200, 1_500) } else { (60, 900) };
+        let fault_gap_ns = prng.between(gap_min_ms, gap_max_ms) * MS;
         let mishaps = Mishap::draw(prng, is_shared, faults_ns, fault_gap_ns);
         Plan {
             is_shared,
