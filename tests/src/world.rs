@@ -19,6 +19,7 @@ mod lanes;
 mod line;
 mod plan;
 mod routers;
+mod shrink;
 mod sockets;
 mod trace;
 mod wire;
@@ -42,6 +43,7 @@ use gateways::Gateway;
 use lanes::{Lane, Place};
 use plan::{CALM_MS, HUSH_MS, MS, Plan};
 use routers::Router;
+pub use shrink::shrink;
 use sockets::Socket;
 pub use trace::Reader;
 use trace::Trace;
@@ -92,6 +94,8 @@ pub struct Outcome {
     pub trace_hash: u64,
     /// What was met.
     pub stats: Stats,
+    /// What was to go wrong, by number.
+    pub mishaps: Vec<String>,
 }
 
 /// Lives through the world of a seed. `reader` is told every step.
@@ -111,9 +115,10 @@ pub fn run_without(
     let mut world = World::new(grounds, seed, without, reader);
     world.live();
     world.judge();
-    let World { mut book, trace, .. } = world;
+    let World { mut book, trace, plan, .. } = world;
     book.violations.dedup();
-    Outcome { violations: book.violations, trace_hash: trace.hash(), stats: book.stats }
+    let mishaps = plan.mishaps.iter().map(ToString::to_string).collect();
+    Outcome { violations: book.violations, trace_hash: trace.hash(), stats: book.stats, mishaps }
 }
 
 /// See the module.
@@ -246,7 +251,7 @@ impl<'a> World<'a> {
             }
             Event::Room => self.engine.faults().full(false),
             Event::Calm => self.calm(),
-            Event::Hush => self.devices.iter_mut().for_each(Device::hush),
+            Event::Hush => self.hush(),
         }
     }
 

@@ -84,6 +84,12 @@ pub(super) struct Mishap {
     seed: u64,
 }
 
+impl std::fmt::Display for Mishap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} at {} ms", self.kind, self.at / MS)
+    }
+}
+
 impl Mishap {
     /// Everything that goes wrong in a world, each kind of it in two worlds of three.
     pub(super) fn draw(prng: &mut Prng, is_shared: bool, faults_ns: u64, gap_ns: u64) -> Vec<Mishap> {
