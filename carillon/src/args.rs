@@ -32,7 +32,7 @@ pub struct Arguments {
 }
 
 /// Where settings come from; every command takes these.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct SettingsArguments {
     /// A TOML file with settings; `carillon config print` shows which there are.
     #[arg(long, global = true, value_name = "FILE")]

@@ -12,6 +12,7 @@ pub mod args;
 pub mod capacity;
 pub mod configure;
 pub mod greeting;
+mod links;
 pub mod settings_command;
 pub mod start;
 pub mod token;

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use carillon_gateway::io::link::Uplinks;
 use carillon_gateway::io::{Doors, Driver, Gateway, Needs};
 use carillon_gateway::rest::{ReadyUser, ReadyUsers};
 use carillon_gateway::settings::Settings as GatewaySettings;
-use carillon_link::quic::{self, Connector, Listener, Options as QuicOptions};
-use carillon_link::tls::{self, Identity, Role};
-use carillon_link::{Dial, Mailbox, Peer, local};
+use carillon_link::quic::{self, Listener, Switchboard};
+use carillon_link::tls::{Identity, Role};
+use carillon_link::{Dial, Peer};
 use carillon_node::admin::{Admin, Readiness};
 use carillon_node::clock::Clock;
 use carillon_node::config::Config;
@@ -34,6 +34,7 @@ use carillon_store::txn::Engine;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
+use crate::links::{self, Certificates, GatewayLinks};
 use crate::{configure, greeting, token};
 
 /// Which tiers this process is.
@@ -89,45 +90,50 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
         refuse_public_development(is_development, doors.address())?;
     }
     if tier.has_gateway() {
-        check_routers(tier, &gateway_settings.gateway.routers)?;
+        links::check_routers(tier, &gateway_settings.gateway.routers)?;
     }
+    let advertise = router_address.map(|address| links::advertised(&router_settings, address)).transpose()?;
     let driver = tier.has_gateway().then(|| Driver::choose(&gateway_settings.io.driver)).transpose()?;
     let admin =
         Admin::start(config.text("admin.listen").unwrap_or_default(), registry.clone(), readiness.clone())?;
 
     // The store, then everything that stands on it.
     let keys = Arc::new(configure::keys(config)?);
-    let router = if tier.has_router() {
-        let engine = open_store(&router_settings, &data_dir)?;
-        // After a failed write or sync nothing may be acknowledged, written or even closed (G14): the process ends here.
-        let needs = router_io::Needs {
-            engine,
-            tenure: Tenure::Sole,
-            address: router_address.map(|address| address.to_string()).unwrap_or_default(),
-            dial: Arc::new(Nobody),
-            on_failure: Arc::new(|fatal: Fatal| fatal.exit()),
-        };
-        Some(router_io::start(&router_settings, needs, &registry)?)
-    } else {
-        None
+    // Whom the router dials is connected to when its mailbox is known, below.
+    let dial = Arc::new(Switchboard::new(Peer(1)));
+    let router = match &advertise {
+        Some(advertise) => {
+            let needs = router_io::Needs {
+                engine: open_store(&router_settings, &data_dir)?,
+                tenure: if router_settings.store.engine == "fdb" { Tenure::Shared } else { Tenure::Sole },
+                address: advertise.clone(),
+                dial: Arc::clone(&dial) as Arc<dyn Dial>,
+                // After a failed write or sync nothing may be acknowledged, written or even closed (G14): the process ends
+                // here.
+                on_failure: Arc::new(|fatal: Fatal| fatal.exit()),
+            };
+            Some(router_io::start(&router_settings, needs, &registry)?)
+        }
+        None => None,
     };
-    let identity = identity(
-        config,
-        &data_dir,
-        &gateway_settings,
-        if tier.has_router() { Role::Router } else { Role::Gateway },
-    )?;
     let control = Control::start()?;
+    let certificates = Certificates::of(&gateway_settings.tls.dir, &data_dir);
+    let identity = |role| certificates.identity(role, &control.handle);
     let listener = match (&router, router_address) {
-        (Some(router), Some(address)) => Some(
-            quic::listen(&control.handle, address, &identity, router.mailbox(), QuicOptions::default())
-                .map_err(|error| cannot("listen on router.listen", &error))?,
-        ),
+        (Some(router), Some(address)) => {
+            let (identity, runtime) = (identity(Role::Router)?, &control.handle);
+            let listener = quic::listen(runtime, address, &identity, router.mailbox(), links::quic_options())
+                .map_err(|error| cannot("listen on router.listen", &error))?;
+            dial.start(runtime, identity, vec![router.mailbox()], links::quic_options())
+                .map_err(|error| cannot("connect to other routers", &error))?;
+            Some(listener)
+        }
         _ => None,
     };
+    let gateway_identity = tier.has_gateway().then(|| identity(Role::Gateway)).transpose()?;
 
-    let mut serving = Serving { control, listener, connectors: Vec::new(), gateway: None, router };
-    if let (Some(doors), Some((driver, detail))) = (doors, driver) {
+    let mut serving = Serving { control, listener, dial, gateway_links: None, gateway: None, router };
+    if let (Some(doors), Some((driver, detail)), Some(identity)) = (doors, driver, gateway_identity) {
         match driver {
             Driver::Monoio => info!(driver = driver.name(), "sockets are served by {detail}"),
             Driver::MonoioEpoll => warn!(driver = driver.name(), "sockets are served by {detail}"),
@@ -138,10 +144,11 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
             driver,
             keys: Arc::clone(&keys),
             registry: &registry,
-            identity: gateway_identity(tier, config, &data_dir, &gateway_settings, identity)?,
+            identity,
             doors,
         })?;
     }
+    serving.publish_links(&registry);
     readiness.set("start", true, "serving");
     announce(tier, config, &keys, is_development, &serving, &admin, &data_dir)?;
     let _ = notify_service_manager(SERVICE_READY);
@@ -181,7 +188,8 @@ const ROUTER_DRAIN_MAX: Duration = Duration::from_secs(3);
 /// Everything that runs, in the order in which it ends.
 struct Serving {
     gateway: Option<(Gateway, SocketAddr)>,
-    connectors: Vec<Connector>,
+    gateway_links: Option<Arc<GatewayLinks>>,
+    dial: Arc<Switchboard>,
     listener: Option<Listener>,
     router: Option<router_io::Handle>,
     control: Control,
@@ -200,14 +208,22 @@ impl Serving {
     fn start_gateway(&mut self, start: GatewayStart<'_>) -> Result<(), Fatal> {
         let settings = start.settings;
         let address = start.doors.address();
-        let joiner = Arc::new(Joiner::default());
+        // In one process: rings, unless told otherwise.
+        let beside = self.router.as_ref().filter(|_| settings.link.local == "ring");
+        let links = Arc::new(match (beside, &self.listener) {
+            (Some(_), _) => GatewayLinks::with_ring(),
+            (None, Some(listener)) if settings.gateway.routers.is_empty() => {
+                GatewayLinks::over_quic(&[listener.local_addr().to_string()])
+            }
+            (None, _) => GatewayLinks::over_quic(&settings.gateway.routers),
+        });
         let ready_users = start.keys.is_development().then(|| ready_users(Arc::clone(&start.keys)));
         let needs = Needs {
             is_development: start.keys.is_development(),
             keys: start.keys,
             epoch: random::seed(),
             seed: random::seed(),
-            uplinks: Arc::clone(&joiner) as Arc<dyn Uplinks>,
+            uplinks: Arc::clone(&links) as Arc<dyn Uplinks>,
             registry: start.registry.clone(),
             ready_users,
         };
@@ -223,34 +239,18 @@ impl Serving {
             )?;
             mailboxes.extend([http.rest, http.pumps]);
         }
-        match &self.router {
-            // In one process: rings, unless told otherwise.
-            Some(router) if settings.link.local == "ring" => {
-                joiner.join(router.mailbox(), mailboxes);
-            }
-            _ => {
-                let mut routers = settings.gateway.routers.clone();
-                if let (Some(listener), true) = (&self.listener, routers.is_empty()) {
-                    routers.push(listener.local_addr().to_string());
-                }
-                for (index, router) in routers.into_iter().enumerate() {
-                    let peer = Peer(u32::try_from(index).unwrap_or(u32::MAX));
-                    let options = QuicOptions { jitter_seed: random::seed(), ..QuicOptions::default() };
-                    let connector = quic::connect(
-                        &self.control.handle,
-                        peer,
-                        router,
-                        &start.identity,
-                        mailboxes.clone(),
-                        options,
-                    )
-                    .map_err(|error| cannot("open a QUIC socket", &error))?;
-                    self.connectors.push(connector);
-                }
-            }
+        if let Some(router) = beside {
+            links.join(router.mailbox(), mailboxes.clone());
         }
+        links.connect(&self.control.handle, start.identity, mailboxes)?;
+        self.gateway_links = Some(links);
         self.gateway = Some((gateway, address));
         Ok(())
+    }
+
+    fn publish_links(&self, registry: &Registry) {
+        let (gateway, listener) = (self.gateway_links.as_deref(), self.listener.as_ref());
+        links::publish(&self.control.handle, registry, gateway, &self.dial, listener);
     }
 
     /// Sockets first, then lanes, then the store.
@@ -258,54 +258,10 @@ impl Serving {
         if let Some((gateway, _)) = self.gateway {
             gateway.drain();
         }
-        drop(self.connectors);
-        drop(self.listener);
+        let gateway_links = self.gateway_links.as_deref();
+        links::say_goodbye(&self.control.handle, gateway_links, &self.dial, self.listener);
         self.control.stop();
         self.router.map_or(Ok(()), |router| router.drain(ROUTER_DRAIN_MAX))
-    }
-}
-
-/// There is no other router to be reached.
-struct Nobody;
-
-impl Dial for Nobody {
-    fn dial(&self, _address: &str) {}
-
-    fn hang_up(&self, _address: &str) {}
-}
-
-/// Makes lanes inside the process, again when one is lost.
-#[derive(Default)]
-struct Joiner {
-    ends: std::sync::OnceLock<(Mailbox, Vec<Mailbox>)>,
-}
-
-/// Bytes of a ring between a gateway shard and the router, each way: room for a few thousand small frames.
-const RING_BYTES: usize = 4 << 20;
-
-impl Joiner {
-    fn join(&self, router: Mailbox, shards: Vec<Mailbox>) {
-        let (router, shards) = self.ends.get_or_init(|| (router, shards));
-        for shard in shards {
-            // A shard that gets none now asks for it: its mailbox is empty at start, so this does not happen.
-            let _ = local::connect(RING_BYTES, shard, router, Peer(0));
-        }
-    }
-}
-
-impl Uplinks for Joiner {
-    fn meet(&self, _address: &str) {}
-
-    fn part(&self, _peer: Peer) {}
-
-    fn replace(&self, peer: Peer, shard: u16) -> bool {
-        match self.ends.get() {
-            Some((router, shards)) => shards
-                .get(usize::from(shard))
-                .is_some_and(|shard| local::connect(RING_BYTES, shard, router, peer)),
-            // Over QUIC the connector brings new lanes by itself.
-            None => true,
-        }
     }
 }
 
@@ -392,25 +348,6 @@ fn open_store(settings: &RouterSettings, data_dir: &Path) -> Result<Arc<dyn Engi
     }
 }
 
-/// A router that cannot even be looked for would be waited for in vain.
-fn check_routers(tier: Tier, routers: &[String]) -> Result<(), Fatal> {
-    let example = "as in --set gateway.routers=127.0.0.1:7400";
-    if tier == Tier::Gateway && routers.is_empty() {
-        return Err(Fatal::config(format!("gateway.routers is empty: say where the routers are, {example}")));
-    }
-    let is_address = |router: &str| {
-        router
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
-    };
-    match routers.iter().find(|router| !is_address(router)) {
-        Some(router) => {
-            Err(Fatal::config(format!("gateway.routers \"{router}\" is not host:port, {example}")))
-        }
-        None => Ok(()),
-    }
-}
-
 /// The development key is in a file that every tool of this machine reads: it guards nothing on a public address.
 fn refuse_public_development(is_development: bool, address: SocketAddr) -> Result<(), Fatal> {
     let is_loopback = match address.ip() {
@@ -428,38 +365,6 @@ fn refuse_public_development(is_development: bool, address: SocketAddr) -> Resul
 
 fn cannot(what: &str, error: &dyn std::fmt::Display) -> Fatal {
     Fatal::config(format!("cannot {what}: {error}"))
-}
-
-fn tls_dir(data_dir: &Path, settings: &GatewaySettings) -> (PathBuf, bool) {
-    match settings.tls.dir.as_str() {
-        "" => (data_dir.join("tls"), true),
-        dir => (PathBuf::from(dir), false),
-    }
-}
-
-fn identity(
-    _config: &Config,
-    data_dir: &Path,
-    settings: &GatewaySettings,
-    role: Role,
-) -> Result<Identity, Fatal> {
-    let (dir, is_ours) = tls_dir(data_dir, settings);
-    let failed = |error: tls::TlsError| Fatal::config(format!("tls.dir {}: {error}", dir.display()));
-    if is_ours {
-        tls::ensure_development(&dir).map_err(failed)?;
-    }
-    Identity::load(&dir, role).map_err(failed)
-}
-
-/// A process that is both tiers shows the gateway's certificate where it is a client.
-fn gateway_identity(
-    tier: Tier,
-    config: &Config,
-    data_dir: &Path,
-    settings: &GatewaySettings,
-    own: Identity,
-) -> Result<Identity, Fatal> {
-    if tier == Tier::Both { identity(config, data_dir, settings, Role::Gateway) } else { Ok(own) }
 }
 
 /// Prints the ready line (JSON logs) or the greeting (development on a terminal).
@@ -501,20 +406,5 @@ mod tests {
             let sentence = missing_engine("fdb").sentence;
             assert!(sentence.contains("--features fdb"), "{sentence}");
         }
-    }
-
-    #[test]
-    fn routers_are_addresses() {
-        let check = |tier, routers: &[&str]| {
-            let routers: Vec<String> = routers.iter().map(|router| (*router).to_owned()).collect();
-            check_routers(tier, &routers).is_ok()
-        };
-        for good in ["127.0.0.1:7400", "router.example.org:7400", "[::1]:7400"] {
-            assert!(check(Tier::Gateway, &[good]), "{good}");
-        }
-        for wrong in ["", "router", "router:", ":7400", "127.0.0.1:0", "127.0.0.1:70000"] {
-            assert!(!check(Tier::Gateway, &["127.0.0.1:7400", wrong]), "{wrong}");
-        }
-        assert!(check(Tier::Both, &[]) && !check(Tier::Gateway, &[]));
     }
 }

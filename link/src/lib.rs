@@ -27,26 +27,30 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
-/// Which router a gateway shard talks to, or which lane a router serves: a small index given by its owner.
+/// Whom a lane leads to: a number given by whoever connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Peer(pub u32);
 
-/// Keeps lanes up to routers whose addresses become known while the process runs. What it makes arrives in the mailbox of
-/// whoever dials.
-pub trait Dial: Send + Sync {
-    /// From now on, whenever there is no lane to this address ("host:port"), one is made.
-    fn dial(&self, address: &str);
-
-    /// No longer.
-    fn hang_up(&self, address: &str);
-}
-
 /// A new lane for a shard or router: put into its mailbox by whoever connected it.
 pub struct Arrival {
-    /// At a gateway shard: the router's index in `gateway.routers` (0 for the local one). At a router: 0.
+    /// Whoever connects numbers whom it connects to; the same number comes again with each new lane there. Who was
+    /// connected to sees 0.
     pub peer: Peer,
+    /// What the far end is, as its certificate says; in one process, as it is.
+    pub from: tls::Role,
     /// The shard's end.
     pub lane: ring::LaneEnd,
+}
+
+/// Who connects a router with others, at run time and without being waited for: their lanes come into the router's
+/// mailbox.
+pub trait Dial: Send + Sync {
+    /// There is a router at this address ("host:port", compared as text): a lane to it comes, and again whenever it
+    /// was lost. Said again, it changes nothing.
+    fn dial(&self, address: &str);
+
+    /// There is none any more: the lane is closed, and none comes again.
+    fn hang_up(&self, address: &str);
 }
 
 /// Where arrivals are put: the owner drains it each turn.

@@ -33,6 +33,8 @@ pub struct Settings {
 pub struct RouterSettings {
     /// Address for gateways of other processes.
     pub listen: String,
+    /// Where others reach this router; empty: at `listen`.
+    pub advertise: String,
     /// Threads that read the store.
     pub readers: usize,
 }

@@ -23,6 +23,17 @@ use rkyv::util::AlignedVec;
 const LANE_BYTES: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// For a router that is the only one.
+struct Alone;
+
+impl Dial for Alone {
+    fn dial(&self, address: &str) {
+        panic!("there is no router at {address}");
+    }
+
+    fn hang_up(&self, _address: &str) {}
+}
+
 fn start(engine: &Arc<dyn Engine>) -> (Handle, mpsc::Receiver<Fatal>) {
     let mut settings: Settings = toml::from_str(DEFAULTS).unwrap();
     // More than one conversation may have a second is what some of these send.
@@ -33,19 +44,11 @@ fn start(engine: &Arc<dyn Engine>) -> (Handle, mpsc::Receiver<Fatal>) {
     let needs = Needs {
         engine: Arc::clone(engine),
         tenure: Tenure::Sole,
-        address: String::new(),
-        dial: Arc::new(Nobody),
+        address: "127.0.0.1:7400".to_owned(),
+        dial: Arc::new(Alone),
         on_failure,
     };
     (io::start(&settings, needs, &Registry::new()).unwrap(), failures)
-}
-
-struct Nobody;
-
-impl Dial for Nobody {
-    fn dial(&self, _address: &str) {}
-
-    fn hang_up(&self, _address: &str) {}
 }
 
 /// What a test hears, as far as it cares.

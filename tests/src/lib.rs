@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests start processes, open sockets and wait for deadlines")]
 
+pub mod cable;
 pub mod client;
 pub mod crowd;
 pub mod desk;

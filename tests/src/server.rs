@@ -219,9 +219,18 @@ impl Server {
     /// When it does not start.
     #[must_use]
     pub fn another_gateway(&self) -> (Process, SocketAddr) {
+        self.gateway_before(self.router())
+    }
+
+    /// The same, before the router at this address: of something on the way to it, perhaps.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn gateway_before(&self, router: SocketAddr) -> (Process, SocketAddr) {
         let mut arguments = self.arguments(Some("gateway"));
         arguments.extend(set("gateway.listen", None));
-        arguments.extend(["--set".into(), format!("gateway.routers={}", self.router())]);
+        arguments.extend(["--set".into(), format!("gateway.routers={router}")]);
         let process = Process::start(&self.binary, &arguments, self.path("another.log"));
         let address = process.address("gateway");
         (process, address)
@@ -320,17 +329,26 @@ impl Server {
     /// When the key cannot be read.
     #[must_use]
     pub fn token_with(&self, user: u64, device: &str, ttl_s: i64, scope: &str) -> String {
-        let now_s = Clock.wall_ms() / 1_000;
-        let claims = Claims {
-            user_id: user,
-            device_id: device.to_owned(),
-            issued_s: now_s.saturating_sub(120),
-            expires_s: now_s.saturating_add_signed(ttl_s),
-            name: None,
-            scope: scope.to_owned(),
-        };
-        dev_key(&self.data_dir()).expect("the development key").sign(&claims).expect("signed")
+        development_token(&self.data_dir(), user, device, ttl_s, scope)
     }
+}
+
+/// A token of the development key in this data directory, that expires in `ttl_s` seconds, with a scope.
+///
+/// # Panics
+/// When the key cannot be read.
+#[must_use]
+pub fn development_token(data_dir: &Path, user: u64, device: &str, ttl_s: i64, scope: &str) -> String {
+    let now_s = Clock.wall_ms() / 1_000;
+    let claims = Claims {
+        user_id: user,
+        device_id: device.to_owned(),
+        issued_s: now_s.saturating_sub(120),
+        expires_s: now_s.saturating_add_signed(ttl_s),
+        name: None,
+        scope: scope.to_owned(),
+    };
+    dev_key(data_dir).expect("the development key").sign(&claims).expect("signed")
 }
 
 fn set(key: &str, address: Option<SocketAddr>) -> [String; 2] {

@@ -99,7 +99,7 @@ impl Lanes {
 
     /// Takes what arrived, lane by lane, and gives it to `each`. `true`: there is more, take another turn soon.
     pub fn receive(&mut self, mut each: impl FnMut(Input<'_>)) -> bool {
-        while let Ok(Arrival { peer, lane }) = self.arrivals.try_recv() {
+        while let Ok(Arrival { peer, lane, .. }) = self.arrivals.try_recv() {
             self.give_up(peer, &mut each);
             self.wanted.remove(&peer);
             let mut lane = Lane {

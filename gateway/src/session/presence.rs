@@ -29,7 +29,7 @@ use super::{Session, Stage};
 use crate::common::Common;
 use crate::counters::Shared;
 use crate::line::Line;
-use crate::owners::{Route, Slots};
+use crate::owners::Slots;
 
 /// When those are asked about once more who were online before the lane was lost: longer than a router counts them as
 /// online after their last connection.
@@ -103,7 +103,7 @@ struct Question {
     /// When it is due.
     at: Time,
     /// Its request and where it went.
-    sent: Option<(u64, Route)>,
+    sent: Option<(u64, Peer)>,
 }
 
 /// See the module.
@@ -147,7 +147,7 @@ impl Watching {
     /// A lane is lost: what was asked there is to be asked again, and who was watched there is watched again.
     fn lane_down(&mut self, router: Peer) {
         for question in &mut self.questions {
-            question.sent.take_if(|(_, route)| route.router == router);
+            question.sent.take_if(|(_, other)| *other == router);
         }
         self.watch_again(|_, home| home == Some(router));
         self.homes.retain(|_, home| *home != router);
@@ -169,12 +169,12 @@ impl Watching {
     }
 
     /// Takes the question with this request.
-    fn take(&mut self, request: u64) -> Option<(Question, Route)> {
+    fn take(&mut self, request: u64) -> Option<(Question, Peer)> {
         let is_it = |question: &Question| question.sent.is_some_and(|(sent, _)| sent == request);
         let place = self.questions.iter().position(is_it)?;
         let question = self.questions.remove(place);
-        let (_, route) = question.sent?;
-        Some((question, route))
+        let (_, router) = question.sent?;
+        Some((question, router))
     }
 
     /// Takes a command whose questions are all answered.
@@ -203,23 +203,25 @@ impl Watching {
                 Why::Ask(number) => self.asks.iter().any(|ask| ask.number == number && ask.watch),
                 Why::Again { .. } => true,
             };
-            let mut routes: BTreeMap<Option<(Peer, u64)>, Vec<UserId>> = BTreeMap::new();
+            let mut homes: BTreeMap<Option<Peer>, Vec<UserId>> = BTreeMap::new();
             for user in users {
                 let is_unwatched = matches!(why, Why::Again { .. }) && !self.users.contains_key(&user);
                 if !is_unwatched {
-                    let route = common.owners.route_of_user(user);
-                    routes.entry(route.map(|route| (route.router, route.epoch))).or_default().push(user);
+                    let home = common.owners.route_of_user(user).map(|route| route.router);
+                    homes.entry(home).or_default().push(user);
                 }
             }
-            for (route, users) in routes {
-                let sent = route.map(|(router, epoch)| (common.request(), Route { router, epoch }));
-                if let Some((request, Route { router, .. })) = sent {
-                    if watch {
-                        self.homes.extend(users.iter().map(|user| (*user, router)));
-                    } else {
-                        self.homes.retain(|user, _| !users.contains(user));
+            for (home, users) in homes {
+                let sent = home.map(|home| (common.request(), home));
+                if let Some((request, home)) = sent {
+                    for user in &users {
+                        if watch {
+                            self.homes.insert(*user, home);
+                        } else {
+                            self.homes.remove(user);
+                        }
                     }
-                    frames.push((router, request, users.clone(), watch));
+                    frames.push((home, request, users.clone(), watch));
                 }
                 self.questions.push(Question { why, users, at: Time(0), sent });
             }
@@ -391,10 +393,15 @@ impl Session {
     /// A router is not the home of somebody it was asked about; `false`: the request is none about presence.
     pub(super) fn watch_disowned(&mut self, request: u64, named: Slot, common: &mut Common) -> bool {
         let Some(watching) = self.live.as_mut().and_then(|live| live.watching.as_mut()) else { return false };
-        let Some((question, route)) = watching.take(request) else { return false };
+        let Some((question, router)) = watching.take(request) else { return false };
         let asked: BTreeSet<Slot> = question.users.iter().map(|user| slot_of_user(*user)).collect();
         let refuted = if asked.contains(&named) { BTreeSet::from([named]) } else { asked };
-        refuted.into_iter().for_each(|slot| common.owners.refuted(slot, route));
+        for slot in refuted {
+            // Whatever it said before on its lane, it says now that it is not the owner.
+            if let Some(route) = common.owners.route(slot).filter(|route| route.router == router) {
+                common.owners.refuted(slot, route);
+            }
+        }
         watching.questions.push(Question { sent: None, ..question });
         true
     }

@@ -46,7 +46,8 @@ fn is_quiet(rig: &Rig) -> bool {
 /// User 1 is live at A and watches 2 and 4 there, 3 and 5 at B.
 fn watching() -> (Rig, Client) {
     let mut rig = two_routers();
-    owns(&mut rig, A, 1, &[1, 2, 4]);
+    owns(&mut rig, A, 1, &[1, 2]);
+    owns(&mut rig, A, 2, &[4]);
     owns(&mut rig, B, 1, &[3, 5]);
     let mut client = live_at(&mut rig, A, &[]);
     assert!(client.say(&mut rig, Some("w"), &subscribe(&[5, 2, 3, 4])).is_empty());

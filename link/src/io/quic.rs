@@ -1,4 +1,5 @@
-//! The body of Link between processes: one QUIC connection per gateway and router, one stream of it per lane.
+//! The body of Link between processes: one QUIC connection per gateway and router, and per pair of routers; one
+//! stream of it per lane.
 //!
 //! A task per lane (`pump`) moves frames between the lane's stream and a pair of rings, whose other end a
 //! shard holds. It runs on a tokio runtime that the caller gives; shards see rings and nothing else.
@@ -10,9 +11,10 @@
 //!   takes it within [`LINGER_TIME_MAX`].
 //! - Memory is bounded by the numbers in this file. A receiver that does not read fills its ring, then its
 //!   stream's window, then the sender's ring; other lanes of the connection go on.
-//! - A stream reaches the router with its first bytes, so the gateway's end speaks first (with
+//! - A stream reaches the listening router with its first bytes, so whoever connected speaks first (with
 //!   [`Open`](carillon_protocol::frame::Open)).
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,19 +22,24 @@ use std::time::Duration;
 
 use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use quinn_proto::RandomConnectionIdGenerator;
+use rustls::pki_types::CertificateDer;
 
 use super::tls;
+use crate::Mailbox;
 
 mod connector;
 mod listener;
 mod pump;
+mod switchboard;
 
 pub use connector::{Connector, connect};
 pub use listener::{Listener, listen};
+pub use switchboard::{ROUTERS_MAX, Switchboard};
 
-/// The most lanes of one connection, so of shards in one gateway process. More are not opened.
-pub const LANES_MAX: u32 = 64;
-/// The most gateway processes connected to one listener. More are refused, and try again.
+/// The most lanes of one connection, so of shards in one gateway process: more than a machine has processors. More
+/// are refused when the process starts.
+pub const LANES_MAX: u32 = 512;
+/// The most processes connected to one listener. More are refused, and try again.
 pub const CONNECTIONS_MAX: usize = 1_024;
 /// Bytes that a lane's sender may have under way or unread beyond its ring.
 const LANE_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -124,8 +131,9 @@ impl Options {
     }
 }
 
+/// Of an endpoint for its whole life: certificates that come later bring no reset key of their own.
 fn endpoint_config(identity: &tls::Identity) -> EndpointConfig {
-    let mut config = EndpointConfig::new(Arc::clone(&identity.reset_key) as _);
+    let mut config = EndpointConfig::new(identity.configs().reset_key);
     // The default generator recognises only its own connection ids and stays silent about those of a former
     // life; with this one a restarted process answers them with a stateless reset, and the peer reconnects at
     // once instead of after a time-out.
@@ -133,8 +141,8 @@ fn endpoint_config(identity: &tls::Identity) -> EndpointConfig {
     config
 }
 
-/// What went through a [`Listener`] or [`Connector`] since it was made. Written once per batch, not per
-/// frame.
+/// What went through a [`Connector`], a [`Switchboard`], or a [`Listener`] with peers of one role, since it was
+/// made. Written once per batch, not per frame.
 #[derive(Debug, Default)]
 pub struct Counters {
     frames_in: AtomicU64,
@@ -197,6 +205,18 @@ fn speaks_link(connection: &quinn::Connection) -> bool {
         .handshake_data()
         .and_then(|data| data.downcast::<quinn::crypto::rustls::HandshakeData>().ok())
         .is_some_and(|data| data.protocol.as_deref() == Some(tls::ALPN))
+}
+
+fn check_lanes(mailboxes: &[Mailbox]) -> io::Result<()> {
+    let lanes = mailboxes.len();
+    let too_many = || io::Error::other(format!("{lanes} shards are more than {LANES_MAX} lanes"));
+    if lanes <= LANES_MAX as usize { Ok(()) } else { Err(too_many()) }
+}
+
+/// What the peer is, by the certificate that the handshake has verified.
+fn peer_role(connection: &quinn::Connection) -> Option<tls::Role> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    tls::Role::named_by(chain.first()?)
 }
 
 fn any_address(v6: bool) -> SocketAddr {

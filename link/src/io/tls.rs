@@ -2,8 +2,11 @@
 //!
 //! # Invariants
 //! - Both sides show a certificate, and both are verified: signed by the authority in `ca.pem` and by nobody
-//!   else, and carrying the name of the role that belongs at that end. A router listens, a gateway connects;
-//!   neither certificate serves for the other end.
+//!   else (the handshake sees to that), and naming exactly one role ([`Role::named_by`], which both ends ask
+//!   before anything else). Routers listen; gateways and other routers connect. What a peer is, is what its
+//!   certificate says, whatever it says itself.
+//! - New certificates in the directory are for new connections ([`Identity::refresh`]); those that are there go
+//!   on. Certificates that cannot be used change nothing.
 //! - TLS 1.3 only, the application protocol is exactly [`ALPN`], no early data (it could be replayed), no
 //!   resumption (so each connection verifies certificates), and the cryptography is *ring*'s, passed
 //!   explicitly.
@@ -11,18 +14,18 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use rustls::client::danger::HandshakeSignatureValid;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use ring::digest::{Digest, SHA256};
 use rustls::client::{Resumption, verify_server_name};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
-};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 mod development;
 
@@ -37,9 +40,9 @@ const AUTHORITY_FILE: &str = "ca.pem";
 /// What a process is, as its certificate says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Listens.
+    /// Listens, and connects to other routers.
     Router,
-    /// Connects.
+    /// Connects to routers.
     Gateway,
 }
 
@@ -71,6 +74,18 @@ impl Role {
         }
     }
 
+    /// The role that a certificate names. None when it names neither, or both: then nobody can tell what its
+    /// owner is.
+    pub(crate) fn named_by(certificate: &CertificateDer<'_>) -> Option<Role> {
+        let certificate = ParsedCertificate::try_from(certificate).ok()?;
+        let names = |role: Role| verify_server_name(&certificate, &role.server_name()).is_ok();
+        match (names(Role::Router), names(Role::Gateway)) {
+            (true, false) => Some(Role::Router),
+            (false, true) => Some(Role::Gateway),
+            (true, true) | (false, false) => None,
+        }
+    }
+
     fn server_name(self) -> ServerName<'static> {
         ServerName::try_from(self.certificate_name())
             .unwrap_or_else(|_| unreachable!("role names are DNS names"))
@@ -96,8 +111,8 @@ pub enum TlsError {
         /// Why.
         reason: String,
     },
-    /// The certificate is not one for this role.
-    #[error("{}: the certificate does not name {}", path.display(), role.certificate_name())]
+    /// The certificate is not one for this role, or not for this one alone.
+    #[error("{}: the certificate does not name {}, and no other role", path.display(), role.certificate_name())]
     Role {
         /// Which.
         path: PathBuf,
@@ -122,11 +137,24 @@ impl TlsError {
     }
 }
 
-/// A process's certificate, key and authority, ready for use at either end of a link.
+/// A process's certificate, key and authority, ready for use at either end of a link. Clones are one: what
+/// [`Identity::refresh`] finds is for all of them.
 #[derive(Clone)]
-pub struct Identity {
-    pub(crate) client: Arc<ClientConfig>,
-    pub(crate) server: Arc<ServerConfig>,
+pub struct Identity(Arc<Kept>);
+
+struct Kept {
+    directory: PathBuf,
+    role: Role,
+    configs: watch::Sender<Configs>,
+    /// What the files held when they were tried last, whether or not it could be used.
+    tried: Mutex<Digest>,
+}
+
+/// What connections are made with.
+#[derive(Clone)]
+pub(crate) struct Configs {
+    pub(crate) client: Arc<QuicClientConfig>,
+    pub(crate) server: Arc<QuicServerConfig>,
     /// Made of the private key: what tells a peer that its connection belonged to a former life of this
     /// process (RFC 9000 section 10.3.2 wants this key to outlive the process).
     pub(crate) reset_key: Arc<ring::hmac::Key>,
@@ -136,43 +164,137 @@ impl Identity {
     /// Reads `ca.pem`, and the role's certificate and key, from `directory`.
     ///
     /// # Errors
-    /// A file is missing or holds something else, the certificate does not name the role, or it does not
-    /// belong to the key.
+    /// A file is missing or holds something else, the certificate does not name the role (or another one too), or
+    /// it does not belong to the key.
     pub fn load(directory: &Path, role: Role) -> Result<Identity, TlsError> {
-        let authority_path = directory.join(AUTHORITY_FILE);
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&authority_path)? {
-            roots.add(certificate).map_err(|error| TlsError::content(&authority_path, error))?;
-        }
-        let chain_path = directory.join(role.certificate_file());
-        let chain = certificates(&chain_path)?;
-        // Told now, to the operator, rather than later by the peer.
-        chain
-            .first()
-            .and_then(|certificate| ParsedCertificate::try_from(certificate).ok())
-            .and_then(|certificate| verify_server_name(&certificate, &role.server_name()).ok())
-            .ok_or(TlsError::Role { path: chain_path, role })?;
-        let key_path = directory.join(role.key_file());
-        let key_pem = fs::read(&key_path).map_err(TlsError::file(&key_path))?;
-        let key =
-            PrivateKeyDer::from_pem_slice(&key_pem).map_err(|error| TlsError::content(&key_path, error))?;
-        Identity::new(Arc::new(roots), chain, key).map_err(|error| TlsError::Configuration(error.to_string()))
+        let files = Files::read(directory, role)?;
+        let (configs, _) = watch::channel(files.configs()?);
+        let tried = Mutex::new(files.digest());
+        Ok(Identity(Arc::new(Kept { directory: directory.into(), role, configs, tried })))
     }
 
+    /// Looks at the files again. `true`: they had changed, and whoever connects from now on is met with the new
+    /// ones. What cannot be used is tried once.
+    ///
+    /// # Errors
+    /// As for [`Identity::load`]. The old certificates stay.
+    pub fn refresh(&self) -> Result<bool, TlsError> {
+        let kept = &*self.0;
+        let files = Files::read(&kept.directory, kept.role)?;
+        let mut tried = kept.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if tried.as_ref() == files.digest().as_ref() {
+            return Ok(false);
+        }
+        *tried = files.digest();
+        kept.configs.send_replace(files.configs()?);
+        Ok(true)
+    }
+
+    /// [`Identity::refresh`] every `period`, on `runtime` for as long as it runs, which is told in the log. The
+    /// contents are compared, not the times of the files: so a link that leads elsewhere, and two changes within
+    /// a tick of the clock, are found as well, and files that were half written are found whole the next time.
+    pub fn keep_fresh(&self, runtime: &Handle, period: Duration) {
+        let identity = self.clone();
+        runtime.spawn(async move {
+            let mut told = None;
+            loop {
+                tokio::time::sleep(period).await;
+                let here = identity.clone();
+                // Files may lie on a disk that takes its time.
+                let Ok(refreshed) = tokio::task::spawn_blocking(move || here.refresh()).await else { return };
+                let directory = identity.0.directory.display();
+                match refreshed {
+                    Ok(true) => tracing::info!(%directory, "new connections use new certificates"),
+                    Ok(false) => told = None,
+                    Err(error) => {
+                        let error = error.to_string();
+                        if told.as_ref() != Some(&error) {
+                            tracing::error!(%error, "the certificates cannot be used; the old ones stay");
+                            told = Some(error);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// What connections are made with now.
+    pub(crate) fn configs(&self) -> Configs {
+        self.0.configs.borrow().clone()
+    }
+
+    /// The same, and what it will be.
+    pub(crate) fn watch(&self) -> watch::Receiver<Configs> {
+        self.0.configs.subscribe()
+    }
+}
+
+/// What lies in a directory of certificates for one role.
+struct Files {
+    role: Role,
+    authority: (PathBuf, Vec<u8>),
+    chain: (PathBuf, Vec<u8>),
+    key: (PathBuf, Vec<u8>),
+}
+
+impl Files {
+    fn read(directory: &Path, role: Role) -> Result<Files, TlsError> {
+        let read = |name: &str| -> Result<_, TlsError> {
+            let path = directory.join(name);
+            let bytes = fs::read(&path).map_err(TlsError::file(&path))?;
+            Ok((path, bytes))
+        };
+        Ok(Files {
+            role,
+            authority: read(AUTHORITY_FILE)?,
+            chain: read(role.certificate_file())?,
+            key: read(role.key_file())?,
+        })
+    }
+
+    /// What tells other contents from these, so that no second copy of the key has to be kept for that.
+    fn digest(&self) -> Digest {
+        let mut context = ring::digest::Context::new(&SHA256);
+        for (_, bytes) in [&self.authority, &self.chain, &self.key] {
+            context.update(&(bytes.len() as u64).to_le_bytes());
+            context.update(bytes);
+        }
+        context.finish()
+    }
+
+    fn configs(&self) -> Result<Configs, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&self.authority)? {
+            roots.add(certificate).map_err(|error| TlsError::content(&self.authority.0, error))?;
+        }
+        let chain = certificates(&self.chain)?;
+        // Told now, to the operator, rather than later by the peer.
+        if chain.first().and_then(Role::named_by) != Some(self.role) {
+            return Err(TlsError::Role { path: self.chain.0.clone(), role: self.role });
+        }
+        let key = PrivateKeyDer::from_pem_slice(&self.key.1)
+            .map_err(|error| TlsError::content(&self.key.0, error))?;
+        Configs::new(&Arc::new(roots), &chain, &key)
+            .map_err(|error| TlsError::Configuration(error.to_string()))
+    }
+}
+
+impl Configs {
     fn new(
-        roots: Arc<RootCertStore>,
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-    ) -> Result<Identity, Box<dyn std::error::Error>> {
+        roots: &Arc<RootCertStore>,
+        chain: &[CertificateDer<'static>],
+        key: &PrivateKeyDer<'static>,
+    ) -> Result<Configs, Box<dyn std::error::Error>> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let seed = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key.secret_der());
         let reset_secret = ring::hmac::sign(&seed, b"carillon-link stateless reset");
-        let gateways = GatewaysOnly::new(Arc::clone(&roots), &provider)?;
+        let who_connects =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider)).build()?;
 
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(Arc::new(gateways))
-            .with_single_cert(chain.clone(), key.clone_key())?;
+            .with_client_cert_verifier(who_connects)
+            .with_single_cert(chain.to_vec(), key.clone_key())?;
         server.alpn_protocols = vec![ALPN.to_vec()];
         server.max_early_data_size = 0;
         server.send_tls13_tickets = 0;
@@ -180,80 +302,26 @@ impl Identity {
 
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)?;
+            .with_root_certificates(Arc::clone(roots))
+            .with_client_auth_cert(chain.to_vec(), key.clone_key())?;
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.enable_early_data = false;
         client.resumption = Resumption::disabled();
 
-        Ok(Identity {
-            client: Arc::new(client),
-            server: Arc::new(server),
+        Ok(Configs {
+            client: Arc::new(QuicClientConfig::try_from(client)?),
+            server: Arc::new(QuicServerConfig::try_from(server)?),
             reset_key: Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, reset_secret.as_ref())),
         })
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = fs::read(path).map_err(TlsError::file(path))?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+fn certificates((path, pem): &(PathBuf, Vec<u8>)) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|error| TlsError::content(path, error))?;
     if certificates.is_empty() {
         return Err(TlsError::content(path, "no certificate in it"));
     }
     Ok(certificates)
-}
-
-/// Lets in whoever shows a certificate of our authority that names a gateway. (The other direction needs
-/// nothing of ours: a gateway asks for a server named as routers are.)
-#[derive(Debug)]
-struct GatewaysOnly(Arc<dyn ClientCertVerifier>);
-
-impl GatewaysOnly {
-    fn new(
-        roots: Arc<RootCertStore>,
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Self, rustls::server::VerifierBuilderError> {
-        WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).build().map(GatewaysOnly)
-    }
-}
-
-impl ClientCertVerifier for GatewaysOnly {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.0.verify_client_cert(end_entity, intermediates, now)?;
-        verify_server_name(&ParsedCertificate::try_from(end_entity)?, &Role::Gateway.server_name())?;
-        Ok(verified)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
 }

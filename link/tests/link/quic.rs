@@ -26,10 +26,6 @@ impl Certificates {
     pub(crate) fn identity(&self, role: Role) -> Identity {
         Identity::load(&self.0.path().join("tls"), role).unwrap()
     }
-
-    pub(crate) fn directory(&self) -> std::path::PathBuf {
-        self.0.path().join("tls")
-    }
 }
 
 pub(crate) const LOOPBACK: SocketAddr =
@@ -143,7 +139,7 @@ fn f13_frames_come_in_order_both_ways() {
         let down = run(&tiers.router, down, Prng(seed + 1));
         drop((other.join().unwrap(), down));
     });
-    let (up, down) = (tiers.connector.counters(), tiers.listener.as_ref().unwrap().counters());
+    let (up, down) = (tiers.connector.counters(), tiers.listener.as_ref().unwrap().counters(Role::Gateway));
     // A batch is counted after it was handed on.
     eventually("all is counted", || up.read().frames_in == frames && down.read().frames_in == frames + 1);
     let (up, down) = (up.read(), down.read());
@@ -213,7 +209,7 @@ fn f13_a_silent_gateway_is_given_up() {
     let (_up, mut down) = tiers.lane(0, 0);
     tiers.gateway_process = Process::start();
     tiers.router.expect_closed(&mut down);
-    let counters = tiers.listener.as_ref().unwrap().counters();
+    let counters = tiers.listener.as_ref().unwrap().counters(Role::Gateway);
     eventually("no lane is open", || counters.read().lanes_open == 0);
 }
 

@@ -145,7 +145,15 @@ impl Shard {
     }
 
     pub(crate) fn lane_if_any(&self) -> Option<LaneEnd> {
-        self.arrivals.try_recv().ok().map(|arrival| arrival.lane)
+        self.arrival_if_any().map(|arrival| arrival.lane)
+    }
+
+    pub(crate) fn arrival(&self) -> Arrival {
+        self.until("an arrival", || self.arrival_if_any())
+    }
+
+    pub(crate) fn arrival_if_any(&self) -> Option<Arrival> {
+        self.arrivals.try_recv().ok()
     }
 
     /// Receives the frames numbered `expected`, in order.

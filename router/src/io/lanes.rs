@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use carillon_link::Arrival;
 use carillon_link::ring::{LaneEnd, SendError};
+use carillon_link::tls::Role;
 use carillon_protocol::time::Time;
 use rkyv::util::AlignedVec;
 
@@ -36,7 +37,11 @@ pub(super) struct Lanes {
 impl Lanes {
     /// A new lane, with a number that no other ever had.
     pub(super) fn arrived(&mut self, now: Time, arrival: Arrival, shard: &mut Shard) {
-        let (end, far) = (arrival.lane, Far::Gateway);
+        let far = match arrival.from {
+            Role::Gateway => Far::Gateway,
+            Role::Router => Far::Router,
+        };
+        let end = arrival.lane;
         let lane = LaneId(self.arrived_count);
         // Four thousand million lanes in one life: a number used twice would give an answer to the wrong session.
         self.arrived_count = self.arrived_count.checked_add(1).expect("lanes are numbered once");

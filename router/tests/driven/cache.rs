@@ -24,7 +24,7 @@ use carillon_store::retry;
 use carillon_store::txn::Engine;
 use carillon_store::verb::{Answer, Incarnation, Op, Query};
 
-use crate::hand::{Heard, heard, is_about_owners};
+use crate::hand::{Heard, heard};
 
 const USERS: u64 = 5;
 const LANE: LaneId = LaneId(1);

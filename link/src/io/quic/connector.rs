@@ -1,18 +1,18 @@
-//! The gateway's side: one connection to one router, kept up for ever, and on it one lane for each shard.
+//! The connecting side: one connection to one router, kept up for ever, and on it one lane for each shard (of a
+//! gateway; a router has one).
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint, TokioRuntime};
+use quinn::{ClientConfig, Connection, Endpoint, TokioRuntime, TransportConfig};
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::{
-    BACKOFF_CEILING, BACKOFF_FLOOR, CONNECT_TIME_MAX, Counters, LANES_MAX, Options, STEADY, add, any_address,
-    code, endpoint_config, pump, speaks_link,
+    BACKOFF_CEILING, BACKOFF_FLOOR, CONNECT_TIME_MAX, Counters, Options, STEADY, add, any_address,
+    check_lanes, code, endpoint_config, peer_role, pump, speaks_link,
 };
 use crate::backoff::Backoff;
 use crate::tls::{Identity, Role};
@@ -54,7 +54,7 @@ impl Drop for Connector {
 /// its own lane, was lost. Everything runs on `runtime`, which needs its I/O and time drivers.
 ///
 /// # Errors
-/// When no socket can be opened, or there are more than [`LANES_MAX`] shards. That nobody answers is no
+/// When no socket can be opened, or there are more than [`LANES_MAX`](super::LANES_MAX) shards. That nobody answers is no
 /// error.
 pub fn connect(
     runtime: &Handle,
@@ -64,17 +64,26 @@ pub fn connect(
     shards: Vec<Mailbox>,
     options: Options,
 ) -> io::Result<Connector> {
-    if shards.len() > LANES_MAX as usize {
-        return Err(io::Error::other(format!("{} shards are more than {LANES_MAX} lanes", shards.len())));
-    }
-    let crypto = QuicClientConfig::try_from(Arc::clone(&identity.client)).map_err(io::Error::other)?;
-    let mut client = ClientConfig::new(Arc::new(crypto));
-    client.transport_config(options.transport());
+    check_lanes(&shards)?;
+    connect_counted(runtime, peer, addr, identity, shards, options, Arc::default())
+}
+
+/// [`connect`], counting together with others.
+pub(super) fn connect_counted(
+    runtime: &Handle,
+    peer: Peer,
+    addr: String,
+    identity: &Identity,
+    shards: Vec<Mailbox>,
+    options: Options,
+    counters: Arc<Counters>,
+) -> io::Result<Connector> {
     let _context = runtime.enter();
     // One socket for both families where the system has both.
     let endpoint = open(identity, true).or_else(|_| open(identity, false))?;
-    let counters = Arc::<Counters>::default();
-    let link = Link { peer, addr, client, options, counters: Arc::clone(&counters) };
+    let transport = options.transport();
+    let identity = identity.clone();
+    let link = Link { peer, addr, identity, transport, options, counters: Arc::clone(&counters) };
     let task = runtime.spawn(Arc::new(link).keep(endpoint.clone(), shards)).abort_handle();
     Ok(Connector { endpoint, task, counters })
 }
@@ -103,6 +112,8 @@ enum ConnectError {
     Handshake(#[from] quinn::ConnectionError),
     #[error("it speaks another protocol")]
     Protocol,
+    #[error("its certificate names more than a router")]
+    Role,
     #[error("no answer within {CONNECT_TIME_MAX:?}")]
     TimedOut,
 }
@@ -110,7 +121,8 @@ enum ConnectError {
 struct Link {
     peer: Peer,
     addr: String,
-    client: ClientConfig,
+    identity: Identity,
+    transport: Arc<TransportConfig>,
     options: Options,
     counters: Arc<Counters>,
 }
@@ -145,12 +157,19 @@ impl Link {
     async fn attempt(&self, endpoint: &Endpoint, attempt: usize) -> Result<Connection, ConnectError> {
         let addresses: Vec<SocketAddr> = tokio::net::lookup_host(&self.addr).await?.collect();
         let address = addresses.get(attempt % addresses.len().max(1)).ok_or(ConnectError::NoAddress)?;
-        // The name is the role: only a router's certificate has it.
+        // Certificates may be new since the last attempt.
+        let mut client = ClientConfig::new(self.identity.configs().client);
+        client.transport_config(Arc::clone(&self.transport));
+        // The name is the role: the handshake fails unless the certificate has it.
         let name = Role::Router.certificate_name();
-        let connection = endpoint.connect_with(self.client.clone(), *address, name)?.await?;
+        let connection = endpoint.connect_with(client, *address, name)?.await?;
         if !speaks_link(&connection) {
             connection.close(code::DONE, b"another protocol");
             return Err(ConnectError::Protocol);
+        }
+        if peer_role(&connection) != Some(Role::Router) {
+            connection.close(code::DONE, b"no router");
+            return Err(ConnectError::Role);
         }
         Ok(connection)
     }
@@ -178,7 +197,9 @@ impl Link {
         let mut backoff = Backoff::new(BACKOFF_FLOOR, BACKOFF_CEILING, seed);
         while let Ok(stream) = connection.open_bi().await {
             let since = Instant::now();
-            pump::serve_lane(stream, &mailbox, self.peer, self.options.ring_bytes(), &self.counters).await;
+            // `attempt` goes on with nobody else.
+            let who = (self.peer, Role::Router);
+            pump::serve_lane(stream, &mailbox, who, self.options.ring_bytes(), &self.counters).await;
             if since.elapsed() >= STEADY {
                 backoff.reset();
             }

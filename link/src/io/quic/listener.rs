@@ -1,20 +1,20 @@
-//! The router's side: gateways connect, and each stream that they open becomes a lane in the router's
-//! mailbox.
+//! The listening side: gateways and other routers connect, and each stream that they open becomes a lane in this
+//! router's mailbox.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, Incoming, ServerConfig, TokioRuntime};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{
     CONNECTIONS_MAX, Counters, HANDSHAKE_BYTES_MAX, HANDSHAKES_MAX, Options, add, code, endpoint_config,
-    pump, speaks_link,
+    peer_role, pump, speaks_link,
 };
-use crate::tls::Identity;
+use crate::tls::{Configs, Identity, Role};
 use crate::{Mailbox, Peer};
 
 /// Accepts lanes until it is dropped, which closes all of them.
@@ -22,20 +22,36 @@ use crate::{Mailbox, Peer};
 pub struct Listener {
     endpoint: Endpoint,
     local_addr: SocketAddr,
-    counters: Arc<Counters>,
+    counters: ByRole,
+}
+
+/// The counters of peers of each role.
+#[derive(Clone, Debug, Default)]
+struct ByRole {
+    routers: Arc<Counters>,
+    gateways: Arc<Counters>,
+}
+
+impl ByRole {
+    fn of(&self, role: Role) -> &Arc<Counters> {
+        match role {
+            Role::Router => &self.routers,
+            Role::Gateway => &self.gateways,
+        }
+    }
 }
 
 impl Listener {
-    /// The address that gateways connect to.
+    /// The address to connect to.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// What went through.
+    /// What went through from and to peers of this role.
     #[must_use]
-    pub fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.counters)
+    pub fn counters(&self, peers: Role) -> Arc<Counters> {
+        Arc::clone(self.counters.of(peers))
     }
 
     /// Closes all connections and waits until the peers know it, or are lost (about 3 round trips at most).
@@ -53,9 +69,9 @@ impl Drop for Listener {
     }
 }
 
-/// Listens at `addr` (UDP) for gateways whose certificates are of `identity`'s authority, and puts the lanes
-/// that they open into `mailbox`, as from [`Peer`] 0. Everything runs on `runtime`, which needs its I/O and
-/// time drivers.
+/// Listens at `addr` (UDP) for gateways and routers whose certificates are of `identity`'s authority, and puts the
+/// lanes that they open into `mailbox`, as of [`Peer`] 0 and from what the certificate says. Everything runs on
+/// `runtime`, which needs its I/O and time drivers.
 ///
 /// # Errors
 /// When the address cannot be bound.
@@ -66,35 +82,44 @@ pub fn listen(
     mailbox: Mailbox,
     options: Options,
 ) -> io::Result<Listener> {
-    let crypto = QuicServerConfig::try_from(Arc::clone(&identity.server)).map_err(io::Error::other)?;
-    let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+    let server = server_config(&identity.configs(), &options);
+    let socket = UdpSocket::bind(addr)?;
+    let _context = runtime.enter();
+    let endpoint = Endpoint::new(endpoint_config(identity), Some(server), socket, Arc::new(TokioRuntime))?;
+    let local_addr = endpoint.local_addr()?;
+    let counters = ByRole::default();
+    let shared = Arc::new(Shared { mailbox, options, counters: counters.clone() });
+    runtime.spawn(accept(endpoint.clone(), identity.watch(), shared));
+    Ok(Listener { endpoint, local_addr, counters })
+}
+
+fn server_config(configs: &Configs, options: &Options) -> ServerConfig {
+    let mut server = ServerConfig::with_crypto(Arc::clone(&configs.server) as _);
     server
         .transport_config(options.transport())
         .max_incoming(HANDSHAKES_MAX)
         .incoming_buffer_size(HANDSHAKE_BYTES_MAX)
         .incoming_buffer_size_total(HANDSHAKES_MAX as u64 * HANDSHAKE_BYTES_MAX)
-        // Gateways do not move; a changed address would be somebody else's.
+        // Processes do not move; a changed address would be somebody else's.
         .migration(false);
-    let socket = UdpSocket::bind(addr)?;
-    let _context = runtime.enter();
-    let endpoint = Endpoint::new(endpoint_config(identity), Some(server), socket, Arc::new(TokioRuntime))?;
-    let local_addr = endpoint.local_addr()?;
-    let counters = Arc::<Counters>::default();
-    let shared = Arc::new(Shared { mailbox, options, counters: Arc::clone(&counters) });
-    runtime.spawn(accept(endpoint.clone(), shared));
-    Ok(Listener { endpoint, local_addr, counters })
+    server
 }
 
 struct Shared {
     mailbox: Mailbox,
     options: Options,
-    counters: Arc<Counters>,
+    counters: ByRole,
 }
 
-async fn accept(endpoint: Endpoint, shared: Arc<Shared>) {
+async fn accept(endpoint: Endpoint, mut configs: watch::Receiver<Configs>, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
+            // When nobody can bring certificates any more, the last ones stay.
+            Ok(()) = configs.changed() => {
+                let server = server_config(&configs.borrow_and_update(), &shared.options);
+                endpoint.set_server_config(Some(server));
+            }
             incoming = endpoint.accept() => match incoming {
                 None => return,
                 Some(incoming) if connections.len() >= CONNECTIONS_MAX => incoming.refuse(),
@@ -115,8 +140,13 @@ async fn serve(incoming: Incoming, shared: Arc<Shared>) {
         Ok(connection) => return connection.close(code::DONE, b"another protocol"),
         Err(error) => return tracing::warn!(%remote, %error, "a link was refused"),
     };
-    add(&shared.counters.connections, 1);
-    tracing::info!(%remote, "a gateway is connected");
+    let Some(from) = peer_role(&connection) else {
+        tracing::warn!(%remote, "a link was refused: its certificate does not name one role");
+        return connection.close(code::DONE, b"no role");
+    };
+    let counters = shared.counters.of(from);
+    add(&counters.connections, 1);
+    tracing::info!(%remote, ?from, "a link is connected");
     let mut lanes = JoinSet::new();
     let error = loop {
         tokio::select! {
@@ -125,7 +155,8 @@ async fn serve(incoming: Incoming, shared: Arc<Shared>) {
                     let shared = Arc::clone(&shared);
                     lanes.spawn(async move {
                         let ring_bytes = shared.options.ring_bytes();
-                        pump::serve_lane(stream, &shared.mailbox, Peer(0), ring_bytes, &shared.counters).await;
+                        let counters = shared.counters.of(from);
+                        pump::serve_lane(stream, &shared.mailbox, (Peer(0), from), ring_bytes, counters).await;
                     });
                 }
                 Err(error) => break error,
@@ -133,5 +164,5 @@ async fn serve(incoming: Incoming, shared: Arc<Shared>) {
             Some(_) = lanes.join_next() => {}
         }
     };
-    tracing::info!(%remote, %error, "a gateway is gone");
+    tracing::info!(%remote, ?from, %error, "a link is gone");
 }

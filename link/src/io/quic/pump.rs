@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::{Counters, LINGER_TIME_MAX, add, code};
 use crate::ring::{ANY_FRAME_BYTES, Inbound, LaneEnd, Outbound, SendError};
+use crate::tls::Role;
 use crate::{Arrival, Mailbox, Peer, Wake, ring};
 
 /// The most bytes given to the stream in one write, but for a single longer frame: the ring has them back
@@ -49,13 +50,13 @@ enum Ended {
 pub(super) async fn serve_lane(
     (mut send, mut receive): (SendStream, RecvStream),
     mailbox: &Mailbox,
-    peer: Peer,
+    (peer, from): (Peer, Role),
     ring_bytes: usize,
     counters: &Counters,
 ) {
     let halves = Arc::new(Halves::default());
     let (near, far) = ring::pair(ring_bytes, Arc::clone(&halves) as _, mailbox.wake());
-    let end = if mailbox.put(Arrival { peer, lane: far }) {
+    let end = if mailbox.put(Arrival { peer, from, lane: far }) {
         add(&counters.lanes, 1);
         let _open = OpenLane::new(counters);
         pump(near, &halves, &mut send, &mut receive, counters).await

@@ -87,15 +87,16 @@ fn write_all(draft: &Path) -> Result<(), TlsError> {
     write_private(&draft.join(AUTHORITY_KEY_FILE), &authority_key.serialize_pem())?;
     let issuer = Issuer::from_params(&authority_params, &authority_key);
 
-    for (role, usage) in [
-        (Role::Router, ExtendedKeyUsagePurpose::ServerAuth),
-        (Role::Gateway, ExtendedKeyUsagePurpose::ClientAuth),
+    for (role, usages) in [
+        // Routers connect to each other.
+        (Role::Router, vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]),
+        (Role::Gateway, vec![ExtendedKeyUsagePurpose::ClientAuth]),
     ] {
         let mut params = named(role.certificate_name());
         params.subject_alt_names =
             CertificateParams::new(vec![role.certificate_name().into()])?.subject_alt_names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![usage];
+        params.extended_key_usages = usages;
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
         write_private(&draft.join(role.certificate_file()), &params.signed_by(&key, &issuer)?.pem())?;
