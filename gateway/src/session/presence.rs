@@ -158,7 +158,11 @@ impl Watching {
         due.map(|question| question.at).filter(|at| *at > Time(0)).min()
     }
 
+    /// What a router told of a user, which is newer than what it answered before, also to a command that waits for others.
     fn learn(&mut self, user: UserId, state: State) {
+        for answered in self.asks.iter_mut().filter_map(|ask| ask.states.get_mut(&user)) {
+            *answered = state;
+        }
         let Some(watched) = self.users.get_mut(&user) else { return };
         watched.now = state;
         if watched.now == watched.told {

@@ -78,7 +78,9 @@ pub(super) fn words(bytes: &[u8]) -> String {
             it.fanned_out_seq,
             it.head_seq
         ),
-        Ok(Frame::Watch(it)) => format!("Watch {}/{} {} {}", it.session, it.request, users(&it.users), it.watch),
+        Ok(Frame::Watch(it)) => {
+            format!("Watch {}/{} {} {}", it.session, it.request, users(&it.users), it.watch)
+        }
         Ok(Frame::Watched(it)) => format!("Watched {}/{}", it.session, it.request),
         Ok(Frame::Presence(it)) => format!("Presence {} online {}", it.user.user.0, it.user.online),
         Ok(Frame::Replaced(it)) => format!("Replaced {}", it.session),

@@ -50,9 +50,7 @@ impl Device {
                 }
             }
             // What is true only now says nothing about the log.
-            ServerFrame::HeartbeatAck { .. }
-            | ServerFrame::Typing { .. }
-            | ServerFrame::ReadSync { .. } => {}
+            ServerFrame::HeartbeatAck { .. } | ServerFrame::Typing { .. } | ServerFrame::ReadSync { .. } => {}
         }
     }
 
