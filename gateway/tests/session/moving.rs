@@ -437,6 +437,12 @@ fn a_watermark_goes_to_the_next_owner() {
     }
     receipts.sort_unstable();
     assert_eq!(receipts, [(false, 4), (true, 4)]);
+    // What a former owner says late takes nothing back from the next one.
+    client.say(&mut rig, None, &read(4));
+    assert!(matches!(next_to(&mut rig, B), Some(Up::Receipt(_))));
+    rig.down(&NotOwner { session, request: 0, slot });
+    client.say(&mut rig, None, &read(4));
+    assert!(matches!(next_to(&mut rig, B), Some(Up::Receipt(_))));
 }
 
 /// What is typed on the way to another owner is as if it could not be reached, and then goes there.
