@@ -494,6 +494,20 @@ fn routers_are_met_and_parted_from() {
     assert_eq!(rig.parted, [Peer(7), B]);
 }
 
+/// F2: a router that starts again is met, whatever is heard first: that it is there, or that the one before is gone.
+#[test]
+fn f2_a_router_that_starts_again_is_met() {
+    let mut rig = two_routers();
+    owns(&mut rig, A, 1, &[1]);
+    owns(&mut rig, B, 1, &[2]);
+    rig.met.clear();
+    rig.down_from(A, &owned(&[incarnation(A), 300], incarnation(A), 1, []));
+    rig.input(Input::LaneDown { router: B });
+    rig.carry_out();
+    assert_eq!(rig.parted, [B]);
+    assert!(rig.met.iter().eq(["router-300:1"]), "{:?}", rig.met);
+}
+
 /// F2: of two ways to one router the first one stays, also when it comes second: what was on the other is as on any lane
 /// that is lost.
 #[test]
