@@ -362,8 +362,7 @@ impl Rest {
     fn learn(&mut self, router: Peer, frame: &ArchivedOwners) {
         let changes = self.owners.learn(router, frame);
         if !changes.moved.is_empty() {
-            // A revocation may have been told by the next owner before it was known here.
-            self.known.clear();
+            self.known.forget(|user| changes.moved.contains_user(user));
         }
         let owners = &self.owners;
         let is_to_go = |entry: &Entry| match entry.route {

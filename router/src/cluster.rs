@@ -43,7 +43,6 @@ struct Peer {
     lane: Option<LaneId>,
     /// When its lane was opened: polls from before do not know of it.
     opened_at: Time,
-    is_dialled: bool,
     notices: Notices,
     /// The last `Notify` of its own that was passed on.
     heard_count: u64,
@@ -59,6 +58,8 @@ pub struct Cluster {
     /// `None`: there is no other router, ever.
     pub(crate) lease: Option<Lease>,
     peers: BTreeMap<Incarnation, Peer>,
+    /// Addresses to which lanes are kept up.
+    dialled: BTreeSet<String>,
     pub(crate) claims: Claims,
     pub(crate) peeks: Peeks,
     /// The map of the lease that the table knows.
@@ -93,6 +94,7 @@ impl Cluster {
             table: Table::new(me),
             lease,
             peers: BTreeMap::new(),
+            dialled: BTreeSet::new(),
             claims: Claims::default(),
             peeks: Peeks::default(),
             lease_version: None,
@@ -256,9 +258,6 @@ impl Cluster {
                 outbox.push(Output::CloseLane { lane });
                 outbox.lane_down(lane);
             }
-            if peer.is_dialled {
-                outbox.push(Output::HangUp { address: peer.address });
-            }
             Some((router, peer.notices.forget()))
         });
         let gone: Vec<_> = gone.collect();
@@ -266,13 +265,36 @@ impl Cluster {
             let peer = self.peers.entry(one.incarnation).or_default();
             self.is_untold |= peer.address != one.address;
             peer.address = one.address;
-            // The younger one calls.
-            if one.incarnation < self.me && !peer.is_dialled {
-                peer.is_dialled = true;
-                outbox.push(Output::Dial { address: peer.address.clone() });
-            }
         }
+        self.dial(outbox);
         gone
+    }
+
+    /// The younger one calls. Of those that are said to live at one address only the youngest does, and at our own
+    /// nobody else: a router that was started again is known sooner than the death of the one before.
+    fn dial(&mut self, outbox: &mut Outbox) {
+        let mut youngest = BTreeMap::from([(self.address.as_str(), self.me)]);
+        let others = self.peers.iter().filter(|(_, peer)| !peer.address.is_empty());
+        for (router, peer) in others {
+            let known = youngest.entry(&peer.address).or_insert(*router);
+            *known = (*known).max(*router);
+        }
+        let elders = youngest.into_iter().filter(|(_, router)| *router < self.me);
+        let elders: BTreeSet<String> = elders.map(|(address, _)| address.to_owned()).collect();
+        for address in elders.difference(&self.dialled) {
+            outbox.push(Output::Dial { address: address.clone() });
+        }
+        for address in self.dialled.difference(&elders) {
+            outbox.push(Output::HangUp { address: address.clone() });
+        }
+        self.dialled = elders;
+    }
+
+    /// This life is over: the next one dials anew.
+    pub(crate) fn hang_up(&mut self, outbox: &mut Outbox) {
+        for address in std::mem::take(&mut self.dialled) {
+            outbox.push(Output::HangUp { address });
+        }
     }
 
     /// Slots changed hands: the gateways are to hear of it.

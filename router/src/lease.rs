@@ -299,8 +299,11 @@ impl Lease {
 
     /// Who may own slots: this one unless it leaves, and the others that are awake and have been for a moment.
     fn shake_hands(&mut self) {
-        let is_ready =
-            |seen: &Seen| !seen.is_silent_for_ms(DOZING_AFTER_MS) && seen.beat >= BEATS_BEFORE_GIFTS;
+        let is_ready = |seen: &Seen| {
+            let is_new = seen.beat < BEATS_BEFORE_GIFTS;
+            let leaves = seen.beat & LEAVING_BIT != 0;
+            !seen.is_silent_for_ms(DOZING_AFTER_MS) && !is_new && !leaves
+        };
         let others = self.seen.iter().filter(|(_, seen)| is_ready(seen)).map(|(incarnation, _)| *incarnation);
         let me = (!self.is_draining).then_some(self.me);
         let hands: Vec<Incarnation> = others.chain(me).collect();

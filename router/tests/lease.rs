@@ -21,7 +21,7 @@ const LATE_MS: u64 = 4;
 const VERY_LATE_MS: u64 = 500;
 const PAUSE_MS_MAX: u64 = 6_000;
 /// Seeds of the one test that draws everything.
-const ORDEALS_COUNT: u64 = 24;
+const ORDEALS_COUNT: u64 = 12;
 /// Events of one run; more means that something goes round in circles.
 const EVENTS_MAX: usize = 400_000;
 
@@ -406,9 +406,13 @@ fn sc3_what_a_leaving_router_owned_is_handed_over() {
         let incarnation = world.nodes[2].incarnation;
         let at_ms = world.prng.below(400);
         world.plan_ms(at_ms, Event::Hear(2, incarnation, Input::Drain));
+        let before = world.shown().owners.clone();
         let gap_ms = world.longest_gap_ms(5_000);
         assert!(gap_ms <= 500, "seed {seed}: {gap_ms} ms");
         assert!(world.nodes[2].lease.is_none(), "it has retired");
+        let moves =
+            before.iter().zip(&world.shown().owners).map(|(before, after)| after.epoch - before.epoch);
+        assert_eq!(moves.max(), Some(1), "seed {seed}: what it gave stays given");
         world.settled();
     }
 }

@@ -19,18 +19,20 @@ mod lanes;
 mod line;
 mod plan;
 mod routers;
+mod shrink;
 mod sockets;
 mod trace;
+mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use carillon_gateway::settings::Settings;
 use carillon_node::prng::Prng;
 use carillon_node::tokens::KeyTable;
-use carillon_protocol::ids::{ConversationId, Seq};
 use carillon_protocol::time::WallMs;
 use carillon_store::backend::memory::{Memory, Options};
+use carillon_store::ops::Ownership;
 
 use agenda::{Agenda, Event};
 use book::Book;
@@ -38,9 +40,10 @@ pub use book::Stats;
 use device::Device;
 use faults::Crash;
 use gateways::Gateway;
-use lanes::Lane;
+use lanes::{Lane, Place};
 use plan::{CALM_MS, HUSH_MS, MS, Plan};
 use routers::Router;
+pub use shrink::shrink;
 use sockets::Socket;
 pub use trace::Reader;
 use trace::Trace;
@@ -91,17 +94,31 @@ pub struct Outcome {
     pub trace_hash: u64,
     /// What was met.
     pub stats: Stats,
+    /// What was to go wrong, by number.
+    pub mishaps: Vec<String>,
 }
 
 /// Lives through the world of a seed. `reader` is told every step.
 #[must_use]
 pub fn run(grounds: &Grounds, seed: u64, reader: Option<Reader<'_>>) -> Outcome {
-    let mut world = World::new(grounds, seed, reader);
+    run_without(grounds, seed, &BTreeSet::new(), reader)
+}
+
+/// The same, but for the mishaps of these numbers.
+#[must_use]
+pub fn run_without(
+    grounds: &Grounds,
+    seed: u64,
+    without: &BTreeSet<usize>,
+    reader: Option<Reader<'_>>,
+) -> Outcome {
+    let mut world = World::new(grounds, seed, without, reader);
     world.live();
     world.judge();
-    let World { mut book, trace, .. } = world;
+    let World { mut book, trace, plan, .. } = world;
     book.violations.dedup();
-    Outcome { violations: book.violations, trace_hash: trace.hash(), stats: book.stats }
+    let mishaps = plan.mishaps.iter().map(ToString::to_string).collect();
+    Outcome { violations: book.violations, trace_hash: trace.hash(), stats: book.stats, mishaps }
 }
 
 /// See the module.
@@ -112,7 +129,7 @@ struct World<'a> {
     plan: Plan,
     keys: Arc<KeyTable>,
     engine: Arc<Memory>,
-    router: Router,
+    routers: Vec<Router>,
     gateways: Vec<Gateway>,
     lanes: Vec<Lane>,
     sockets: Vec<Socket>,
@@ -126,13 +143,17 @@ struct World<'a> {
     /// Everything takes this many times as long.
     slowness: u64,
     /// A crash that waits for its moment.
-    armed: Option<Crash>,
-    /// Committed events that the router has not heard of, by conversation.
-    unreported: BTreeMap<ConversationId, Vec<Seq>>,
+    armed: Option<(usize, Crash)>,
+    /// Who owns what, until somebody changes it: reading all slots for every poll would be most of what a world does.
+    shown: Option<Ownership>,
+    /// A transaction about it may still come.
+    is_moving: bool,
+    /// From where nothing gets to where, and until when.
+    blocks: BTreeMap<(Place, Place), u64>,
 }
 
 impl<'a> World<'a> {
-    fn new(grounds: &Grounds, seed: u64, reader: Option<Reader<'a>>) -> World<'a> {
+    fn new(grounds: &Grounds, seed: u64, without: &BTreeSet<usize>, reader: Option<Reader<'a>>) -> World<'a> {
         let mut prng = Prng::new(seed);
         let plan = Plan::draw(&mut prng, &grounds.settings);
         let engine = Arc::new(Memory::new(Options { lanes_count: plan.commit_lanes_count }));
@@ -143,7 +164,7 @@ impl<'a> World<'a> {
             prng,
             keys: Arc::clone(&grounds.keys),
             engine,
-            router: Router::away(),
+            routers: (0..plan.routers_count).map(|number| Router::away(number, true)).collect(),
             gateways,
             lanes: Vec::new(),
             sockets: Vec::new(),
@@ -154,20 +175,29 @@ impl<'a> World<'a> {
             is_calm: false,
             slowness: 1,
             armed: None,
-            unreported: BTreeMap::new(),
+            shown: None,
+            is_moving: false,
+            blocks: BTreeMap::new(),
             plan,
         };
         world.populate();
         let chance_seed = world.prng.next_u64();
         world.engine.faults().seed(chance_seed, world.plan.chances);
-        world.start_router();
+        for router in 0..world.plan.routers_count {
+            let at = world.prng.below(200 * MS);
+            world.agenda.put(at, Event::RouterStart { router });
+        }
         for gateway in 0..world.plan.gateways_count {
             world.start_gateway(gateway);
         }
         let calm_at = world.plan.faults_ns;
         world.agenda.put(calm_at, Event::Calm);
         world.agenda.put(calm_at + HUSH_MS * MS, Event::Hush);
-        world.plan_fault();
+        let mishaps: Vec<(usize, u64)> =
+            world.plan.mishaps.iter().enumerate().map(|(number, mishap)| (number, mishap.at)).collect();
+        for (number, at) in mishaps.into_iter().filter(|(number, _)| !without.contains(number)) {
+            world.agenda.put(at, Event::Fault { number });
+        }
         for number in 0..world.plan.late_conversations_count {
             let at = world.prng.below(calm_at);
             world.agenda.put(at, Event::Create { number });
@@ -192,15 +222,19 @@ impl<'a> World<'a> {
         match event {
             Event::GatewayTurn { gateway, life } => self.gateway_turn(gateway, life),
             Event::GatewayStart { gateway } => self.start_gateway(gateway),
-            Event::RouterTurn { life } => self.router_turn(life),
-            Event::RouterStart => self.start_router(),
-            Event::Commit { life, commit_lane, ops } => self.commit(life, commit_lane, &ops),
-            Event::Committed { life, commit_lane, at, results } => {
-                self.committed(life, commit_lane, at, results)
+            Event::RouterTurn { router, life } => self.router_turn(router, life),
+            Event::RouterStart { router } => self.start_router(router),
+            Event::Commit { router, life, commit_lane, ops } => self.commit(router, life, commit_lane, ops),
+            Event::Committed { router, life, commit_lane, at, results } => {
+                self.committed(router, life, commit_lane, at, results)
             }
-            Event::Read { life, ticket, query } => self.read(life, ticket, &query),
-            Event::Answered { life, ticket, answer } => self.answered(life, ticket, answer),
-            Event::LaneConnect { gateway, life } => self.connect_lane(gateway, life),
+            Event::Read { router, life, ticket, query } => self.read(router, life, ticket, query),
+            Event::Answered { router, life, ticket, answer } => self.answered(router, life, ticket, answer),
+            Event::Order { router, life, order } => self.order(router, life, order),
+            Event::Told { router, life, told } => self.told(router, life, told),
+            Event::LaneConnect { gateway, life, peer } => self.connect_lane(gateway, life, peer),
+            Event::LaneDial { router, process, address } => self.dial_lane(router, process, address),
+            Event::LaneSilent { lane } => self.lane_silent(lane),
             Event::LaneFrame { lane, way } => self.lane_frame(lane, way),
             Event::LaneLost { lane, way } => self.lane_lost(lane, way),
             Event::Accept { socket } => self.accept(socket),
@@ -209,12 +243,15 @@ impl<'a> World<'a> {
             Event::Hangup { socket } => self.hang_up(socket),
             Event::Linger { socket } => self.linger(socket),
             Event::Device { device, at } => self.wake_device(device, at),
-            Event::Fault => self.fault(),
+            Event::Fault { number } => self.mishap(number),
             Event::Create { number } => self.create(number),
-            Event::Land => self.engine.land(),
+            Event::Land => {
+                self.engine.land();
+                self.may_have_moved();
+            }
             Event::Room => self.engine.faults().full(false),
             Event::Calm => self.calm(),
-            Event::Hush => self.devices.iter_mut().for_each(Device::hush),
+            Event::Hush => self.hush(),
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - What is remembered is true: users are never removed, and a revocation is told on every lane after it is durable.
-//!   When the lane is lost everything is forgotten, for what was told meanwhile was not heard.
+//!   When a lane is lost everything is forgotten, for what was told meanwhile was not heard, and so is a user who becomes
+//!   another router's.
 //! - A revocation only ever rises, in whatever order answers and news of it arrive.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -41,6 +42,12 @@ impl Known {
             self.revoked_at_ms.remove(&first);
         }
         revoked_at_ms
+    }
+
+    /// Forgets these users: news of them may have been told by somebody else before it was heard here.
+    pub(super) fn forget(&mut self, is_meant: impl Fn(UserId) -> bool) {
+        self.revoked_at_ms.retain(|(user, _), _| !is_meant(*user));
+        self.order.retain(|(user, _)| !is_meant(*user));
     }
 
     pub(super) fn clear(&mut self) {

@@ -220,6 +220,8 @@ impl Session {
     /// Its home's lane is lost, or its home is another one now: whatever stage the session is in, it will register again,
     /// and knows what it was before. `moment`: until when it was live, given by which life.
     pub(super) fn unregister(&mut self, moment: impl FnOnce(Life) -> Moment) {
+        // A page that comes meanwhile could not be compared with what is pushed.
+        self.unask_sync(|_, _| true);
         let cause = match std::mem::replace(&mut self.stage, Stage::Gone) {
             stage @ (Stage::AwaitIdentify(_) | Stage::Gone) => {
                 self.stage = stage;

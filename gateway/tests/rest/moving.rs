@@ -147,6 +147,15 @@ fn g5_a_user_is_created_once() {
 fn profiles_are_found_at_their_home() {
     let mut rig = two_routers();
     owns(&mut rig, B, 1, &[2]);
+    // Known at A; at B, who has the user now, it is asked again.
+    known(&mut rig);
+    assert_eq!(went_to(&mut rig, B).len(), 1);
+    owns(&mut rig, B, 2, &[1]);
+    rig.send(request(1, "GET", "/v1/users/me", ""));
+    let again = went_to(&mut rig, B);
+    assert!(matches!(&again[..], [Up::Find(Find { what: Wanted::Admission { .. }, .. })]), "{again:?}");
+    owns(&mut rig, A, 3, &[1]);
+    went_to(&mut rig, A);
     let ticket = rig.send(request(1, "GET", "/v1/users/2", ""));
     let [Up::Find(find)] = &went_to(&mut rig, A)[..] else { panic!("asks who that is") };
     hear(&mut rig, A, &admission(find.request, true, 0));

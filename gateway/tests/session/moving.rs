@@ -332,6 +332,32 @@ fn g6_what_is_handed_on_again_is_known() {
     assert!(matches!(seen.as_slice(), [Seen::Behind(behind)] if *behind == [(8, 3)]), "{seen:?}");
 }
 
+/// G6: a client that works on being behind while its home moves: the page that was under way is void, and its `sync` is
+/// answered when it is known again what it has.
+#[test]
+fn g6_being_behind_moves_along() {
+    let mut rig = two_routers();
+    owns(&mut rig, A, 1, &[1, 9]);
+    let mut client = live_at(&mut rig, A, &[(9, 4, 4)]);
+    rig.down(&replayed(deliver(8, 3, 5, "", "x", &[1])));
+    assert!(matches!(client.take(&mut rig).as_slice(), [Seen::Behind(_)]));
+    owns(&mut rig, B, 1, &[8]);
+    let sync = Command::Sync { conversation: ConversationId(8), from_seq: 1, limit: 100 };
+    assert!(client.say(&mut rig, Some("s"), &sync).is_empty());
+    let late = page(next_to(&mut rig, B), 1..=3, 3);
+    owns(&mut rig, B, 2, &[1]);
+    rig.down_from(B, &late);
+    assert!(client.take(&mut rig).is_empty());
+    let seen = registers(&mut rig, B, &mut client, &[(8, 3, 3), (9, 4, 4)]);
+    assert!(seen.is_empty(), "{seen:?}");
+    let found = page(next_to(&mut rig, B), 1..=3, 3);
+    rig.down_from(B, &found);
+    let seen = client.take(&mut rig);
+    assert!(matches!(seen.as_slice(), [Seen::Batch { to: 3, .. }, Seen::CaughtUp]), "{seen:?}");
+    rig.down_from(B, &deliver(8, 4, 5, "", "x", &[1]));
+    assert_eq!(seqs(&client.take(&mut rig)), [4]);
+}
+
 /// G6: the event that comes next after what a page brought is live, also when it is handed on again and nobody else knows.
 #[test]
 fn g6_who_was_paged_knows_what_follows() {

@@ -142,13 +142,14 @@ impl Table {
         }
     }
 
-    /// Somebody is said to own a slot. That there is nobody any more is believed by the same epoch, too.
-    pub fn learn(&mut self, slot: Slot, owner: Option<Incarnation>, epoch: u64) {
+    /// Somebody is said to own a slot. That there is nobody any more is believed by the same epoch, too. Returns whether
+    /// it is news.
+    pub fn learn(&mut self, slot: Slot, owner: Option<Incarnation>, epoch: u64) -> bool {
         let owner = owner.map_or(NOBODY, |owner| owner.0);
-        let Some(held) = self.held.get_mut(usize::from(slot.0)) else { return };
+        let Some(held) = self.held.get_mut(usize::from(slot.0)) else { return false };
         let is_news = epoch > held.epoch || (epoch == held.epoch && owner == NOBODY);
         if !is_news || (held.owner, held.epoch) == (owner, epoch) {
-            return;
+            return false;
         }
         let (was_mine, is_mine) = (held.owner == self.me, owner == self.me);
         *held = Held { owner, epoch, is_leaving: false, is_known: false };
@@ -163,6 +164,7 @@ impl Table {
             self.changes.gained.push(slot);
             self.mine_count += 1;
         }
+        true
     }
 
     /// Nothing is to be begun in these slots any more.

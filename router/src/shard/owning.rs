@@ -110,6 +110,7 @@ impl Shard {
     fn end(&mut self) {
         self.is_over = true;
         self.cluster.table.end();
+        self.cluster.hang_up(&mut self.outbox);
         if self.is_draining {
             self.is_drained = true;
             self.outbox.push(Output::Drained);

@@ -80,8 +80,10 @@ impl Shard {
             self.outbox.meter.add(Metric::NoticesStale, 1);
             return Some(());
         }
-        self.cluster.table.learn(slot, Some(from), epoch);
-        self.settle_changes(self.now);
+        if self.cluster.table.learn(slot, Some(from), epoch) {
+            // Gateways hear of it before anything that leaves users out who are not ours any more.
+            self.settle_owners(self.now);
+        }
         self.outbox.meter.add(Metric::NoticesHeard, 1);
         let users = notice.users.iter().map(|user| UserId(user.0.to_native()));
         if self.registry.has_pending() {
@@ -154,7 +156,8 @@ impl Shard {
             };
             parts.entry(owner).or_default().push(conversation);
         }
-        if let Some(ours) = parts.remove(&None).filter(|_| parts.is_empty()) {
+        if parts.keys().all(Option::is_none) {
+            let ours = parts.into_values().next().unwrap_or_default();
             return self.peek_ours(origin, user, ours);
         }
         let parts_count = parts.len();

@@ -1,56 +1,144 @@
-//! Lives through simulated worlds: `world --seeds 0..1000`, `world --seeds 7..8 --trace`.
+//! Lives through simulated worlds.
 //!
-//! Prints a line for every broken promise and how to see it again; ends with status 1 when there was one.
+//! - `world --seeds 1000 --first 0 --jobs 2`: so many worlds, side by side. Prints every broken promise with how to see it
+//!   again, from as few mishaps as still break it, and a table of what went wrong in how many worlds.
+//! - `world --seed 7 --timeline`: one world, step by step.
+//! - `world --replay-check 100`: that a run is a function of its seed.
+//!
+//! Ends with status 1 when a promise was broken.
 
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use carillon_tests::world::{Grounds, Stats, run};
+use carillon_tests::world::{Grounds, Outcome, Stats, run, run_without, shrink};
 use clap::Parser;
 
 /// The command line.
 #[derive(Parser)]
 struct Options {
-    /// Which worlds: the first, and the one behind the last.
-    #[arg(long, value_parser = range, default_value = "0..300")]
-    seeds: Range<u64>,
-    /// Print every step.
-    #[arg(long)]
-    trace: bool,
+    /// How many worlds.
+    #[arg(long, default_value_t = 200)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// How many side by side.
+    #[arg(long, default_value_t = 2)]
+    jobs: u64,
     /// End after so many worlds with a broken promise.
     #[arg(long, default_value_t = 10)]
-    failures: usize,
-}
-
-fn range(text: &str) -> Result<Range<u64>, String> {
-    let (from, to) = text.split_once("..").ok_or("two numbers with .. between them")?;
-    let number = |text: &str| text.parse::<u64>().map_err(|error| error.to_string());
-    Ok(number(from)?..number(to)?)
+    failures: u64,
+    /// Do not look for fewer mishaps that break a promise as well.
+    #[arg(long)]
+    no_shrink: bool,
+    /// One world alone.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Without the mishaps of these numbers.
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<usize>,
+    /// Print every step.
+    #[arg(long)]
+    timeline: bool,
+    /// Live through so many worlds twice, and compare.
+    #[arg(long)]
+    replay_check: Option<u64>,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let grounds = Grounds::new();
-    let (mut failures, mut worlds) = (0, 0);
-    let mut total = Stats::default();
-    for seed in options.seeds {
-        let reader = options.trace.then(|| Box::new(|line: &str| println!("{line}")) as _);
-        let outcome = run(&grounds, seed, reader);
-        worlds += 1;
-        total += outcome.stats;
-        if !outcome.violations.is_empty() {
-            failures += 1;
-            println!("seed {seed}: {} violations", outcome.violations.len());
-            for violation in outcome.violations.iter().take(8) {
-                println!("  {violation}");
-            }
-            println!("  cargo run -p carillon-tests --bin world -- --seeds {seed}..{} --trace", seed + 1);
-            if failures >= options.failures {
-                break;
-            }
-        }
+    let is_kept = match (options.seed, options.replay_check) {
+        (Some(seed), _) => one(seed, &options),
+        (None, Some(count)) => replay(options.first, count),
+        (None, None) => many(&options),
+    };
+    if is_kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn one(seed: u64, options: &Options) -> bool {
+    let without: BTreeSet<usize> = options.without.iter().copied().collect();
+    let reader = options.timeline.then(|| Box::new(|line: &str| println!("{line}")) as _);
+    let outcome = run_without(&Grounds::new(), seed, &without, reader);
+    for (number, mishap) in outcome.mishaps.iter().enumerate() {
+        println!("{number:>3} {mishap}{}", if without.contains(&number) { ", left out" } else { "" });
     }
+    outcome.violations.iter().for_each(|violation| println!("{violation}"));
+    println!("trace {:016x}, {} violations", outcome.trace_hash, outcome.violations.len());
+    outcome.violations.is_empty()
+}
+
+fn replay(first: u64, count: u64) -> bool {
+    let different = (first..first + count).filter(|seed| {
+        let lived = run(&Grounds::new(), *seed, None);
+        let is_same = lived == run(&Grounds::new(), *seed, Some(Box::new(|_| ())));
+        if !is_same {
+            println!("seed {seed} went two ways");
+        }
+        !is_same
+    });
+    let different = different.count();
+    println!("{count} worlds lived through twice, {different} went two ways");
+    different == 0
+}
+
+fn many(options: &Options) -> bool {
+    let end = options.first + options.seeds;
+    let (next, failures) = (AtomicU64::new(options.first), AtomicU64::new(0));
+    let is_over = AtomicBool::new(false);
+    let total: Mutex<(u64, Stats, BTreeMap<&'static str, u64>)> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs.max(1) {
+            scope.spawn(|| {
+                let grounds = Grounds::new();
+                while !is_over.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let outcome = run(&grounds, seed, None);
+                    let mut total = total.lock().expect("nobody panics with it");
+                    total.0 += 1;
+                    total.1 += outcome.stats;
+                    for (what, count) in outcome.stats.list() {
+                        *total.2.entry(what).or_default() += u64::from(count > 0);
+                    }
+                    drop(total);
+                    if !outcome.violations.is_empty() {
+                        report(&grounds, seed, &outcome, options.no_shrink);
+                        let count = failures.fetch_add(1, Ordering::Relaxed) + 1;
+                        is_over.fetch_or(count >= options.failures, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let (worlds, stats, shares) = total.into_inner().expect("nobody panics with it");
+    println!("{:<24} {:>10}  worlds", "", "times");
+    for (what, count) in stats.list() {
+        let share = shares.get(what).copied().unwrap_or(0) as f64 / worlds.max(1) as f64;
+        println!("{what:<24} {count:>10} {:>6.1} %", share * 100.0);
+    }
+    let failures = failures.into_inner();
     println!("{worlds} worlds, {failures} with a broken promise");
-    println!("{total:#?}");
-    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    failures == 0
+}
+
+fn report(grounds: &Grounds, seed: u64, outcome: &Outcome, is_whole: bool) {
+    use std::fmt::Write as _;
+    let mut words = format!("seed {seed}: {} violations\n", outcome.violations.len());
+    for violation in outcome.violations.iter().take(8) {
+        let _ = writeln!(words, "  {}", violation.chars().take(240).collect::<String>());
+    }
+    let without = if is_whole { BTreeSet::new() } else { shrink(grounds, seed, outcome) };
+    let kept = outcome.mishaps.iter().enumerate().filter(|(number, _)| !without.contains(number));
+    kept.for_each(|(number, mishap)| {
+        let _ = writeln!(words, "  with {number}: {mishap}");
+    });
+    let numbers = without.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    let option = if numbers.is_empty() { String::new() } else { format!(" --without {numbers}") };
+    println!(
+        "{words}  cargo run --release -p carillon-tests --bin world -- --seed {seed}{option} --timeline"
+    );
 }

@@ -4,8 +4,10 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use carillon_link::Peer;
 use carillon_protocol::time::WallMs;
 use carillon_router::batch::Failure;
+use carillon_router::lease;
 use carillon_router::outbox::Ticket;
 use carillon_store::error::ReadError;
 use carillon_store::verb::{Answer, Op, Outcome, Query};
@@ -18,22 +20,36 @@ pub(super) enum Event {
     GatewayTurn { gateway: usize, life: u32 },
     /// A gateway that is away comes back, empty.
     GatewayStart { gateway: usize },
-    /// The router takes a turn.
-    RouterTurn { life: u32 },
+    /// A router takes a turn.
+    RouterTurn { router: usize, life: u32 },
     /// A router that is away comes back as a new incarnation.
-    RouterStart,
+    RouterStart { router: usize },
     /// A batch is committed: from now on everybody who reads sees it.
-    Commit { life: u32, commit_lane: u16, ops: Vec<Op> },
+    Commit { router: usize, life: u32, commit_lane: u16, ops: Vec<Op> },
     /// The router hears what became of it.
-    Committed { life: u32, commit_lane: u16, at: WallMs, results: Vec<Result<Outcome, Failure>> },
+    Committed {
+        router: usize,
+        life: u32,
+        commit_lane: u16,
+        at: WallMs,
+        results: Vec<Result<Outcome, Failure>>,
+    },
     /// A snapshot is opened and read.
-    Read { life: u32, ticket: Ticket, query: Query },
+    Read { router: usize, life: u32, ticket: Ticket, query: Query },
     /// The router hears what was read.
-    Answered { life: u32, ticket: Ticket, answer: Result<Answer, ReadError> },
-    /// A gateway tries to reach the router.
-    LaneConnect { gateway: usize, life: u32 },
+    Answered { router: usize, life: u32, ticket: Ticket, answer: Result<Answer, ReadError> },
+    /// A transaction or poll of a lease reaches the store.
+    Order { router: usize, life: u32, order: lease::Output },
+    /// The lease hears what became of it.
+    Told { router: usize, life: u32, told: lease::Input },
+    /// A gateway tries to reach the router that this peer of its own leads to.
+    LaneConnect { gateway: usize, life: u32, peer: Peer },
+    /// A router tries to reach the one at this address.
+    LaneDial { router: usize, process: u32, address: String },
     /// The next frame of a lane arrives.
     LaneFrame { lane: usize, way: Way },
+    /// Too long was nothing heard on a lane.
+    LaneSilent { lane: usize },
     /// The receiving end of a lane finds that it is lost.
     LaneLost { lane: usize, way: Way },
     /// A connection reaches its gateway.
@@ -48,8 +64,8 @@ pub(super) enum Event {
     Linger { socket: usize },
     /// A device has something to do.
     Device { device: usize, at: u64 },
-    /// Something goes wrong.
-    Fault,
+    /// What goes wrong with this number in the plan.
+    Fault { number: usize },
     /// A conversation begins, as REST would ask for it.
     Create { number: usize },
     /// A commit of unknown outcome comes now or never.

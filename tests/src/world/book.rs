@@ -116,8 +116,52 @@ stats! {
     resets,
     /// Connections closed with 4507 although their device had no newer one.
     replaced_unduly,
-    /// Drains, of gateways and of the router.
-    drains,
+    /// Drains of gateways.
+    gateway_drains,
+    /// Of routers that come back.
+    router_restarts,
+    /// Of those that do not.
+    router_leaves,
+    /// Routers that joined.
+    router_joins,
+    /// Clients that read nothing for a while.
+    stalls,
+    /// Gateways that stood still.
+    gateway_pauses,
+    /// Routers that stood still.
+    router_pauses,
+    /// In the middle of a turn.
+    router_naps,
+    /// Batches whose outcome was to stay unknown.
+    unknowns,
+    /// Times without room on the disk.
+    disks_full,
+    /// Jumps of the wall clock.
+    wall_jumps,
+    /// Times when everything was slow.
+    slow_times,
+    /// Lanes between routers lost.
+    router_lanes_lost,
+    /// Gateways and routers that did not reach each other.
+    gateway_partitions,
+    /// Pairs of routers that did not.
+    router_partitions,
+    /// Routers that did not reach the store, or did not hear of it.
+    store_cuts,
+    /// Routers that others declared dead.
+    deposed,
+    /// Lives that began in a process that had lived before.
+    new_lives,
+    /// Slots given away, in how many transactions.
+    gifts,
+    /// Turns whose frames nobody heard, because it had slept meanwhile.
+    forgets,
+    /// Requests that went to a router that did not own the slot.
+    not_owners,
+    /// Events that went from router to router.
+    notices,
+    /// Of them such as a former owner may have sent already.
+    replays,
     /// Receipts that a client was told are durable.
     receipts,
 }
@@ -138,11 +182,19 @@ pub(super) struct Book {
     pub(super) read: BTreeMap<(UserId, ConversationId), Marks>,
     /// Who was shown something of a conversation that is not known to be theirs.
     pub(super) strangers: BTreeSet<(UserId, ConversationId)>,
+    /// By slot and epoch, who said that it is theirs.
+    owners: BTreeMap<(u16, u64), u64>,
     pub(super) violations: Vec<String>,
     pub(super) stats: Stats,
 }
 
 impl Book {
+    /// Somebody says that a slot is theirs by this epoch: who else said so before.
+    pub(super) fn owner(&mut self, slot: u16, epoch: u64, owner: u64) -> Option<u64> {
+        let known = *self.owners.entry((slot, epoch)).or_insert(owner);
+        (known != owner).then_some(known)
+    }
+
     /// A promise is broken.
     pub(super) fn wrong(&mut self, promise: &str, words: impl std::fmt::Display) {
         self.violations.push(format!("{promise}: {words}"));

@@ -5,7 +5,7 @@ use carillon_protocol::client::Wire;
 use carillon_protocol::frame::{Command, LinkFrame, Submit};
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::record::{ConversationType, History};
-use carillon_store::ops::Context;
+use carillon_store::ops::{self, Context};
 use carillon_store::retry;
 use carillon_store::verb::{Answer, CreateOp, Op, Query};
 
@@ -48,6 +48,10 @@ impl World<'_> {
                 let results = retry::commit_batch(&*self.engine, lane, &mut context, &ops, &mut |_| ());
                 assert!(results.iter().all(Result::is_ok), "nothing goes wrong yet: {results:?}");
             }
+        }
+        if self.plan.is_shared {
+            let retired = self.control(&mut |txn| ops::retire(txn, claim.incarnation));
+            retired.expect("nothing goes wrong yet");
         }
         for user in 1..=members_count + 1 {
             let devices_count = self.prng.between(1, self.plan.devices_max);

@@ -57,6 +57,8 @@ struct Sync {
     conversation: ConversationId,
     from_seq: Seq,
     why: Why,
+    /// The highest seq that anybody was told before it was asked (G10).
+    floor: Seq,
 }
 
 /// An unanswered receipt.
@@ -92,6 +94,10 @@ pub(super) struct Device {
     /// `delivered` as it stands at the server, at least and at most; as of this connection's `identify`.
     stored: BTreeMap<ConversationId, (Seq, Seq)>,
     said: BTreeMap<ConversationId, (Seq, Seq)>,
+    /// The highest seq that anybody was told before this connection's `identify`.
+    floors: BTreeMap<ConversationId, Seq>,
+    /// Up to where this connection was told that others got, and whether by reading.
+    marks: BTreeMap<(ConversationId, UserId, bool), Seq>,
     /// Sends without an answer, in order.
     pending: Vec<usize>,
     /// To be said, in order.
@@ -101,11 +107,17 @@ pub(super) struct Device {
     sync_again: Vec<(u64, Sync)>,
     receipts: BTreeMap<i64, Receipt>,
     unconfirmed: BTreeSet<ConversationId>,
+    /// The request by which this connection watches others, once it is answered who it may see and whether they are there.
+    watch: Option<i64>,
+    watched: BTreeMap<UserId, bool>,
+    watch_at: u64,
     /// Where something that was answered was said again on this connection.
     repeated: BTreeSet<ConversationId>,
     frames_count: i64,
     sends_count: usize,
     is_hushed: bool,
+    /// It does not come back.
+    is_gone: bool,
     connect_at: u64,
     patience_at: u64,
     act_at: u64,
@@ -154,6 +166,8 @@ impl Device {
             cursors: BTreeMap::new(),
             stored: BTreeMap::new(),
             said: BTreeMap::new(),
+            floors: BTreeMap::new(),
+            marks: BTreeMap::new(),
             pending: Vec::new(),
             queue: Vec::new(),
             retries: Vec::new(),
@@ -161,10 +175,14 @@ impl Device {
             sync_again: Vec::new(),
             receipts: BTreeMap::new(),
             unconfirmed: BTreeSet::new(),
+            watch: None,
+            watched: BTreeMap::new(),
+            watch_at: u64::MAX,
             repeated: BTreeSet::new(),
             frames_count: 0,
             sends_count: 0,
             is_hushed: false,
+            is_gone: false,
             connect_at: 0,
             patience_at: u64::MAX,
             act_at: u64::MAX,
@@ -185,6 +203,20 @@ impl Device {
     /// Begins nothing new.
     pub(super) fn hush(&mut self) {
         self.is_hushed = true;
+    }
+
+    /// It leaves and does not come back.
+    pub(super) fn go(&mut self) {
+        self.is_gone = true;
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// Whom it watches, and whether they are there as far as it was told.
+    pub(super) fn watched(&self) -> &BTreeMap<UserId, bool> {
+        &self.watched
     }
 
     /// What it does not hold of `1..=head`.
@@ -244,6 +276,8 @@ impl Device {
         self.sync_again.clear();
         self.receipts.clear();
         self.unconfirmed.clear();
+        (self.watch, self.watch_at) = (None, u64::MAX);
+        self.watched.clear();
         self.repeated.clear();
         (self.act_at, self.confirm_at, self.heartbeat_at) = (u64::MAX, u64::MAX, u64::MAX);
         self.patience_at = u64::MAX;
@@ -333,16 +367,30 @@ impl Device {
     /// When it has something to do next.
     fn due(&self) -> u64 {
         if self.phase == Phase::Away {
-            return self.connect_at;
+            return if self.is_gone { u64::MAX } else { self.connect_at };
         }
         let retries = self.retries.iter().map(|(at, _)| *at);
         let syncs = self.sync_again.iter().map(|(at, _)| *at);
-        let fixed = [self.patience_at, self.act_at, self.confirm_at, self.heartbeat_at];
+        let fixed = [self.patience_at, self.act_at, self.confirm_at, self.heartbeat_at, self.watch_at];
         retries.chain(syncs).chain(fixed).min().unwrap_or(u64::MAX)
     }
 }
 
 impl World<'_> {
+    /// Nothing new is said any more; now and then somebody leaves for good.
+    pub(super) fn hush(&mut self) {
+        self.devices.iter_mut().for_each(Device::hush);
+        let leaving = UserId(self.prng.between(1, 2 * self.plan.users_count as u64));
+        for device in 0..self.devices.len() {
+            if self.devices[device].user == leaving {
+                self.devices[device].go();
+                if let Some(socket) = self.devices[device].socket {
+                    self.cut(socket);
+                }
+            }
+        }
+    }
+
     pub(super) fn plan_device(&mut self, device: usize, at: u64) {
         let at = at.max(self.now);
         let one = &mut self.devices[device];
@@ -357,6 +405,9 @@ impl World<'_> {
             return;
         }
         self.devices[device].wake_at = None;
+        if self.devices[device].phase == Phase::Away && self.devices[device].is_gone {
+            return;
+        }
         if self.devices[device].phase != Phase::Away {
             self.with_device(device, Device::act);
         } else if self.devices[device].connect_at <= self.now {

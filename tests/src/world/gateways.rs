@@ -1,5 +1,6 @@
 //! Gateway processes of the simulated world: what the real driver does with a shard, without sockets or clock.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -14,7 +15,6 @@ use super::agenda::Event;
 use super::lanes::Way;
 use super::plan::MS;
 
-const ROUTER: Peer = Peer(0);
 /// The real driver sleeps no longer.
 const SLEEP_MS: u64 = 1_000;
 
@@ -24,10 +24,10 @@ pub(super) enum GatewayInput {
     Received(usize, Vec<u8>),
     Writable(usize),
     Closed(usize),
-    /// The router's incarnation.
-    LaneUp(u64),
-    LaneFrame(AlignedVec),
-    LaneDown,
+    /// With the router's incarnation.
+    LaneUp(Peer, u64),
+    LaneFrame(Peer, AlignedVec),
+    LaneDown(Peer),
     Drain,
 }
 
@@ -36,7 +36,10 @@ pub(super) struct Gateway {
     shard: Option<Shard>,
     pub(super) life: u32,
     pub(super) epoch: u64,
-    pub(super) lane: Option<usize>,
+    /// Where each of its peers is reached, and the lanes there are to them.
+    pub(super) peers: BTreeMap<Peer, String>,
+    pub(super) lanes: BTreeMap<Peer, usize>,
+    peers_count: u32,
     /// Its clock is its own.
     offset_ns: u64,
     inbox: Vec<GatewayInput>,
@@ -54,7 +57,9 @@ impl Gateway {
             shard: None,
             life: 0,
             epoch: 0,
-            lane: None,
+            peers: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            peers_count: 0,
             offset_ns: 0,
             inbox: Vec::new(),
             turn_at: None,
@@ -122,8 +127,27 @@ impl World<'_> {
         let offset_ns = self.prng.below(1 << 50);
         self.gateways[gateway] = Gateway { shard: Some(shard), life, epoch, offset_ns, ..Gateway::away() };
         self.note("gateway up", [gateway as u64, u64::from(life), 0], || format!("{gateway}, life {life}"));
-        self.agenda.put(self.now, Event::LaneConnect { gateway, life });
+        for address in self.known_addresses() {
+            self.meet(gateway, address);
+        }
         self.plan_gateway_turn(gateway, self.now);
+    }
+
+    /// What stands in a gateway's configuration: the routers of the start, or one of them, that never leaves.
+    fn known_addresses(&mut self) -> Vec<String> {
+        let count = if self.prng.chance(1, 2) { self.plan.routers_count } else { 1 };
+        self.routers[..count].iter().map(|router| router.address.clone()).collect()
+    }
+
+    /// Lanes to the router at this address are made, and kept up.
+    fn meet(&mut self, gateway: usize, address: String) {
+        let at = &mut self.gateways[gateway];
+        if at.peers.values().all(|known| *known != address) {
+            let (peer, life) = (Peer(at.peers_count), at.life);
+            at.peers_count += 1;
+            at.peers.insert(peer, address);
+            self.agenda.put(self.now, Event::LaneConnect { gateway, life, peer });
+        }
     }
 
     /// Everything of it is gone.
@@ -133,8 +157,8 @@ impl World<'_> {
         }
         let life = self.gateways[gateway].life;
         self.note("gateway gone", [gateway as u64, u64::from(life), 0], || format!("{gateway}, life {life}"));
-        let lane = self.gateways[gateway].lane.take();
-        self.break_lanes(lane.into_iter().collect());
+        let lanes = std::mem::take(&mut self.gateways[gateway].lanes);
+        self.break_lanes(lanes.into_values().collect());
         self.drop_sockets(gateway, life);
         let at = self.now + self.prng.between(5, 1_500) * MS;
         self.agenda.put(at, Event::GatewayStart { gateway });
@@ -203,16 +227,17 @@ impl World<'_> {
                     self.flush(&mut shard, connection, gateway, (now, wall));
                 }
                 Output::HandOff { .. } => self.book.wrong("gateway", "took a WebSocket for HTTP"),
-                Output::Link { router: _, frame } => {
-                    if let Some(lane) = self.gateways[gateway].lane {
+                Output::Link { router, frame } => {
+                    if let Some(lane) = self.gateways[gateway].lanes.get(&router).copied() {
                         self.send_frame(lane, Way::Up, frame);
                     }
                 }
-                Output::CloseLane { .. } => {
-                    self.book
-                        .wrong("lane", format!("gateway {gateway} could not read a frame of the router"));
+                Output::CloseLane { router } => self.give_lane_up(gateway, router),
+                Output::Meet { address } => self.meet(gateway, address),
+                Output::Part { router } => {
+                    self.gateways[gateway].peers.remove(&router);
                 }
-                Output::Yield | Output::Meet { .. } | Output::Part { .. } => {}
+                Output::Yield => {}
                 Output::Drained => is_drained = true,
             }
         }
@@ -258,13 +283,13 @@ impl World<'_> {
                     shard.handle(now, wall, Input::Closed { connection });
                 }
             }
-            GatewayInput::LaneUp(incarnation) => {
-                shard.handle(now, wall, Input::LaneUp { router: ROUTER, incarnation });
+            GatewayInput::LaneUp(router, incarnation) => {
+                shard.handle(now, wall, Input::LaneUp { router, incarnation });
             }
-            GatewayInput::LaneFrame(frame) => {
-                shard.handle(now, wall, Input::LaneFrame { router: ROUTER, frame: &frame });
+            GatewayInput::LaneFrame(router, frame) => {
+                shard.handle(now, wall, Input::LaneFrame { router, frame: &frame });
             }
-            GatewayInput::LaneDown => shard.handle(now, wall, Input::LaneDown { router: ROUTER }),
+            GatewayInput::LaneDown(router) => shard.handle(now, wall, Input::LaneDown { router }),
             GatewayInput::Drain => shard.handle(now, wall, Input::Drain),
         }
     }
@@ -311,8 +336,21 @@ impl World<'_> {
         }
     }
 
-    /// The lane that a gateway would put a frame on.
-    pub(super) fn lane_of(&self, gateway: usize) -> Option<usize> {
-        self.gateways[gateway].lane
+    /// A lane leads to a router that has one already, or something came on it that cannot be read.
+    fn give_lane_up(&mut self, gateway: usize, peer: Peer) {
+        let at = &mut self.gateways[gateway];
+        if at.peers.contains_key(&peer) {
+            self.book.wrong("lane", format!("gateway {gateway} could not read a frame of a router"));
+        }
+        if let Some(lane) = at.lanes.remove(&peer) {
+            self.break_lane(lane);
+            self.gateway_input(gateway, GatewayInput::LaneDown(peer));
+        }
+    }
+
+    /// A lane that a gateway could put a frame on.
+    pub(super) fn lane_of(&mut self, gateway: usize) -> Option<usize> {
+        let lanes: Vec<usize> = self.gateways[gateway].lanes.values().copied().collect();
+        lanes.get(self.prng.index(lanes.len())).copied()
     }
 }

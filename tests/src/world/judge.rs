@@ -9,6 +9,7 @@ use carillon_store::verb::{Answer, PageQuery, Query};
 
 use super::World;
 use super::book::{Sight, State};
+use super::device::Device;
 
 /// An event of the log.
 struct Logged {
@@ -148,7 +149,7 @@ impl World<'_> {
     /// Everybody who may see it has all of it (G7).
     fn judge_devices(&mut self, conversation: ConversationId, head: Seq) {
         let members = self.book.members.get(&conversation).cloned().unwrap_or_default();
-        for device in &self.devices {
+        for device in self.devices.iter().filter(|device| !device.is_gone()) {
             if members.contains(&device.user()) {
                 let missing = device.missing(conversation, head);
                 if !missing.is_empty() {
@@ -248,7 +249,22 @@ impl World<'_> {
     /// Everybody is there and nothing is left unanswered (G7).
     fn judge_convergence(&mut self) {
         let now = self.now;
-        for device in &self.devices {
+        for router in &self.routers {
+            if router.is_leaving() {
+                self.book.wrong("G7", format!("{} was to leave, and is still there", router.address));
+            }
+            if router.is_wanted && !router.is_up() {
+                self.book.wrong("G7", format!("{} is not there", router.address));
+            }
+        }
+        for device in self.devices.iter().filter(|device| !device.is_gone()) {
+            for (user, is_there) in device.watched() {
+                let mut others = self.devices.iter().filter(|other| other.user() == *user);
+                if others.any(Device::is_live) != *is_there {
+                    let words = format!("{} was told last that {user} is there: {is_there}", device.label());
+                    self.book.wrong("presence", words);
+                }
+            }
             if !device.is_live() {
                 self.book.wrong("G7", format!("{} is not live at the end", device.label()));
             }

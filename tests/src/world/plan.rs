@@ -6,6 +6,8 @@ use carillon_node::prng::Prng;
 use carillon_router::shard::ShardSettings;
 use carillon_store::backend::memory::Chances;
 
+use super::faults::Mishap;
+
 /// Nanoseconds of a millisecond.
 pub(super) const MS: u64 = 1_000_000;
 /// How long the world is given to converge after the last fault (G7).
@@ -13,56 +15,13 @@ pub(super) const CALM_MS: u64 = 30_000;
 /// How long after the last fault clients still begin to say new things.
 pub(super) const HUSH_MS: u64 = 2_000;
 
-/// What may go wrong, and how often each is drawn among the others. 0: never in this world.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Weights {
-    pub(super) link_break: u64,
-    pub(super) gateway_crash: u64,
-    pub(super) router_crash: u64,
-    pub(super) client_cut: u64,
-    pub(super) client_stall: u64,
-    pub(super) pause: u64,
-    pub(super) unknown: u64,
-    pub(super) full: u64,
-    pub(super) wall_jump: u64,
-    pub(super) drain: u64,
-    pub(super) slow: u64,
-}
-
-impl Weights {
-    pub(super) fn list(&self) -> [u64; 11] {
-        let Weights {
-            link_break,
-            gateway_crash,
-            router_crash,
-            client_cut,
-            client_stall,
-            pause,
-            unknown,
-            full,
-            wall_jump,
-            drain,
-            slow,
-        } = *self;
-        [
-            link_break,
-            gateway_crash,
-            router_crash,
-            client_cut,
-            client_stall,
-            pause,
-            unknown,
-            full,
-            wall_jump,
-            drain,
-            slow,
-        ]
-    }
-}
-
 /// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    /// Whether several routers share the slots; else there is one, which owns everything.
+    pub(super) is_shared: bool,
+    /// At the start.
+    pub(super) routers_count: usize,
     pub(super) gateways_count: usize,
     pub(super) users_count: usize,
     pub(super) devices_max: u64,
@@ -71,9 +30,8 @@ pub(super) struct Plan {
     pub(super) commit_lanes_count: u16,
     /// How long faults last, in nanoseconds.
     pub(super) faults_ns: u64,
-    /// Between two faults, on average.
-    pub(super) fault_gap_ns: u64,
-    pub(super) weights: Weights,
+    /// What goes wrong, in the order of time.
+    pub(super) mishaps: Vec<Mishap>,
     pub(super) chances: Chances,
     /// Between two messages of a device, on average.
     pub(super) send_gap_ns: u64,
@@ -109,21 +67,6 @@ impl Plan {
         settings.gateway.unknown_after_ms = [1_500, 10_000][prng.index(2)];
         settings.gateway.drain_ms = prng.between(100, 5_000);
         settings.gateway.drain_spread_ms = prng.between(0, 1_000);
-        // Each fault is missing from some worlds, so that the others are seen alone as well.
-        let mut weight = |times: u64| if prng.chance(1, 3) { 0 } else { times };
-        let weights = Weights {
-            link_break: weight(6),
-            gateway_crash: weight(2),
-            router_crash: weight(4),
-            client_cut: weight(8),
-            client_stall: weight(4),
-            pause: weight(1),
-            unknown: weight(2),
-            full: weight(1),
-            wall_jump: weight(2),
-            drain: weight(1),
-            slow: weight(2),
-        };
         let is_shaky = prng.chance(1, 2);
         let mut often = |max: u64| if is_shaky { prng.below(max) } else { 0 };
         let chances = Chances {
@@ -133,16 +76,25 @@ impl Plan {
             unknown_late: often(60),
             late_steps_max: 6,
         };
+        // Two worlds in three have several routers, or one that others may join.
+        let is_shared = prng.chance(2, 3);
+        let routers_count = if is_shared { prng.between(1, 4) as usize } else { 1 };
+        let (faults_min_ms, faults_max_ms) = if is_shared { (3_000, 10_000) } else { (2_000, 8_000) };
+        let faults_ns = prng.between(faults_min_ms, faults_max_ms) * MS;
+        let (gap_min_ms, gap_max_ms) = if is_shared { (200, 1_500) } else { (60, 900) };
+        let fault_gap_ns = prng.between(gap_min_ms, gap_max_ms) * MS;
+        let mishaps = Mishap::draw(prng, is_shared, faults_ns, fault_gap_ns);
         Plan {
-            gateways_count: 2,
+            is_shared,
+            routers_count,
+            gateways_count: prng.between(1, 3) as usize,
             users_count: prng.between(3, 5) as usize,
             devices_max: prng.between(1, 3),
             conversations_count: prng.between(1, 4) as usize,
             late_conversations_count: prng.below(3) as usize,
-            commit_lanes_count: [1, 1, 4][prng.index(3)],
-            faults_ns: prng.between(2_000, 8_000) * MS,
-            fault_gap_ns: prng.between(60, 900) * MS,
-            weights,
+            commit_lanes_count: if is_shared { [1, 4, 16] } else { [1, 1, 4] }[prng.index(3)],
+            faults_ns,
+            mishaps,
             chances,
             send_gap_ns: prng.between(20, 600) * MS,
             sends_max: prng.between(5, 40) as usize,

@@ -1,24 +1,24 @@
-//! The router process of the simulated world, with its committers and readers: batches are committed and snapshots are
-//! read at their own moments, and the router hears of both later. In between everybody who reads sees what it has not
-//! heard of yet.
+//! Router processes of the simulated world: what the real ground floor does with a shard, without threads or clock. Their
+//! committers, readers and leases are in [`hands`].
+
+mod hands;
 
 use std::collections::BTreeMap;
 
 use carillon_node::metrics::Meter;
-use carillon_protocol::frame::{self, Frame};
+use carillon_protocol::frame::{self, ArchivedOwnedSlot, Frame};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_router::batch::Failure;
 use carillon_router::cluster::Cluster;
+use carillon_router::lease::{self, Lease};
 use carillon_router::outbox::{Far, LaneId, Output, Ticket};
 use carillon_router::shard::{Input, Shard, ShardSettings};
 use carillon_store::error::ReadError;
 use carillon_store::ids::MessageIds;
-use carillon_store::ops::Context;
-use carillon_store::query;
+use carillon_store::ops::{self, Claim};
 use carillon_store::retry::{self, BatchError};
-use carillon_store::txn::Engine as _;
-use carillon_store::verb::{Answer, Incarnation, Op, Outcome, Query};
+use carillon_store::verb::{Answer, Incarnation, Outcome};
 use rkyv::util::AlignedVec;
 
 use super::World;
@@ -27,16 +27,18 @@ use super::faults::Crash;
 use super::lanes::Way;
 use super::plan::MS;
 
-/// The most members of a group.
-const MEMBERS_MAX: u64 = 1_000;
 /// What a turn of fan-out may spend: little, so that turns end in the middle of it.
 const TURN_USERS: [usize; 3] = [2, 16, 4_096];
+/// As the real one: a turn that took longer may have been asleep.
+const TURN_MS_MAX: u64 = 250;
+/// As the real one: how soon a new life is tried again.
+const LIFE_RETRY_MS: u64 = 200;
 
-/// What comes over a lane.
-pub(super) enum LaneInput {
-    Up(LaneId),
-    Frame(LaneId, AlignedVec),
-    Down(LaneId),
+/// What comes over a lane, or about one.
+pub(super) enum RouterInput {
+    LaneUp(LaneId, Far),
+    LaneFrame(LaneId, AlignedVec),
+    LaneDown(LaneId),
 }
 
 type Results = Vec<Result<Outcome, Failure>>;
@@ -47,43 +49,71 @@ struct Identity {
     ids: Vec<MessageIds>,
 }
 
-/// The router process, or the place where it was.
+/// What the threads around a router's own have for its next turn.
+#[derive(Default)]
+struct Inbox {
+    reports: Vec<(u16, WallMs, Results)>,
+    told: Vec<lease::Input>,
+    answers: Vec<(Ticket, Result<Answer, ReadError>)>,
+    frames: Vec<RouterInput>,
+    drain: bool,
+}
+
+/// A router process, or the place where one is now and then.
 pub(super) struct Router {
+    pub(super) address: String,
     shard: Option<Shard>,
+    /// Counts incarnations.
     pub(super) life: u32,
+    /// Counts processes: one may live several lives.
+    pub(super) process: u32,
+    /// Whether one should run here.
+    pub(super) is_wanted: bool,
+    is_draining: bool,
     /// Of every life so far: a dead one may still have a batch under way.
     identities: BTreeMap<u32, Identity>,
     offset_ns: u64,
-    reports: Vec<(u16, WallMs, Results)>,
-    answers: Vec<(Ticket, Result<Answer, ReadError>)>,
-    frames: Vec<LaneInput>,
-    drain: bool,
-    pub(super) lanes: BTreeMap<LaneId, usize>,
+    inbox: Inbox,
+    /// Each with the direction in which it receives.
+    pub(super) lanes: BTreeMap<LaneId, (usize, Way)>,
     lanes_count: u32,
+    /// Addresses that it keeps a lane to, with that lane.
+    pub(super) dials: BTreeMap<String, Option<usize>>,
     turn_at: Option<u64>,
     pub(super) paused_until: u64,
+    /// How long it will sleep in the middle of its next turn.
+    pub(super) nap_ns: u64,
+    /// When the turn began in which it sleeps.
+    napping: Option<Time>,
     /// Who submitted what under which request.
     requests: BTreeMap<(LaneId, u64), (UserId, String)>,
     in_flight: usize,
+    /// Committed events that it has not heard of, by conversation.
+    unreported: BTreeMap<ConversationId, Vec<Seq>>,
 }
 
 impl Router {
-    pub(super) fn away() -> Router {
+    pub(super) fn away(number: usize, is_wanted: bool) -> Router {
         Router {
+            address: format!("router-{number}:1"),
             shard: None,
             life: 0,
+            process: 0,
+            is_wanted,
+            is_draining: false,
             identities: BTreeMap::new(),
             offset_ns: 0,
-            reports: Vec::new(),
-            answers: Vec::new(),
-            frames: Vec::new(),
-            drain: false,
+            inbox: Inbox::default(),
             lanes: BTreeMap::new(),
             lanes_count: 0,
+            dials: BTreeMap::new(),
             turn_at: None,
             paused_until: 0,
+            nap_ns: 0,
+            napping: None,
             requests: BTreeMap::new(),
             in_flight: 0,
+            unreported: BTreeMap::new(),
         }
     }
 
@@ -95,241 +125,209 @@ impl Router {
         self.shard.is_some()
     }
 
-    /// A number for a new lane; `None` while there is no router.
-    pub(super) fn next_lane(&mut self) -> Option<LaneId> {
-        self.is_up().then(|| {
-            self.lanes_count += 1;
-            LaneId(self.lanes_count)
-        })
+    /// It gives everything away, and has not ended yet.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_up() && self.is_draining
+    }
+
+    /// A number for a new lane, that no other one of this process ever had.
+    pub(super) fn next_lane(&mut self) -> LaneId {
+        self.lanes_count += 1;
+        LaneId(self.lanes_count)
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.identities.get(&self.life).map_or(0, |identity| identity.incarnation.0)
     }
 }
 
 impl World<'_> {
-    /// A new incarnation claims the store.
-    pub(super) fn start_router(&mut self) {
-        if self.router.is_up() {
+    /// A new incarnation claims the store, or joins the others on it.
+    pub(super) fn start_router(&mut self, router: usize) {
+        if self.routers[router].is_up() || !self.routers[router].is_wanted {
             return;
         }
-        let Ok(claim) = retry::claim(&*self.engine, self.wall(), &mut |_| ()) else {
+        let address = self.routers[router].address.clone();
+        let Ok(claim) = self.claim(router, &address) else {
             let again = self.now + self.prng.between(10, 300) * MS;
-            self.agenda.put(again, Event::RouterStart);
+            self.agenda.put(again, Event::RouterStart { router });
             return;
         };
         let lanes_count = self.plan.commit_lanes_count;
         let ids = (0..lanes_count).map(|lane| claim.message_ids(lane, lanes_count)).collect();
-        let life = self.router.life + 1;
         let mut settings = ShardSettings { commit_lanes_count: lanes_count, ..self.plan.shard_settings };
         settings.fanout.turn_users_max = TURN_USERS[self.prng.index(3)];
-        let shard = Shard::new(
-            settings,
-            self.prng.next_u64(),
-            Cluster::sole(claim.incarnation, claim.epoch, ""),
-            Meter::detached(),
-        );
-        let mut identities = std::mem::take(&mut self.router.identities);
-        identities.insert(life, Identity { incarnation: claim.incarnation, ids });
-        let offset_ns = self.prng.below(1 << 50);
-        self.router = Router { shard: Some(shard), life, identities, offset_ns, ..Router::away() };
+        let seed = self.prng.next_u64();
+        let clock_ns = self.prng.below(1 << 50) + 1;
+        let at = &mut self.routers[router];
+        // A process keeps its clock.
+        if at.offset_ns == 0 {
+            at.offset_ns = clock_ns;
+        }
+        at.life += 1;
+        let life = at.life;
+        let cluster = if self.plan.is_shared {
+            let lease = Lease::new(claim.incarnation, Time(self.now + at.offset_ns));
+            Cluster::shared(claim.incarnation, lease, &address)
+        } else {
+            Cluster::sole(claim.incarnation, claim.epoch, &address)
+        };
+        let shard = Shard::new(settings, seed, cluster, Meter::detached());
+        at.shard = Some(shard);
+        at.identities.insert(life, Identity { incarnation: claim.incarnation, ids });
         let incarnation = claim.incarnation.0;
-        self.note("router up", [u64::from(life), incarnation, 0], || {
-            format!("life {life}, incarnation {incarnation}")
+        self.note("router up", [router as u64, u64::from(life), incarnation], || {
+            format!("{router}, life {life}, incarnation {incarnation}")
         });
-        self.plan_router_turn(self.now);
+        self.plan_router_turn(router, self.now);
     }
 
-    /// Everything of it is gone, but for what its committers have handed to the store already: that may come late.
-    pub(super) fn kill_router(&mut self) {
-        if self.router.shard.take().is_none() {
-            return;
+    fn claim(&mut self, router: usize, address: &str) -> Result<Claim, BatchError> {
+        let wall = self.wall();
+        if self.plan.is_shared {
+            if self.store_is_cut(router) {
+                return Err(BatchError::Busy);
+            }
+            self.control(&mut |txn| ops::join(txn, wall, address))
+        } else {
+            retry::claim(&*self.engine, wall, &mut |_| ())
         }
-        let life = self.router.life;
-        self.note("router gone", [u64::from(life), 0, 0], || format!("life {life}"));
-        if self.router.in_flight > 0 {
+    }
+
+    /// Nothing is left of this life but what its committers have handed to the store already: that may come late.
+    fn end_life(&mut self, router: usize) -> bool {
+        let at = &mut self.routers[router];
+        if at.shard.take().is_none() {
+            return false;
+        }
+        if at.in_flight > 0 {
             self.book.stats.crashes_before_commit += 1;
         }
-        self.unreported.clear();
-        let lanes = std::mem::take(&mut self.router.lanes).into_values().collect();
-        self.break_lanes(lanes);
+        at.in_flight = 0;
+        at.unreported.clear();
+        at.requests.clear();
+        at.inbox = Inbox::default();
+        (at.turn_at, at.nap_ns, at.napping) = (None, 0, None);
+        let ids: Vec<LaneId> = at.lanes.keys().copied().collect();
+        for id in ids {
+            self.close_lane(router, id);
+        }
+        true
+    }
+
+    /// The process ends: everything of it is gone.
+    pub(super) fn kill_router(&mut self, router: usize) {
+        if !self.end_life(router) {
+            return;
+        }
+        let at = &mut self.routers[router];
+        at.process += 1;
+        at.dials.clear();
+        (at.is_draining, at.paused_until, at.offset_ns) = (false, 0, 0);
+        let life = at.life;
+        self.note("router gone", [router as u64, u64::from(life), 0], || format!("{router}, life {life}"));
         let at = self.now + self.prng.between(1, 2_500) * MS;
-        self.agenda.put(at, Event::RouterStart);
+        self.agenda.put(at, Event::RouterStart { router });
     }
 
-    pub(super) fn router_input(&mut self, input: LaneInput) {
-        if !self.router.is_up() {
+    /// Others have taken everything: the process begins again from the store.
+    fn begin_anew(&mut self, router: usize) {
+        self.book.stats.new_lives += 1;
+        self.end_life(router);
+        let life = self.routers[router].life;
+        self.note("router over", [router as u64, u64::from(life), 0], || format!("{router}, life {life}"));
+        let at = self.now + self.prng.below(LIFE_RETRY_MS) * MS;
+        self.agenda.put(at, Event::RouterStart { router });
+    }
+
+    pub(super) fn router_input(&mut self, router: usize, input: RouterInput) {
+        if self.routers[router].is_up() {
+            self.routers[router].inbox.frames.push(input);
+            let soon = self.now + self.prng.below(MS / 10);
+            self.plan_router_turn(router, soon);
+        }
+    }
+
+    /// It is to end in good order; `for_good`: not to come back.
+    pub(super) fn drain_router(&mut self, router: usize, for_good: bool) {
+        let at = &mut self.routers[router];
+        at.is_wanted &= !for_good;
+        at.inbox.drain = true;
+        at.is_draining = true;
+        self.plan_router_turn(router, self.now);
+    }
+
+    pub(super) fn plan_router_turn(&mut self, router: usize, at: u64) {
+        let process = &mut self.routers[router];
+        let at = at.max(self.now).max(process.paused_until);
+        if process.turn_at.is_none_or(|turn_at| turn_at > at) {
+            process.turn_at = Some(at);
+            self.agenda.put(at, Event::RouterTurn { router, life: process.life });
+        }
+    }
+
+    pub(super) fn router_turn(&mut self, router: usize, life: u32) {
+        let at = &mut self.routers[router];
+        if at.life != life || at.turn_at != Some(self.now) {
             return;
         }
-        self.router.frames.push(input);
-        let soon = self.now + self.prng.below(MS / 10);
-        self.plan_router_turn(soon);
-    }
-
-    pub(super) fn drain_router(&mut self) {
-        self.router.drain = true;
-        self.plan_router_turn(self.now);
-    }
-
-    pub(super) fn plan_router_turn(&mut self, at: u64) {
-        let at = at.max(self.now).max(self.router.paused_until);
-        if self.router.turn_at.is_none_or(|turn_at| turn_at > at) {
-            self.router.turn_at = Some(at);
-            self.agenda.put(at, Event::RouterTurn { life: self.router.life });
-        }
-    }
-
-    /// A committer does its work.
-    pub(super) fn commit(&mut self, life: u32, commit_lane: u16, ops: &[Op]) {
-        let is_alive = self.router.is_life(life);
-        if is_alive && self.armed == Some(Crash::BeforeCommit) {
-            self.armed = None;
-            self.router_crash();
-        }
-        let is_alive = self.router.is_life(life);
-        // What a dead process had handed to the store comes, at once or much later, or does not.
-        if !is_alive {
-            match self.prng.below(4) {
-                0 => return,
-                1 => {}
-                _ => {
-                    let ops = ops.to_vec();
-                    let late = self.now + self.prng.below(1_500 * MS);
-                    self.agenda.put(late, Event::Commit { life, commit_lane, ops });
-                    return;
-                }
-            }
-        }
-        let at = self.wall();
-        let engine = std::sync::Arc::clone(&self.engine);
-        let Some(identity) = self.router.identities.get_mut(&life) else { return };
-        let ids = &mut identity.ids[usize::from(commit_lane)];
-        let mut context =
-            Context { now: at, incarnation: identity.incarnation, ids, members_max: MEMBERS_MAX };
-        let results = retry::commit_batch(&*engine, commit_lane, &mut context, ops, &mut |_| ());
-        // A late commit comes within five seconds, as on FoundationDB.
-        let land_at = self.now + self.prng.below(4_900 * MS);
-        if self.plan.chances.unknown_late > 0 || self.plan.weights.unknown > 0 {
-            self.agenda.put(land_at, Event::Land);
-        }
-        let results: Results = results.into_iter().map(|result| result.map_err(failure)).collect();
-        self.took_note(ops, &results, is_alive);
-        let failed = results.iter().filter(|result| result.is_err()).count();
-        let count = ops.len() as u64;
-        self.note("commit", [u64::from(life), count, failed as u64], || {
-            format!("life {life}, lane {commit_lane}: {}", describe(ops, &results))
-        });
-        if is_alive && self.armed == Some(Crash::AfterCommit) {
-            self.armed = None;
-            self.book.stats.crashes_after_commit += 1;
-            self.router_crash();
-        }
-        if self.router.is_life(life) {
-            let heard_at = self.now + self.delay(self.plan.report_ns);
-            self.agenda.put(heard_at, Event::Committed { life, commit_lane, at, results });
-        }
-    }
-
-    fn took_note(&mut self, ops: &[Op], results: &Results, is_alive: bool) {
-        for (op, result) in ops.iter().zip(results) {
-            match (op, result) {
-                (Op::Send(send), Err(failure)) => {
-                    self.book.overtakable(send.sender, &send.client_msg_id);
-                    if *failure == Failure::Fenced {
-                        self.book.stats.fenced += 1;
-                        if is_alive {
-                            self.book.wrong("G15", "the living router was fenced");
-                        }
-                    }
-                }
-                (Op::Send(_) | Op::Create(_), Ok(Outcome::Appended(appended)))
-                    if !appended.duplicate && is_alive =>
-                {
-                    self.unreported.entry(appended.conversation).or_default().push(appended.seq);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    pub(super) fn committed(&mut self, life: u32, commit_lane: u16, at: WallMs, results: Results) {
-        if self.router.is_life(life) {
-            self.router.in_flight -= 1;
-            self.router.reports.push((commit_lane, at, results));
-            self.plan_router_turn(self.now + MS / 100);
-        }
-    }
-
-    /// A reader does its work.
-    pub(super) fn read(&mut self, life: u32, ticket: Ticket, query: &Query) {
-        if !self.router.is_life(life) {
+        at.turn_at = None;
+        if at.paused_until > self.now {
+            self.plan_router_turn(router, self.now);
             return;
         }
-        let answer = if !self.is_calm && self.prng.chance(1, 200) {
-            Err(ReadError::Again("now and then".to_owned()))
-        } else {
-            self.ask_store(query)
-        };
-        let at = self.now + self.delay(self.plan.read_ns);
-        self.agenda.put(at, Event::Answered { life, ticket, answer });
-    }
-
-    pub(super) fn ask_store(&self, query: &Query) -> Result<Answer, ReadError> {
-        query::answer(&mut *self.engine.snapshot()?, query)
-    }
-
-    pub(super) fn answered(&mut self, life: u32, ticket: Ticket, answer: Result<Answer, ReadError>) {
-        if !self.router.is_life(life) {
-            return;
-        }
-        self.router.answers.push((ticket, answer));
-        self.plan_router_turn(self.now + MS / 100);
-    }
-
-    /// Whether an answer shows what the router has not heard of.
-    fn sees_early(&self, answer: &Answer) -> bool {
-        let shows = |conversation: ConversationId, head: Seq| {
-            self.unreported.get(&conversation).is_some_and(|seqs| seqs.iter().any(|seq| *seq <= head))
-        };
-        match answer {
-            Answer::Page(page) => shows(page.standing.conversation, page.standing.head_seq),
-            Answer::Standings(standings) => {
-                standings.iter().any(|standing| shows(standing.conversation, standing.head_seq))
-            }
-            _ => false,
-        }
-    }
-
-    pub(super) fn router_turn(&mut self, life: u32) {
-        if self.router.life != life || self.router.turn_at != Some(self.now) {
-            return;
-        }
-        self.router.turn_at = None;
-        if self.router.paused_until > self.now {
-            self.plan_router_turn(self.now);
-            return;
-        }
-        let Some(mut shard) = self.router.shard.take() else { return };
-        let offset_ns = self.router.offset_ns;
+        let Some(mut shard) = at.shard.take() else { return };
+        let offset_ns = at.offset_ns;
         let now = Time(self.now + offset_ns);
-        shard.handle(now, Input::Wall(self.wall()));
-        if std::mem::take(&mut self.router.drain) {
+        if let Some(began) = at.napping.take() {
+            self.forget_if_asleep(router, &mut shard, began);
+        } else {
+            self.hear_all(router, &mut shard, now);
+            let nap_ns = std::mem::take(&mut self.routers[router].nap_ns);
+            if nap_ns > 0 {
+                let at = &mut self.routers[router];
+                (at.shard, at.napping, at.paused_until) = (Some(shard), Some(now), self.now + nap_ns);
+                self.plan_router_turn(router, self.now);
+                return;
+            }
+        }
+        let mut outputs = Vec::new();
+        while let Some(output) = shard.poll_output() {
+            outputs.push(output);
+        }
+        let due = shard.poll_timeout().map(|at| at.0.saturating_sub(offset_ns));
+        self.routers[router].shard = Some(shard);
+        for output in outputs {
+            self.act(router, output);
+            if !self.routers[router].is_life(life) {
+                return;
+            }
+        }
+        if let Some(due) = due {
+            self.plan_router_turn(router, due.max(self.now + MS / 50));
+        }
+    }
+
+    /// As the real one does it: outcomes first, so that acks leave first.
+    fn hear_all(&mut self, router: usize, shard: &mut Shard, now: Time) {
+        let Inbox { reports, told, answers, frames, drain } = std::mem::take(&mut self.routers[router].inbox);
+        let counts = [reports.len() as u64, answers.len() as u64, frames.len() as u64];
+        self.note("router turn", counts, || {
+            format!("{router}: {counts:?} outcomes, answers, frames; told {}", told.len())
+        });
+        if drain {
             shard.handle(now, Input::Drain);
         }
-        let reports = std::mem::take(&mut self.router.reports);
-        let answers = std::mem::take(&mut self.router.answers);
-        let frames = std::mem::take(&mut self.router.frames);
-        let counts = [reports.len() as u64, answers.len() as u64, frames.len() as u64];
-        self.note("router turn", counts, || format!("{counts:?} outcomes, answers, frames"));
+        shard.handle(now, Input::Wall(self.wall()));
         for (commit_lane, at, results) in reports {
-            for result in &results {
-                if let Ok(Outcome::Appended(appended)) = result
-                    && let Some(seqs) = self.unreported.get_mut(&appended.conversation)
-                {
-                    seqs.retain(|seq| *seq != appended.seq);
-                }
-            }
+            self.reported(router, &results);
             shard.handle(now, Input::Committed { commit_lane, at, results });
         }
+        for told in told {
+            shard.handle(now, Input::Lease(told));
+        }
         for (ticket, answer) in answers {
-            if answer.as_ref().is_ok_and(|answer| self.sees_early(answer)) {
+            if answer.as_ref().is_ok_and(|answer| self.sees_early(router, answer)) {
                 self.book.stats.early_sights += 1;
                 self.note("early sight", [0; 3], || {
                     "a page shows what the router has not heard of".to_owned()
@@ -339,139 +337,121 @@ impl World<'_> {
         }
         for input in frames {
             match input {
-                LaneInput::Up(lane) => shard.handle(now, Input::LaneUp { lane, far: Far::Gateway }),
-                LaneInput::Frame(lane, frame) => {
-                    self.remember_request(lane, &frame);
+                RouterInput::LaneUp(lane, far) => shard.handle(now, Input::LaneUp { lane, far }),
+                RouterInput::LaneFrame(lane, frame) => {
+                    self.remember_request(router, lane, &frame);
                     shard.handle(now, Input::LaneFrame { lane, frame: &frame });
                 }
-                LaneInput::Down(lane) => shard.handle(now, Input::LaneDown { lane }),
+                RouterInput::LaneDown(lane) => shard.handle(now, Input::LaneDown { lane }),
             }
         }
         shard.handle(now, Input::Tick);
-        let due = shard.poll_timeout().map(|at| at.0.saturating_sub(offset_ns));
-        let mut outputs = Vec::new();
-        while let Some(output) = shard.poll_output() {
-            outputs.push(output);
-        }
-        self.router.shard = Some(shard);
-        for output in outputs {
-            self.act(output);
-            if !self.router.is_life(life) {
-                return;
+    }
+
+    /// As the real one: what a turn made known that was asleep in its middle nobody hears.
+    fn forget_if_asleep(&mut self, router: usize, shard: &mut Shard, began: Time) {
+        let now = Time(self.now + self.routers[router].offset_ns);
+        if self.plan.is_shared && now > began.after_ms(TURN_MS_MAX) {
+            self.book.stats.forgets += 1;
+            let ids: Vec<LaneId> = self.routers[router].lanes.keys().copied().collect();
+            for lane in ids {
+                self.close_lane(router, lane);
+                shard.handle(began, Input::LaneDown { lane });
             }
-        }
-        if let Some(due) = due {
-            self.plan_router_turn(due.max(self.now + MS / 50));
         }
     }
 
-    fn act(&mut self, output: Output) {
-        let life = self.router.life;
+    fn act(&mut self, router: usize, output: Output) {
+        let life = self.routers[router].life;
         match output {
-            Output::Lease(_) | Output::Dial { .. } | Output::HangUp { .. } | Output::Over => {
-                panic!("a router that is alone says nothing to others")
+            Output::Lease(order) => {
+                let slowest_ns = if order == lease::Output::Poll { self.plan.read_ns } else { self.plan.commit_ns };
+                let at = self.now + self.delay(slowest_ns);
+                self.agenda.put(at, Event::Order { router, life, order });
             }
-            Output::Frame { lane, frame } => {
-                let is_ack = self.hear_frame(lane, &frame);
-                if let Some(at) = self.router.lanes.get(&lane).copied() {
-                    self.send_frame(at, Way::Down, frame);
+            Output::Dial { address } => {
+                let process = self.routers[router].process;
+                self.routers[router].dials.entry(address.clone()).or_insert(None);
+                self.agenda.put(self.now, Event::LaneDial { router, process, address });
+            }
+            Output::HangUp { address } => {
+                if let Some(Some(lane)) = self.routers[router].dials.remove(&address) {
+                    self.break_lane(lane);
                 }
-                if is_ack && self.armed == Some(Crash::AfterAck) {
+            }
+            Output::Over => self.begin_anew(router),
+            Output::Frame { lane, frame } => {
+                let is_ack = self.hear_frame(router, lane, &frame);
+                if let Some((at, way)) = self.routers[router].lanes.get(&lane).copied() {
+                    self.send_frame(at, way.back(), frame);
+                }
+                if is_ack && self.armed == Some((router, Crash::AfterAck)) {
                     self.armed = None;
                     self.book.stats.crashes_after_ack += 1;
-                    self.router_crash();
+                    self.router_crash(router);
                 }
             }
-            Output::CloseLane { lane } => {
-                if let Some(at) = self.router.lanes.get(&lane).copied() {
-                    self.close_lane(at, Way::Up);
-                }
-            }
+            Output::CloseLane { lane } => self.close_lane(router, lane),
             Output::Commit { commit_lane, ops } => {
-                self.router.in_flight += 1;
+                self.routers[router].in_flight += 1;
                 let at = self.now + self.delay(self.plan.commit_ns);
-                self.agenda.put(at, Event::Commit { life, commit_lane, ops });
+                self.agenda.put(at, Event::Commit { router, life, commit_lane, ops });
             }
             Output::Query { ticket, query } => {
                 let at = self.now + self.delay(self.plan.read_ns);
-                self.agenda.put(at, Event::Read { life, ticket, query });
+                self.agenda.put(at, Event::Read { router, life, ticket, query });
             }
             Output::Fatal(sentence) => {
-                self.book.wrong("G14", format!("the store did not fail, but the router says {sentence}"));
+                self.book.wrong("G14", format!("the store did not fail, but router {router} says {sentence}"));
             }
-            Output::Drained => self.kill_router(),
+            Output::Drained => self.kill_router(router),
         }
     }
 
-    fn remember_request(&mut self, lane: LaneId, bytes: &AlignedVec) {
+    fn remember_request(&mut self, router: usize, lane: LaneId, bytes: &AlignedVec) {
         if let Ok(Frame::Submit(submit)) = frame::read(bytes) {
             let who = (UserId(submit.user.0.to_native()), submit.client_msg_id.as_str().to_owned());
-            self.router.requests.insert((lane, submit.request.to_native()), who);
+            self.routers[router].requests.insert((lane, submit.request.to_native()), who);
         }
     }
 
-    /// Looks at a frame on its way down; whether it acknowledges an event.
-    fn hear_frame(&mut self, lane: LaneId, bytes: &AlignedVec) -> bool {
-        let refused = match frame::read(bytes) {
+    /// Looks at a frame that a router sends; whether it acknowledges an event.
+    fn hear_frame(&mut self, router: usize, lane: LaneId, bytes: &AlignedVec) -> bool {
+        match frame::read(bytes) {
             Ok(Frame::Accepted(accepted)) => return accepted.id.to_native() != 0 && !accepted.duplicate,
-            Ok(Frame::Refused(refused)) => refused.request.to_native(),
-            Ok(Frame::NotOwner(not_owner)) => not_owner.request.to_native(),
-            Ok(_) => return false,
-            Err(error) => {
-                self.book.wrong("lane", error);
-                return false;
+            Ok(Frame::Refused(refused)) => {
+                let refused = refused.request.to_native();
+                if let Some((user, client_msg_id)) = self.routers[router].requests.remove(&(lane, refused)) {
+                    self.book.overtakable(user, &client_msg_id);
+                }
             }
-        };
-        if let Some((user, client_msg_id)) = self.router.requests.remove(&(lane, refused)) {
-            self.book.overtakable(user, &client_msg_id);
+            Ok(Frame::NotOwner(_)) => self.book.stats.not_owners += 1,
+            Ok(Frame::Notify(notice)) if notice.replayed => self.book.stats.replays += 1,
+            Ok(Frame::Notify(_)) => self.book.stats.notices += 1,
+            Ok(Frame::Owners(owners)) => self.owned(router, &owners.slots),
+            Ok(Frame::Own(own)) => self.owned(router, &own.slots),
+            Ok(_) => {}
+            Err(error) => self.book.wrong("lane", error),
         }
         false
     }
 
-    /// The router dies now.
-    pub(super) fn router_crash(&mut self) {
-        if self.router.is_up() {
+    /// A router says that it owns slots: by this epoch nobody else ever does (G15).
+    fn owned(&mut self, router: usize, slots: &[ArchivedOwnedSlot]) {
+        let me = self.routers[router].incarnation();
+        for owned in slots.iter().filter(|owned| owned.owner == me) {
+            let (slot, epoch) = (owned.slot.to_native(), owned.epoch.to_native());
+            if let Some(other) = self.book.owner(slot, epoch, me) {
+                self.book.wrong("G15", format!("{other} and {me} both own slot {slot} by epoch {epoch}"));
+            }
+        }
+    }
+
+    /// A router dies now.
+    pub(super) fn router_crash(&mut self, router: usize) {
+        if self.routers[router].is_up() {
             self.book.stats.router_crashes += 1;
         }
-        self.kill_router();
+        self.kill_router(router);
     }
-}
-
-/// As the real committer says it.
-fn failure(error: BatchError) -> Failure {
-    match error {
-        BatchError::Unknown => Failure::Unknown,
-        BatchError::Busy => Failure::Busy,
-        BatchError::Full { .. } => Failure::Full,
-        BatchError::Fenced => Failure::Fenced,
-        BatchError::Fatal(sentence) => Failure::Fatal(sentence),
-    }
-}
-
-fn describe(ops: &[Op], results: &Results) -> String {
-    let one = |(op, result): (&Op, &Result<Outcome, Failure>)| {
-        let what = match op {
-            Op::Send(send) => {
-                format!("send {} by {} to {}", send.client_msg_id, send.sender, send.conversation)
-            }
-            Op::Create(create) => format!("create {}", create.conversation),
-            Op::Receipt(receipt) => format!(
-                "receipt {}@{} {} {}/{}",
-                receipt.user, receipt.device, receipt.conversation, receipt.delivered_seq, receipt.read_seq
-            ),
-            Op::FannedOut { conversation, seq } => format!("fanned out {conversation}/{seq}"),
-            Op::Provision { user, .. } => format!("provision {user}"),
-            Op::CreateUser { user, .. } => format!("create user {user}"),
-            other => format!("{other:?}"),
-        };
-        let became = match result {
-            Ok(Outcome::Appended(appended)) if appended.duplicate => format!("duplicate of {}", appended.seq),
-            Ok(Outcome::Appended(appended)) => format!("{}", appended.seq),
-            Ok(Outcome::Refused(refusal)) => format!("refused {}", refusal.code.name()),
-            Ok(_) => "done".to_owned(),
-            Err(failure) => format!("{failure:?}"),
-        };
-        format!("{what} -> {became}")
-    };
-    ops.iter().zip(results).map(one).collect::<Vec<_>>().join("; ")
 }

@@ -36,6 +36,11 @@ impl<'a> Trace<'a> {
         }
     }
 
+    /// Whether somebody reads along.
+    pub(super) fn is_read(&self) -> bool {
+        self.reader.is_some()
+    }
+
     pub(super) fn hash(&self) -> u64 {
         self.hash
     }

@@ -105,6 +105,12 @@ impl Memory {
         self.conflicts.load(Ordering::Relaxed)
     }
 
+    /// How many commits may still come late.
+    #[must_use]
+    pub fn late_count(&self) -> usize {
+        lock(&self.late).len()
+    }
+
     /// Every late commit comes now, or never.
     pub fn land(&self) {
         let mut late = lock(&self.late);

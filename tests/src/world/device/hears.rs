@@ -44,10 +44,14 @@ impl Device {
             ServerFrame::Reconnect { after_ms, .. } => hands.leave_ms = Some(*after_ms),
             ServerFrame::Ok(done) => self.done(done, hands),
             ServerFrame::Error { id, refusal, .. } => self.refused(id.as_ref(), refusal, hands),
+            ServerFrame::Presence(view) => {
+                if let Some(is_there) = self.watched.get_mut(&view.user) {
+                    *is_there = view.online;
+                }
+            }
             // What is true only now says nothing about the log.
             ServerFrame::HeartbeatAck { .. }
             | ServerFrame::Typing { .. }
-            | ServerFrame::Presence(_)
             | ServerFrame::ReadSync { .. } => {}
         }
     }
@@ -61,14 +65,40 @@ impl Device {
             );
         }
         if self.phase == Phase::Ready {
+            self.judge_floors(hands);
             self.phase = Phase::Live;
             hands.book.stats.lives += 1;
+            if self.prng.chance(1, 2) {
+                self.watch_at = hands.now;
+            }
             if self.act_at == u64::MAX {
                 self.act_at = hands.now + self.prng.below(2 * hands.plan.send_gap_ns);
             }
         }
         self.hand_over(hands);
         self.ask_missing(hands);
+    }
+
+    /// Whoever is caught up has what anybody was told before they came (G10).
+    fn judge_floors(&mut self, hands: &mut Hands<'_, '_>) {
+        let floors = std::mem::take(&mut self.floors);
+        let own = |conversation: &ConversationId, hands: &Hands<'_, '_>| {
+            hands.book.members.get(conversation).is_some_and(|members| members.contains(&self.user))
+        };
+        for (conversation, floor) in floors {
+            let most = self.stored.get(&conversation).map_or(0, |stored| stored.1);
+            let has = match self.lines.get(&conversation) {
+                Some(line) => line.cursor(),
+                None => Some(most),
+            };
+            if let Some(has) = has.filter(|has| *has < floor && own(&conversation, hands)) {
+                let words = format!(
+                    "{} is caught up with {conversation} at {has}, and {floor} was told before it came",
+                    self.label()
+                );
+                hands.book.wrong("G10", words);
+            }
+        }
     }
 
     fn line(&mut self, conversation: ConversationId) -> &mut Line {
@@ -132,6 +162,14 @@ impl Device {
                 .wrong("sync", format!("{} got a batch for {id}, which it did not ask for", self.label()));
             return;
         };
+        if head_seq < sync.floor {
+            let words = format!(
+                "{} is shown {conversation} up to {head_seq}, and {} was told before it asked",
+                self.label(),
+                sync.floor
+            );
+            hands.book.wrong("G10", words);
+        }
         let mut next = sync.from_seq;
         for event in &batch.events {
             let (_, seq) = self.event(event, hands);
@@ -181,6 +219,15 @@ impl Device {
                 if said < seq {
                     let words = format!(
                         "{} hears that {reader} is at {seq} of {conversation}, who said {said}",
+                        self.label()
+                    );
+                    hands.book.wrong("G12", words);
+                }
+                let mark = (conversation, reader, status == Status::Read);
+                let told = self.marks.insert(mark, seq).unwrap_or(0);
+                if seq < told {
+                    let words = format!(
+                        "{} heard that {reader} was at {told} of {conversation}, and then at {seq}",
                         self.label()
                     );
                     hands.book.wrong("G12", words);
@@ -245,6 +292,10 @@ impl Device {
 
     fn done(&mut self, done: &Done, hands: &mut Hands<'_, '_>) {
         let Some(FrameId::Number(id)) = done.id else { return };
+        if self.watch == Some(id) {
+            self.watches(done, hands);
+            return;
+        }
         let Some(Receipt { conversation, seq, is_read }) = self.receipts.remove(&id) else { return };
         hands.book.stats.receipts += 1;
         let (least, _) = self.said.entry(conversation).or_default();
@@ -258,6 +309,17 @@ impl Device {
         if done.seq.is_none_or(|told| told < seq) {
             hands.book.wrong("G12", format!("{} confirmed {seq} and was told {:?}", self.label(), done.seq));
         }
+    }
+
+    /// Whom it may see: those with whom it shares a conversation by now.
+    fn watches(&mut self, done: &Done, hands: &Hands<'_, '_>) {
+        let me = self.user;
+        let shares = |user| {
+            let has = |members: &Vec<_>| members.contains(&me) && members.contains(&user);
+            user != me && hands.book.members.values().any(has)
+        };
+        let views = done.presence.iter().flatten().filter(|view| shares(view.user));
+        self.watched = views.map(|view| (view.user, view.online)).collect();
     }
 
     fn refused(&mut self, id: Option<&FrameId>, refusal: &Refusal, hands: &mut Hands<'_, '_>) {
@@ -276,14 +338,22 @@ impl Device {
         };
         let wait_ms = refusal.retry_after_ms.unwrap_or(RETRY_MS).max(RETRY_MS);
         let again_at = hands.now + self.prng.between(wait_ms, 2 * wait_ms) * MS;
-        if let Some(Sync { conversation, from_seq, why }) = self.syncs.remove(&id) {
+        if let Some(Sync { conversation, from_seq, why, floor }) = self.syncs.remove(&id) {
             if !is_retryable {
                 hands
                     .book
                     .wrong("sync", format!("{} may not read {conversation}: {}", self.label(), code.name()));
             } else if why != Why::Whim {
-                self.sync_again.push((again_at, Sync { conversation, from_seq, why }));
+                self.sync_again.push((again_at, Sync { conversation, from_seq, why, floor }));
             }
+            return;
+        }
+        if self.watch == Some(id) {
+            if !is_retryable {
+                let words = format!("{} may not watch: {}", self.label(), code.name());
+                hands.book.wrong("presence", words);
+            }
+            self.watch_at = again_at;
             return;
         }
         if let Some(receipt) = self.receipts.remove(&id) {

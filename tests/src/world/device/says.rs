@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use carillon_protocol::client::{Command, FrameId, SendMessage, Wire, binary, json};
-use carillon_protocol::ids::{ConversationId, Seq};
+use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::limits::PAGE_EVENTS_MAX;
 use carillon_protocol::record::{Encoding, MessageType};
 use carillon_protocol::websocket::{Opcode, append_client_frame};
@@ -47,6 +47,8 @@ impl Device {
         cursors.retain(|_| style > 1 || (style == 1 && self.prng.chance(1, 2)));
         self.stored = self.said.clone();
         self.lines.clear();
+        self.marks.clear();
+        self.floors = hands.book.told.clone();
         for (conversation, seq) in &cursors {
             self.lines.insert(*conversation, crate::world::line::Line::new(*seq, *seq));
         }
@@ -74,6 +76,13 @@ impl Device {
             self.sync_again.extract_if(.., |(at, _)| *at <= now).map(|(_, sync)| sync).collect();
         for sync in due {
             self.sync(sync.conversation, sync.from_seq, sync.why, hands);
+        }
+        if self.watch_at <= now {
+            self.watch_at = u64::MAX;
+            self.watch = Some(self.next_id());
+            let users = (1..=hands.plan.users_count as u64).map(UserId).collect();
+            let id = self.watch.map(FrameId::Number);
+            self.put(hands, id.as_ref(), &Command::PresenceSubscribe { users });
         }
         if self.confirm_at <= now {
             self.confirm_at = u64::MAX;
@@ -243,7 +252,8 @@ impl Device {
     ) {
         let id = self.next_id();
         let limit = if self.prng.chance(1, 2) { PAGE_EVENTS_MAX } else { self.prng.between(1, 5) as u32 };
-        self.syncs.insert(id, Sync { conversation, from_seq, why });
+        let floor = hands.book.told(conversation);
+        self.syncs.insert(id, Sync { conversation, from_seq, why, floor });
         hands.trace.note(hands.now, "syncs", [self.number as u64, conversation.0, from_seq], || {
             format!("{} {conversation} from {from_seq} ({why:?})", self.label())
         });
