@@ -258,6 +258,60 @@ fn g15_a_second_router_deposes_the_first() {
     assert_eq!(second.seqs(2, group), [1, 2]);
 }
 
+/// In the process that this test starts: every lane commits without end, and the process exits in the middle of it.
+const EXITING: &str = "CARILLON_TEST_FDB_EXITING";
+const EXITING_STATUS: i32 = 74;
+const EXITS_COUNT: usize = 5;
+
+/// G14: a process that has used the store ends with the status it wants to end with, whichever thread ends it and whatever
+/// the others are doing. FoundationDB's client has to be stopped for that.
+#[test]
+fn g14_a_process_ends_as_it_wants() {
+    let Some(cluster_file) = cluster_file() else { return };
+    if std::env::var_os(EXITING).is_some() {
+        exit_under_load(&fresh(&cluster_file));
+    }
+    let ends = |test: &str, is_exiting: bool| {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", test]).stdout(std::process::Stdio::null());
+        if is_exiting {
+            child.env(EXITING, "1");
+        }
+        child.status().unwrap()
+    };
+    let ended = ends("db1_stores_of_one_cluster_do_not_meet", false);
+    assert_eq!(ended.code(), Some(0), "after main has returned: {ended}");
+    for _ in 0..EXITS_COUNT {
+        let ended = ends("g14_a_process_ends_as_it_wants", true);
+        assert_eq!(ended.code(), Some(EXITING_STATUS), "under load: {ended}");
+    }
+}
+
+fn exit_under_load(store: &Cleared) -> ! {
+    const COMMITS_BEFORE: u32 = 100;
+    let committed = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for lane in 0..store.lanes_count() {
+            let committed = &committed;
+            scope.spawn(move || {
+                loop {
+                    let _ = store.commit(lane, &mut |txn| {
+                        let key = Bytes::from(vec![u8::try_from(lane).unwrap()]);
+                        txn.get(&key)?;
+                        // Leaves nothing behind.
+                        txn.clear(key);
+                        Ok(())
+                    });
+                    if committed.fetch_add(1, Ordering::Relaxed) == COMMITS_BEFORE {
+                        std::process::exit(EXITING_STATUS);
+                    }
+                }
+            });
+        }
+    });
+    unreachable!("the process has ended")
+}
+
 /// Settings that cannot work are refused with what to do.
 #[test]
 fn bad_settings_are_told() {

@@ -70,7 +70,7 @@ impl Fdb {
         let fdb = Fdb { database, prefix, lanes: Default::default(), counters: Counters::default() };
         // A version is what everything else needs first: it comes from a cluster that works.
         match fdb.session(true) {
-            Ok(_) => Ok(fdb),
+            Ok(_) => network::spare_at_exit().map(|()| fdb).map_err(OpenError::Setting),
             Err(ReadError::Again(why)) => Err(OpenError::Unreachable(format!(
                 "{named}: {why}; see whether the cluster is up and its coordinators can be reached from here"
             ))),
