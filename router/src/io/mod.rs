@@ -91,6 +91,7 @@ enum Order {
 pub struct Handle {
     mailbox: Mailbox,
     incarnation: Incarnation,
+    tenure: Tenure,
     engine: Arc<dyn Engine>,
     orders: Sender<Order>,
     drained: Receiver<()>,
@@ -137,7 +138,7 @@ pub fn start(settings: &Settings, needs: Needs, metrics: &Registry) -> Result<Ha
         publish_at: Time(0),
     };
     let thread = Some(spawn("router".to_owned(), move || router.run())?);
-    Ok(Handle { mailbox, incarnation, engine, orders: order, drained, bell, thread })
+    Ok(Handle { mailbox, incarnation, tenure, engine, orders: order, drained, bell, thread })
 }
 
 impl Handle {
@@ -153,17 +154,27 @@ impl Handle {
         self.incarnation
     }
 
-    /// Takes nothing new, finishes what was taken (for `timeout` at most), ends the threads and closes the store.
-    ///
-    /// # Errors
-    /// The store failed at its end.
-    pub fn drain(mut self, timeout: Duration) -> Result<(), Fatal> {
+    /// Whether there may be others beside it, who take over what it owns while its lanes are still up.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.tenure == Tenure::Shared
+    }
+
+    /// Takes nothing new and finishes what was taken, or gives everything away to others, for `timeout` at most.
+    pub fn drain(&self, timeout: Duration) {
         self.order(Order::Drain);
         if self.drained.recv_timeout(timeout).is_err() {
             tracing::warn!(
-                "the router did not drain in time; what is not handed on yet is repeated at the next start"
+                "the router did not drain in time; what is not handed on yet is repeated at the next start, or by others"
             );
         }
+    }
+
+    /// Ends the threads and closes the store.
+    ///
+    /// # Errors
+    /// The store failed at its end.
+    pub fn close(mut self) -> Result<(), Fatal> {
         self.stop();
         let closed = self.engine.idle().and_then(|()| self.engine.close());
         match closed {
