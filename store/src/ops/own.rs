@@ -130,6 +130,7 @@ pub fn retire(txn: &mut dyn Txn, incarnation: Incarnation) -> Result<(), Abort> 
 /// [`Abort::Fenced`] when `by` is dead; [`Abort::Read`] when the engine could not read.
 pub fn take(txn: &mut dyn Txn, by: Incarnation, slots: &[Slot]) -> Result<Vec<(Slot, u64)>, Abort> {
     fence(txn, by)?;
+    fetch_ahead(txn, slots);
     let mut known: BTreeMap<u64, bool> = BTreeMap::from([(NOBODY, false)]);
     let mut taken = Vec::new();
     for slot in slots {
@@ -168,6 +169,7 @@ pub fn give(
         Some(to) if lives(txn, to)? => to.0,
         _ => NOBODY,
     };
+    fetch_ahead(txn, slots);
     for slot in slots {
         let (owner, epoch) = super::load_slot(txn, *slot)?;
         if owner == by.0 {
@@ -212,6 +214,14 @@ pub fn ownership(read: &mut dyn Read) -> Result<Ownership, ReadError> {
     })
     .map_err(told)?;
     Ok(Ownership { living, owners })
+}
+
+/// There is no time for one round trip after another when it is about many slots.
+fn fetch_ahead(txn: &mut dyn Txn, slots: &[Slot]) {
+    if txn.fetches_ahead() {
+        let keys: Vec<Bytes> = slots.iter().map(|slot| keys::slot(*slot)).collect();
+        txn.prefetch(&keys);
+    }
 }
 
 fn fence(txn: &mut dyn Txn, incarnation: Incarnation) -> Result<(), Abort> {
