@@ -9,6 +9,8 @@ mod held;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,7 +64,9 @@ const CLIENTS: u64 = 10;
 const GROUP: u32 = 4;
 const FIRST_USER: u64 = 1_000;
 /// After the last process of a round is back: everything recovers under load.
-const RECOVERY_MS: u64 = 8_000;
+const RECOVERY_MS: u64 = 5_000;
+/// What comes back sooner than this comes back into what its going has caused, and that counts from the going.
+const AFTERMATH_MS: u64 = 4_000;
 /// A generator that says nothing for this long after its sending is stuck: it may wait twice [`SETTLE_S`].
 const VERDICT: Duration = Duration::from_secs(240);
 const SETTLE_S: u64 = 60;
@@ -132,13 +136,20 @@ impl Account {
         self.reconnects += number(&report["generator"]["reconnects"]);
     }
 
-    fn measure(&mut self, journal: &Journal, happened: &[Happened]) {
+    /// Returns the same as lines: what happened, on how many lines something was said, and, for each that was held up,
+    /// how long, in milliseconds.
+    fn measure(&mut self, journal: &Journal, happened: &[Happened]) -> String {
+        let mut every = String::new();
         for held in journal.held(happened) {
+            every += &format!("{},{}", held.kind, held.lines);
+            held.held_ns.iter().for_each(|nanoseconds| every += &format!(",{}", nanoseconds / 1_000_000));
+            every.push('\n');
             let row = self.rows.entry(held.kind).or_default();
             row.times += 1;
             row.lines += held.lines;
             held.held_ns.iter().for_each(|nanoseconds| row.held.record(*nanoseconds));
         }
+        every
     }
 }
 
@@ -238,7 +249,9 @@ impl Siege {
             // failed before: nothing is left standing still.
             let done = if moment.is_end {
                 let done = fleet.end(&fault);
-                happened.push(Happened::now(kind));
+                if fault.lasts_ms >= AFTERMATH_MS {
+                    happened.push(Happened::now(kind));
+                }
                 done
             } else {
                 happened.push(Happened::now(kind));
@@ -266,7 +279,12 @@ impl Siege {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
         let journal = Journal::read(&text);
         account.count(report);
-        account.measure(&journal, happened);
+        let every = account.measure(&journal, happened);
+        let list = self.state.join("held-up.csv");
+        let appended = OpenOptions::new().create(true).append(true).open(&list);
+        appended
+            .and_then(|mut file| file.write_all(every.as_bytes()))
+            .map_err(|error| format!("{}: {error}", list.display()))?;
         acked.extend(journal.acked());
         let _ = std::fs::remove_file(path);
         Ok(())
