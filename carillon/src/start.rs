@@ -184,8 +184,8 @@ fn ready_users(keys: Arc<KeyTable>) -> ReadyUsers {
 
 /// How long the router may take to finish what it took, after the gateway has drained.
 const ROUTER_DRAIN_MAX: Duration = Duration::from_secs(3);
-/// How long it may take to give everything to the others. Then they take it: a second and a half later.
-const HANDING_OVER_MAX: Duration = Duration::from_secs(10);
+/// How long it may take to give everything away to others: until then it serves what is still its own.
+const GIVE_AWAY_MAX: Duration = Duration::from_secs(10);
 
 /// Everything that runs, in the order in which it ends.
 struct Serving {
@@ -255,19 +255,23 @@ impl Serving {
         links::publish(&self.control.handle, registry, gateway, &self.dial, listener);
     }
 
-    /// Sockets first, then lanes, then the store. A router beside others gives away what it owns before its lanes end: so
-    /// its gateways hear of each slot's next owner, and wait for none of the others.
+    /// Sockets first, then lanes, then the store. A router among others keeps its lanes until they have everything: on
+    /// them its gateways and the others hear who owns what from then on.
     fn drain(self) -> Result<(), Fatal> {
         if let Some((gateway, _)) = self.gateway {
             gateway.drain();
         }
-        let is_beside_others = self.router.as_ref().is_some_and(|router| router.tenure() == Tenure::Shared);
-        let (first, last) = if is_beside_others { (self.router, None) } else { (None, self.router) };
-        let given_away = first.map_or(Ok(()), |router| router.drain(HANDING_OVER_MAX));
+        if let Some(router) = self.router.as_ref().filter(|router| router.is_shared()) {
+            router.drain(GIVE_AWAY_MAX);
+        }
         let gateway_links = self.gateway_links.as_deref();
         links::say_goodbye(&self.control.handle, gateway_links, &self.dial, self.listener);
         self.control.stop();
-        given_away.and(last.map_or(Ok(()), |router| router.drain(ROUTER_DRAIN_MAX)))
+        let Some(router) = self.router else { return Ok(()) };
+        if !router.is_shared() {
+            router.drain(ROUTER_DRAIN_MAX);
+        }
+        router.close()
     }
 }
 

@@ -35,7 +35,8 @@ Exit status: 0 all promises kept; 2 a promise broken; 3 invalid: the plan cannot
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "loadgen", version, after_help = EXAMPLES)]
 pub struct Options {
-    /// Public address of the server; several gateways with commas, clients take turns
+    /// Public address of the server; several gateways with commas, clients take turns, and go on at the next one when
+    /// they lose a connection
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',', default_value = "127.0.0.1:8080")]
     pub server: Vec<SocketAddr>,
     /// Connected clients, each a user of its own

@@ -516,6 +516,13 @@ fn f1_a_lost_ack_is_asked_for_again_and_a_busy_server_tried_again() {
 }
 
 #[test]
+fn who_finds_nobody_at_one_server_goes_on_at_the_next() {
+    let nobody =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().to_string();
+    finds(Script::Behaves, &["--server", &nobody], &[]);
+}
+
+#[test]
 fn plans_that_cannot_work_are_invalid_and_help_is_not() {
     for args in [&["--clients", "1"] as &[&str], &["--nonsense"], &["--clients", "4", "--group-size", "9"]] {
         assert_eq!(carillon_loadgen::main_with([&["loadgen"], args].concat()), 3, "{args:?}");

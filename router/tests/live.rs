@@ -271,7 +271,8 @@ fn or2_g9_concurrent_senders_share_one_dense_log() {
     let distinct: BTreeSet<Seq> = seqs.iter().copied().collect();
     assert_eq!(distinct.len(), seqs.len());
     assert_eq!(distinct, (2..=TOTAL + 1).collect::<BTreeSet<Seq>>(), "OR2: every seq once, without a hole");
-    router.drain(PATIENCE).unwrap();
+    router.drain(PATIENCE);
+    router.close().unwrap();
 }
 
 /// G1, G2, G7: a drained router leaves nothing undone; its successor knows every message and answers a retry.
@@ -290,7 +291,8 @@ fn g2_a_retry_at_the_next_router_finds_the_first_seq() {
         _ => None,
     };
     let first = gateway.hear_until(seq);
-    router.drain(PATIENCE).unwrap();
+    router.drain(PATIENCE);
+    router.close().unwrap();
     while !gateway.hear().is_empty() {}
 
     let (router, _failures) = start(&engine);
@@ -390,7 +392,8 @@ fn f4_what_became_of_commits_is_on_the_metrics_page() {
     assert_eq!((attempts("conflict"), attempts("unknown"), attempts("slow"), retries()), (2, 3, 1, 6));
     assert_eq!((shown("carillon_store_too_old_total"), shown("carillon_store_failed")), (1, 0));
     assert_eq!(metrics.text().matches("# TYPE carillon_store_attempts ").count(), 1);
-    router.drain(PATIENCE).unwrap();
+    router.drain(PATIENCE);
+    router.close().unwrap();
     drop((engine, memory));
     assert!(!metrics.text().contains("carillon_store_"));
 }

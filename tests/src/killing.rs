@@ -147,7 +147,7 @@ impl Killing {
 
 /// The report of a round in which every promise was kept. That the generator was late is no matter here: it measures
 /// nothing.
-fn judged(outcome: &Outcome) -> Result<Value, String> {
+pub(crate) fn judged(outcome: &Outcome) -> Result<Value, String> {
     let report = outcome.report.clone().ok_or_else(|| outcome.text.clone())?;
     let reasons = report["invalid_because"].as_array().cloned().unwrap_or_default();
     let is_late = |reason: &Value| {
@@ -160,7 +160,10 @@ fn judged(outcome: &Outcome) -> Result<Value, String> {
 }
 
 /// Kills begin when messages flow: before that the generator makes its conversations, over REST and without retries.
-fn wait_for_first_send(journal: &Path, verdict: &crossbeam_channel::Receiver<Outcome>) -> Result<(), String> {
+pub(crate) fn wait_for_first_send(
+    journal: &Path,
+    verdict: &crossbeam_channel::Receiver<Outcome>,
+) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         if std::fs::read_to_string(journal).is_ok_and(|text| text.contains(" sent ")) {

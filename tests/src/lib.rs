@@ -5,6 +5,7 @@
 
 pub mod cable;
 pub mod client;
+pub mod cluster;
 pub mod crowd;
 pub mod desk;
 pub mod features;

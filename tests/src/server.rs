@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use carillon_node::clock::Clock;
 use carillon_node::tokens::{Claims, dev_key};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// How long anything may take that should take milliseconds: generous, because test machines are busy.
@@ -40,12 +41,20 @@ impl Process {
         Process::try_start(binary, arguments, stderr).unwrap_or_else(|failed| panic!("{failed}"))
     }
 
-    fn try_start(binary: &str, arguments: &[String], stderr: PathBuf) -> Result<Process, String> {
+    /// The same, for whoever tries again.
+    ///
+    /// # Errors
+    /// The end of its standard error, when it ends or stays silent.
+    ///
+    /// # Panics
+    /// When there is no such binary.
+    pub fn try_start(binary: &str, arguments: &[String], stderr: PathBuf) -> Result<Process, String> {
         let logged_before = std::fs::metadata(&stderr).map_or(0, |file| file.len());
         let mut child = Command::new(binary)
             .args(arguments)
             .args(["--set", "log.format=json"])
             .env_clear()
+            .envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::options().create(true).append(true).open(&stderr).expect("stderr file"))
@@ -95,10 +104,25 @@ impl Process {
     /// # Panics
     /// When it does not end.
     pub fn terminate(&mut self) -> ExitStatus {
-        if let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(0)) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
+        self.signal(Signal::TERM);
         self.wait()
+    }
+
+    /// SIGSTOP: it stands still, and nothing that it holds is given back.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT: it goes on where it stood.
+    pub fn wake(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(0)) {
+            // One that has ended is not reaped before `wait`: the number is still its own.
+            let _ = kill_process(pid, signal);
+        }
     }
 
     /// Waits for the end.

@@ -87,6 +87,8 @@ struct Client {
     out_at: usize,
     /// Counts connections, so that what belongs to an old one is recognised.
     generation: u32,
+    /// Connections lost; after each it tries the next server.
+    losses: u32,
     failures: u32,
     heard_ns: u64,
     was_live: bool,
@@ -177,6 +179,7 @@ impl Engine {
             out: Vec::new(),
             out_at: 0,
             generation: 0,
+            losses: 0,
             failures: 0,
             heard_ns: 0,
             was_live: false,
@@ -422,9 +425,12 @@ impl Engine {
         }
     }
 
+    /// Where a client connects: they take turns, and whoever loses a connection goes on at the next server.
     fn server(&self, local: u32) -> SocketAddr {
         let servers = &self.desk.setup.servers;
-        servers[(self.desk.setup.first_client + local) as usize % servers.len()]
+        let losses = self.clients.get(local as usize).map_or(0, |client| client.losses);
+        let turn = (self.desk.setup.first_client + local).wrapping_add(losses);
+        servers[turn as usize % servers.len()]
     }
 
     fn ready(&mut self, local: u32, generation: u32, flags: EventFlags, stats: &mut Stats) {
@@ -601,6 +607,7 @@ impl Engine {
     fn lose(&mut self, local: u32, stats: &mut Stats, words: &str) {
         let Some(client) = self.clients.get_mut(local as usize) else { return };
         stats.trouble(words);
+        client.losses = client.losses.wrapping_add(1);
         client.socket = None;
         client.out.clear();
         client.out_at = 0;

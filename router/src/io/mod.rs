@@ -150,29 +150,33 @@ impl Handle {
         self.mailbox.clone()
     }
 
-    /// Whether other routers may stand on the same store.
-    #[must_use]
-    pub fn tenure(&self) -> Tenure {
-        self.tenure
-    }
-
     /// The number of its first life.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
 
-    /// Takes nothing new, finishes what was taken (for `timeout` at most), ends the threads and closes the store.
-    ///
-    /// # Errors
-    /// The store failed at its end.
-    pub fn drain(mut self, timeout: Duration) -> Result<(), Fatal> {
+    /// Whether there may be others beside it, who take over what it owns while its lanes are still up.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.tenure == Tenure::Shared
+    }
+
+    /// Takes nothing new and finishes what was taken, or gives everything away to others, for `timeout` at most.
+    pub fn drain(&self, timeout: Duration) {
         self.order(Order::Drain);
         if self.drained.recv_timeout(timeout).is_err() {
             tracing::warn!(
-                "the router did not drain in time; what is not handed on yet is repeated at the next start"
+                "the router did not drain in time; what is not handed on yet is repeated at the next start, or by others"
             );
         }
+    }
+
+    /// Ends the threads and closes the store.
+    ///
+    /// # Errors
+    /// The store failed at its end.
+    pub fn close(mut self) -> Result<(), Fatal> {
         self.stop();
         let closed = self.engine.idle().and_then(|()| self.engine.close());
         match closed {
