@@ -15,6 +15,7 @@ pub mod killing;
 mod model;
 pub mod page;
 pub mod raw;
+pub mod scale;
 pub mod server;
 pub mod stage;
 pub mod trial;
