@@ -59,6 +59,9 @@ pub struct Siege {
     pub state: PathBuf,
 }
 
+/// The variable that names the cluster file.
+pub const CLUSTER_VARIABLE: &str = "CARILLON_TEST_FDB_CLUSTER";
+
 /// Clients of the generator, its largest group, and the first of its users.
 const CLIENTS: u64 = 10;
 const GROUP: u32 = 4;
