@@ -1,7 +1,5 @@
 //! Routers and gateways as processes on a real FoundationDB, when there is one. `cluster` is the long form.
 
-#![expect(clippy::disallowed_methods, reason = "where the database is, is said in the environment")]
-
 use carillon_tests::cluster::{CLUSTER_VARIABLE, Siege};
 use carillon_tests::server::command;
 
