@@ -123,9 +123,9 @@ fn embedded(dir: &Path, commits_count: u64, batch: u64, reads: bool) -> Measured
             })
             .expect("commits");
     });
-    if std::env::var_os("CARILLON_BENCH_GAUGES").is_some() {
-        for (name, value) in engine.gauges() {
-            eprintln!("  {name} {value}");
+    if std::env::var_os("CARILLON_BENCH_FIGURES").is_some() {
+        for figure in engine.figures() {
+            eprintln!("  {} {:?}", figure.name, figure.value);
         }
     }
     engine.close().expect("closes");

@@ -104,11 +104,12 @@ impl Common {
 
     /// Routers to which lanes are missing are asked for, and those that are gone for good are parted from.
     pub(crate) fn meet_and_part(&mut self) {
-        for address in self.owners.unmet() {
-            self.outputs.push_back(Output::Meet { address });
-        }
+        // First who is gone: another one may be at the same address now, and nobody is met there twice.
         while let Some(router) = self.owners.forget_gone() {
             self.outputs.push_back(Output::Part { router });
+        }
+        for address in self.owners.unmet() {
+            self.outputs.push_back(Output::Meet { address });
         }
         let gone: Vec<Peer> = self.tails.keys().copied().filter(|peer| !self.owners.knows(*peer)).collect();
         for peer in gone.iter().take(gone.len().saturating_sub(GONE_MAX)) {

@@ -322,11 +322,17 @@ impl Session {
 
     /// A router does not own what it was asked about: whatever that is, it is not believed to any more by the epoch by
     /// which it was asked, and is put back until the owner is known.
-    pub(crate) fn not_owner(&mut self, frame: &ArchivedNotOwner, line: &mut Line, common: &mut Common) {
+    pub(crate) fn not_owner(
+        &mut self,
+        router: Peer,
+        frame: &ArchivedNotOwner,
+        line: &mut Line,
+        common: &mut Common,
+    ) {
         let request = frame.request.to_native();
         let named = Slot(frame.slot.to_native());
         if request == 0 {
-            return self.marks_disowned(named, line, common);
+            return self.marks_disowned((router, named), line, common);
         }
         if self.watch_disowned(request, named, common) {
             return;

@@ -2,7 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "real descriptors are what is tested")]
 
 use carillon_node::metric_table;
-use carillon_node::metrics::{COUNT, Def, LATENCY_NS, Meter, Registry, SERIES_COUNT_MAX};
+use carillon_node::metrics::{COUNT, Def, LATENCY_NS, Meter, Registry, SERIES_COUNT_MAX, SOURCE_LINES_MAX};
 
 metric_table! {
     /// One of each.
@@ -77,6 +77,67 @@ fn observations_that_were_counted_elsewhere_are_merged() {
     };
     assert!(of("0").len() > LATENCY_NS.bounds.len(), "{text}");
     assert_eq!(of("0"), of("1"));
+}
+
+/// What is counted where meters are not known is asked for at each scrape, and shown as if it had been metered.
+#[test]
+fn who_has_no_meter_is_asked() {
+    let registry = Registry::new();
+    let (asked, other) = (registry.meter::<Metric>(&[]), Registry::new());
+    asked.observe(Metric::Commit, 70_000);
+    let times = std::sync::atomic::AtomicU64::new(0);
+    other.ask(move |page| {
+        page.counter(
+            "store_times",
+            "Times asked",
+            1 + times.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+        );
+        page.counters("store_attempts", "Attempts", "outcome", &[("good", 3), ("bad", 0)]);
+        page.counter_seconds("store_wait_seconds", "Waiting", 1_500_000_000);
+        page.gauge("store_rows", "Rows", 7);
+        let mut counts = [0; LATENCY_NS.bounds.len() + 1];
+        counts[1] = 1;
+        page.histogram_seconds(
+            "commit_seconds",
+            "From leaving to durable",
+            LATENCY_NS.bounds,
+            &counts,
+            70_000,
+        );
+    });
+    let text = other.text();
+    shows(&text, "# TYPE carillon_store_times counter");
+    shows(&text, "carillon_store_times_total 1");
+    shows(&text, "carillon_store_attempts_total{outcome=\"good\"} 3");
+    shows(&text, "carillon_store_attempts_total{outcome=\"bad\"} 0");
+    shows(&text, "carillon_store_wait_seconds_total 1.5");
+    shows(&text, "carillon_store_rows 7");
+    shows(&other.text_prometheus(), "carillon_store_times_total 2");
+    let histogram = |text: &str| {
+        text.lines().filter(|line| line.contains("commit_seconds")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(histogram(&text), histogram(&registry.text()));
+}
+
+/// The lines of those that are asked are kept for them: meters take what is left.
+#[test]
+fn lines_are_kept_for_who_is_asked() {
+    let lines_of = |is_asked: bool| {
+        let registry = Registry::new();
+        if is_asked {
+            registry.ask(|_| {});
+        }
+        // Each with a label of its own, until there is no room.
+        let meters: Vec<Meter<Metric>> =
+            (0..SERIES_COUNT_MAX).map(|shard| registry.meter(&[("shard", &shard.to_string())])).collect();
+        let count = registry.text().lines().filter(|line| line.starts_with("carillon_")).count();
+        drop(meters);
+        count
+    };
+    let (alone, beside) = (lines_of(false), lines_of(true));
+    assert!(alone <= SERIES_COUNT_MAX);
+    assert!(alone > SERIES_COUNT_MAX - SOURCE_LINES_MAX, "{alone} lines: it would prove nothing");
+    assert!(beside <= SERIES_COUNT_MAX - SOURCE_LINES_MAX, "{beside} lines");
 }
 
 #[test]

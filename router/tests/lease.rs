@@ -381,9 +381,9 @@ fn g15_leases_survive_crashes_pauses_and_an_unreachable_store() {
     }
 }
 
-/// FU1, NF5: what a crashed router owned is accepted again within two and a half seconds.
+/// F3, NF5: what a crashed router owned is accepted again within two and a half seconds.
 #[test]
-fn fu1_what_a_dead_router_owned_is_taken_over() {
+fn f3_what_a_dead_router_owned_is_taken_over() {
     for seed in 0..10 {
         let mut world = World::new(seed, 3, false);
         world.run_ms(5_000);

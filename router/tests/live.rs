@@ -35,6 +35,10 @@ impl Dial for Alone {
 }
 
 fn start(engine: &Arc<dyn Engine>) -> (Handle, mpsc::Receiver<Fatal>) {
+    start_with(engine, &Registry::new())
+}
+
+fn start_with(engine: &Arc<dyn Engine>, metrics: &Registry) -> (Handle, mpsc::Receiver<Fatal>) {
     let mut settings: Settings = toml::from_str(DEFAULTS).unwrap();
     // More than one conversation may have a second is what some of these send.
     settings.limits.conversation_per_s = 0;
@@ -48,7 +52,7 @@ fn start(engine: &Arc<dyn Engine>) -> (Handle, mpsc::Receiver<Fatal>) {
         dial: Arc::new(Alone),
         on_failure,
     };
-    (io::start(&settings, needs, &Registry::new()).unwrap(), failures)
+    (io::start(&settings, needs, metrics).unwrap(), failures)
 }
 
 /// What a test hears, as far as it cares.
@@ -348,6 +352,50 @@ fn g14_a_failing_store_is_reported_at_once_and_nothing_is_acked() {
         assert!(!last.iter().any(|heard| matches!(heard, Heard::Accepted { request: 100, .. })));
         last = gateway.hear();
     }
+}
+
+/// F4, F23: what became of commits is on the metrics page: those that were refused, of unknown outcome, too old or too
+/// slow, and how often one was tried again. A store that is gone is not asked any more.
+#[test]
+fn f4_what_became_of_commits_is_on_the_metrics_page() {
+    let memory = Arc::new(Memory::new(Options::default()));
+    let engine: Arc<dyn Engine> = memory.clone();
+    let metrics = Registry::new();
+    let (router, _failures) = start_with(&engine, &metrics);
+    let (alice, bob) = (UserId(1), UserId(2));
+    let mut gateway = Gateway::connect(&router.mailbox(), 1);
+    gateway.register(alice);
+    gateway.register(bob);
+    let conversation = gateway.create(alice, vec![bob]);
+    let shown = |name: &str| -> u64 {
+        let text = metrics.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+    };
+    let attempts = |outcome| shown(&format!("carillon_store_attempts_total{{outcome=\"{outcome}\"}}"));
+    let retries = || shown("carillon_store_retries_total");
+    assert_eq!((attempts("conflict"), attempts("unknown"), attempts("slow"), retries()), (0, 0, 0, 0));
+    assert!(attempts("committed") > 0);
+    memory.faults().script(
+        [
+            Fault::Conflict,
+            Fault::TooOld { reads: 0 },
+            Fault::UnknownCommitted,
+            Fault::UnknownLost,
+            Fault::UnknownLost,
+            Fault::Slow,
+        ]
+        .map(Some),
+    );
+    gateway.send(conversation, alice, 100);
+    gateway.hear_until(|heard| matches!(heard, Heard::Accepted { request: 100, seq: 2, .. }).then_some(()));
+    assert_eq!((attempts("conflict"), attempts("unknown"), attempts("slow"), retries()), (2, 3, 1, 6));
+    assert_eq!((shown("carillon_store_too_old_total"), shown("carillon_store_failed")), (1, 0));
+    assert_eq!(metrics.text().matches("# TYPE carillon_store_attempts ").count(), 1);
+    router.drain(PATIENCE);
+    router.close().unwrap();
+    drop((engine, memory));
+    assert!(!metrics.text().contains("carillon_store_"));
 }
 
 /// G13, F14: a gateway shard that does not read is cut off at its bound; the others notice nothing.

@@ -13,6 +13,7 @@ pub mod backend;
 pub mod chance;
 pub mod conformance;
 pub mod error;
+pub mod figures;
 pub mod held;
 pub mod ids;
 pub mod keys;

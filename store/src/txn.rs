@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use crate::error::{CommitError, ReadError};
+use crate::figures::Figure;
 
 /// A key/value pair as an engine returns it.
 pub type Row = (Bytes, Bytes);
@@ -115,8 +116,8 @@ pub trait Engine: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Numbers for the metrics page: (name without prefix, value). Closed set, no user text.
-    fn gauges(&self) -> Vec<(&'static str, f64)> {
+    /// Numbers for the metrics page, always the same ones.
+    fn figures(&self) -> Vec<Figure> {
         Vec::new()
     }
 }

@@ -1,92 +1,34 @@
 //! The conformance suite on a real FoundationDB cluster (DB1, DC4, F4): where `CARILLON_TEST_FDB_CLUSTER` names a cluster
 //! file. Each check has a store of its own, whose rows are cleared when it is done.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "where the cluster is comes from the environment, names from the clock"
-)]
+#![expect(clippy::disallowed_methods, reason = "that time has passed is what some of these are about")]
+
+mod cluster;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use carillon_protocol::ids::ConversationId;
 use carillon_protocol::placement::{lane_of_slot, slot_of_conversation};
 use carillon_protocol::record::Event;
+use carillon_store::backend::fdb::codes::{self, Meaning};
 use carillon_store::backend::fdb::{BODY_MAX, Fdb, Options, TXN_MS_MAX};
 use carillon_store::conformance;
 use carillon_store::conformance::world::{World, send};
 use carillon_store::error::{CommitError, OpenError, ReadError};
+use carillon_store::figures::{self, Outcome as Became};
 use carillon_store::ops::Context;
 use carillon_store::retry::commit_batch;
-use carillon_store::txn::{Body, Engine, Read, Txn};
+use carillon_store::txn::{Engine, TXN_BYTES_MAX, Txn};
 use carillon_store::verb::{Op, Outcome};
-
-/// The cluster file, or nothing, said aloud: a test that is skipped must not look like one that passed.
-fn cluster_file() -> Option<String> {
-    let cluster_file = std::env::var("CARILLON_TEST_FDB_CLUSTER").ok();
-    if cluster_file.is_none() {
-        // Not by a macro: what those print is kept back when a test passes.
-        let said = "skipped: CARILLON_TEST_FDB_CLUSTER names no cluster file\n";
-        std::io::stderr().write_all(said.as_bytes()).unwrap();
-    }
-    cluster_file
-}
-
-/// A name that no other store of the cluster has.
-fn name() -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
-    format!("carillon-test-{now:x}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-fn open(cluster_file: &str, key_prefix: &str) -> Fdb {
-    let options = Options { cluster_file: cluster_file.to_owned(), key_prefix: key_prefix.to_owned() };
-    Fdb::open(&options).unwrap()
-}
-
-/// A store that leaves nothing behind.
-struct Cleared(Fdb);
+use cluster::{Cleared, cluster_file, name, open};
 
 fn fresh(cluster_file: &str) -> Cleared {
     Cleared(open(cluster_file, &name()))
-}
-
-impl Drop for Cleared {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            return;
-        }
-        loop {
-            let rows = self.0.snapshot().unwrap().range(b"", b"\xff", 1_000, false).unwrap();
-            if rows.is_empty() {
-                return;
-            }
-            commit(&self.0, |txn| rows.iter().for_each(|(key, _)| txn.clear(key.clone())));
-        }
-    }
-}
-
-impl Engine for Cleared {
-    fn lanes_count(&self) -> u16 {
-        self.0.lanes_count()
-    }
-
-    fn commit(&self, lane: u16, body: &mut Body<'_>) -> Result<(), CommitError> {
-        self.0.commit(lane, body)
-    }
-
-    fn snapshot(&self) -> Result<Box<dyn Read + Send + '_>, ReadError> {
-        self.0.snapshot()
-    }
-
-    fn gauges(&self) -> Vec<(&'static str, f64)> {
-        self.0.gauges()
-    }
 }
 
 fn commit(engine: &dyn Engine, mut body: impl FnMut(&mut dyn Txn)) {
@@ -97,11 +39,7 @@ fn commit(engine: &dyn Engine, mut body: impl FnMut(&mut dyn Txn)) {
     assert!(committed.is_ok(), "{committed:?}");
 }
 
-fn gauge(engine: &dyn Engine, name: &str) -> f64 {
-    engine.gauges().iter().find(|(other, _)| *other == name).unwrap().1
-}
-
-/// DB1: the engine of a cluster passes the suite of every engine.
+/// DB1, DC4: the engine of a cluster passes the suite of every engine.
 #[test]
 fn db1_foundationdb_conforms() {
     let Some(cluster_file) = cluster_file() else { return };
@@ -160,9 +98,70 @@ fn db1_what_is_fetched_ahead_is_what_is_there() {
         Ok(())
     });
     assert!(matches!(outcome, Err(CommitError::Conflict)), "{outcome:?}");
-    assert_eq!(gauge(&store, "store_conflicts"), 1.0);
+    assert_eq!(figures::read(&store.figures(), "store_attempts", Some(Became::Conflict)), 1);
     commit(&store, |_| {});
-    assert_eq!(gauge(&store, "store_retries"), 1.0);
+    assert_eq!(figures::read(&store.figures(), "store_retries", None), 1);
+}
+
+/// What is fetched ahead and not asked for is not relied on.
+#[test]
+fn db1_what_is_fetched_ahead_in_vain_is_not_relied_on() {
+    let Some(cluster_file) = cluster_file() else { return };
+    let store = fresh(&cluster_file);
+    let (a, b) = (Bytes::from("a"), Bytes::from("b"));
+    commit(&store, |txn| txn.set(a.clone(), Bytes::from("1")));
+    let outcome = store.commit(0, &mut |txn| {
+        txn.prefetch(&[a.clone(), b.clone()]);
+        assert_eq!(txn.get(&b)?, None);
+        let meanwhile = store.commit(1, &mut |other| {
+            other.set(a.clone(), Bytes::from("2"));
+            Ok(())
+        });
+        assert!(meanwhile.is_ok());
+        txn.set(b.clone(), Bytes::from("3"));
+        Ok(())
+    });
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
+
+/// F4: the client that we run with calls no error retryable, or perhaps committed, that our table does not know as such.
+#[test]
+fn f4_the_table_says_at_least_what_this_client_says() {
+    let mut retryable_count = 0;
+    for code in 1..10_000 {
+        let error = foundationdb::FdbError::from_code(code);
+        let meaning = codes::meaning(code);
+        if error.is_maybe_committed() {
+            assert_eq!(meaning, Meaning::MaybeCommitted, "{code}: {}", error.message());
+        }
+        if error.is_retryable() {
+            retryable_count += 1;
+            assert!(
+                matches!(meaning, Meaning::MaybeCommitted | Meaning::NotCommitted),
+                "{code}: {}",
+                error.message()
+            );
+        }
+    }
+    assert!(retryable_count >= 12, "{retryable_count} are fewer than FoundationDB 7.3 has");
+}
+
+/// A cluster that does not answer is told as such, before long, with what to look for.
+#[test]
+fn g14_a_cluster_that_does_not_answer_is_told() {
+    let Some(_) = cluster_file() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fdb.cluster");
+    // Nobody listens there.
+    std::fs::write(&path, "nobody:nobody@127.0.0.1:1\n").unwrap();
+    let options = Options { cluster_file: path.display().to_string(), key_prefix: name() };
+    match Fdb::open(&options) {
+        Err(OpenError::Unreachable(sentence)) => {
+            assert!(sentence.contains("fdb.cluster") && sentence.contains("coordinators"), "{sentence}");
+        }
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("opened"),
+    }
 }
 
 /// F23: a body that takes longer than a transaction lives is not committed, and called slow.
@@ -179,6 +178,28 @@ fn f23_a_slow_body_is_not_committed() {
     });
     assert!(matches!(outcome, Err(CommitError::Slow)), "{outcome:?}");
     assert_eq!(store.snapshot().unwrap().get(b"a").unwrap(), None);
+}
+
+/// F23: many small rows are more to FoundationDB, which counts what a transaction relies on as well, than to us. What is too
+/// much for it alone is split like what is too much for us.
+#[test]
+fn f23_more_than_foundationdb_takes_is_to_be_split() {
+    const ROWS: u32 = 60_000;
+    let Some(cluster_file) = cluster_file() else { return };
+    let store = fresh(&cluster_file);
+    let row = |number: u32| Bytes::from(format!("{number:040}"));
+    let write = |from: u32, to: u32| {
+        store.commit(0, &mut |txn| {
+            (from..to).for_each(|number| txn.set(row(number), Bytes::new()));
+            Ok(())
+        })
+    };
+    assert!((ROWS as usize) * row(0).len() < TXN_BYTES_MAX, "we take it");
+    let whole = write(0, ROWS);
+    assert!(matches!(whole, Err(CommitError::TooLarge)), "{whole:?}");
+    assert_eq!(store.snapshot().unwrap().range(b"", b"\xff", 1, false).unwrap(), []);
+    let part = write(0, ROWS / 8);
+    assert!(part.is_ok(), "{part:?}");
 }
 
 /// A snapshot that is too old says so, and never that there is nothing.

@@ -193,6 +193,22 @@ fn the_admin_port_tells_how_it_is() {
     });
     assert_eq!(foreign, None);
     assert!(metrics.lines().filter(|line| !line.starts_with('#')).count() < 1_500);
+    // What the router's thread counts, and what the store does below it.
+    for shown in [
+        "carillon_router_requests_total{outcome=\"refused\"} ",
+        "carillon_store_attempts_total{outcome=\"committed\"} ",
+        "carillon_store_log_sync_seconds_count ",
+        "carillon_store_failed 0",
+    ] {
+        assert_eq!(
+            metrics.lines().filter(|line| line.starts_with(shown)).count(),
+            1,
+            "{shown} in\n{metrics}"
+        );
+    }
+    let families: Vec<&str> = metrics.lines().filter(|line| line.starts_with("# TYPE ")).collect();
+    let distinct: std::collections::BTreeSet<&&str> = families.iter().collect();
+    assert_eq!(distinct.len(), families.len(), "{families:?}");
     // Not on the public port.
     for path in ["/metrics", "/livez", "/readyz", "/debug"] {
         assert_eq!(rest(&server, 1, "GET", path, &[], None).status, 404, "{path}");

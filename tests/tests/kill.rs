@@ -35,7 +35,7 @@ fn kill(deployment: Deployment, wire: Wire) {
     }
 }
 
-/// T1, G1: whatever was acknowledged as sent before a kill is there after it.
+/// T1, NF3, G1: whatever was acknowledged as sent before a kill is there after it.
 #[test]
 fn one_process_is_killed_under_load() {
     kill(Deployment::OneProcess, Wire::Rkyv);

@@ -126,10 +126,18 @@ impl Watching {
         self.users.is_empty() && self.asks.is_empty()
     }
 
-    /// Asks again about watched users that are `meant`.
+    /// Asks again about watched users that are `meant`, and about those that a command waits with for the answer about
+    /// others.
     fn watch_again(&mut self, is_meant: impl Fn(UserId, Option<Peer>) -> bool) {
         let homes = &self.homes;
         let is_meant = |user: &UserId| is_meant(*user, homes.get(user).copied());
+        for ask in self.asks.iter_mut().filter(|ask| ask.watch) {
+            let users: Vec<UserId> =
+                ask.states.extract_if(.., |user, _| is_meant(user)).map(|(user, _)| user).collect();
+            if !users.is_empty() {
+                self.questions.push(Question { why: Why::Ask(ask.number), users, at: Time(0), sent: None });
+            }
+        }
         let users: Vec<UserId> = self.users.keys().copied().filter(is_meant).collect();
         if users.is_empty() {
             return;
@@ -158,7 +166,11 @@ impl Watching {
         due.map(|question| question.at).filter(|at| *at > Time(0)).min()
     }
 
+    /// What a router told of a user, which is newer than what it answered before, also to a command that waits for others.
     fn learn(&mut self, user: UserId, state: State) {
+        for answered in self.asks.iter_mut().filter_map(|ask| ask.states.get_mut(&user)) {
+            *answered = state;
+        }
         let Some(watched) = self.users.get_mut(&user) else { return };
         watched.now = state;
         if watched.now == watched.told {

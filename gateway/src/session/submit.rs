@@ -9,6 +9,7 @@
 
 use std::borrow::Cow;
 
+use carillon_link::Peer;
 use carillon_protocol::client::{DeliveryAck, Done, FrameId, SendMessage, ServerFrame, Status};
 use carillon_protocol::frame::{ArchivedAccepted, Change, Command, Receipt, Submit};
 use carillon_protocol::ids::{ConversationId, MessageId, Seq};
@@ -123,8 +124,8 @@ impl Session {
 
     /// A router does not own a slot that a watermark was about for which nobody waits: those that went there are sent to
     /// whoever does.
-    pub(super) fn marks_disowned(&mut self, slot: Slot, line: &Line, common: &mut Common) {
-        for (marked, route) in common.marks.take(line.id, slot) {
+    pub(super) fn marks_disowned(&mut self, (router, slot): (Peer, Slot), line: &Line, common: &mut Common) {
+        for (marked, route) in common.marks.take(line.id, router, slot) {
             common.owners.refuted(slot, route);
             self.work.get_or_insert_default().mark(marked);
         }

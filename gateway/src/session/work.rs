@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use carillon_link::Peer;
 use carillon_protocol::client::FrameId;
 use carillon_protocol::frame::{Receipt, Submit};
 use carillon_protocol::ids::{ConversationId, Seq};
@@ -98,10 +99,10 @@ impl Marks {
         self.0.push_back((session, marked, route));
     }
 
-    /// Takes those of a session in a slot.
-    pub(super) fn take(&mut self, session: ConnectionId, slot: Slot) -> Vec<(Marked, Route)> {
-        let is_meant = |(of, marked, _): &(ConnectionId, Marked, Route)| {
-            *of == session && slot_of_conversation(marked.conversation) == slot
+    /// Takes those of a session in a slot that went to this router.
+    pub(super) fn take(&mut self, session: ConnectionId, router: Peer, slot: Slot) -> Vec<(Marked, Route)> {
+        let is_meant = |(of, marked, route): &(ConnectionId, Marked, Route)| {
+            *of == session && route.router == router && slot_of_conversation(marked.conversation) == slot
         };
         let (taken, rest): (VecDeque<_>, VecDeque<_>) =
             std::mem::take(&mut self.0).into_iter().partition(is_meant);

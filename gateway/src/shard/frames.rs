@@ -54,7 +54,7 @@ impl Shard {
             }
             Frame::NotOwner(frame) => {
                 self.session(frame.session.to_native(), |session, line, common| {
-                    session.not_owner(frame, line, common)
+                    session.not_owner(router, frame, line, common)
                 });
             }
             Frame::Registered(frame) => {

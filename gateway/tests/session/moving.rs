@@ -437,6 +437,12 @@ fn a_watermark_goes_to_the_next_owner() {
     }
     receipts.sort_unstable();
     assert_eq!(receipts, [(false, 4), (true, 4)]);
+    // What a former owner says late takes nothing back from the next one.
+    client.say(&mut rig, None, &read(4));
+    assert!(matches!(next_to(&mut rig, B), Some(Up::Receipt(_))));
+    rig.down(&NotOwner { session, request: 0, slot });
+    client.say(&mut rig, None, &read(4));
+    assert!(matches!(next_to(&mut rig, B), Some(Up::Receipt(_))));
 }
 
 /// What is typed on the way to another owner is as if it could not be reached, and then goes there.
@@ -486,6 +492,20 @@ fn routers_are_met_and_parted_from() {
     assert_eq!(rig.parted.len(), 1, "it is among the living");
     rig.down_from(A, &owned(&[incarnation(A)], incarnation(A), 1, []));
     assert_eq!(rig.parted, [Peer(7), B]);
+}
+
+/// F2: a router that starts again is met, whatever is heard first: that it is there, or that the one before is gone.
+#[test]
+fn f2_a_router_that_starts_again_is_met() {
+    let mut rig = two_routers();
+    owns(&mut rig, A, 1, &[1]);
+    owns(&mut rig, B, 1, &[2]);
+    rig.met.clear();
+    rig.down_from(A, &owned(&[incarnation(A), 300], incarnation(A), 1, []));
+    rig.input(Input::LaneDown { router: B });
+    rig.carry_out();
+    assert_eq!(rig.parted, [B]);
+    assert!(rig.met.iter().eq(["router-300:1"]), "{:?}", rig.met);
 }
 
 /// F2: of two ways to one router the first one stays, also when it comes second: what was on the other is as on any lane

@@ -142,7 +142,11 @@ impl Rig {
                 Output::Link { router, frame } => self.others.push_back((router, frame)),
                 Output::CloseLane { router } => self.closed_lanes.push(router),
                 Output::Meet { address } => drop(self.met.insert(address)),
-                Output::Part { router } => self.parted.push(router),
+                // Whoever was met before may have been met there.
+                Output::Part { router } => {
+                    self.met.clear();
+                    self.parted.push(router);
+                }
                 Output::Drained => self.is_drained = true,
             }
         }

@@ -80,6 +80,44 @@ fn pr3_users_of_two_homes_are_watched() {
     assert!(matches!(next_to(&mut rig, A), Some(Up::Unregister(_))) && is_quiet(&rig));
 }
 
+/// PR3: who comes or goes while a command waits for another home is told as they are.
+#[test]
+fn pr3_an_answer_is_as_new_as_what_came_before_it() {
+    let mut rig = two_routers();
+    owns(&mut rig, A, 1, &[1, 2]);
+    owns(&mut rig, B, 1, &[3]);
+    let mut client = live_at(&mut rig, A, &[]);
+    client.say(&mut rig, Some("w"), &subscribe(&[2, 3]));
+    let (at_a, at_b) = (next_watch(&mut rig, A), next_watch(&mut rig, B));
+    answer(&mut rig, A, &at_a, &[]);
+    comes_or_goes(&mut rig, A, &client, 2, true);
+    answer(&mut rig, B, &at_b, &[3]);
+    let seen = client.take(&mut rig);
+    let [Seen::States { states, .. }] = seen.as_slice() else { panic!("{seen:?}") };
+    assert_eq!(*states, [(2, true, None), (3, true, None)]);
+}
+
+/// PR3: who moves while a command waits for another home is watched at the next one.
+#[test]
+fn pr3_an_answer_of_a_former_home_is_none() {
+    let mut rig = two_routers();
+    owns(&mut rig, A, 1, &[1, 2]);
+    owns(&mut rig, B, 1, &[3]);
+    let mut client = live_at(&mut rig, A, &[]);
+    client.say(&mut rig, Some("w"), &subscribe(&[2, 3]));
+    let (at_a, at_b) = (next_watch(&mut rig, A), next_watch(&mut rig, B));
+    answer(&mut rig, A, &at_a, &[]);
+    owns(&mut rig, B, 2, &[2]);
+    let moved = next_watch(&mut rig, B);
+    assert_eq!(users(&moved), [2]);
+    answer(&mut rig, B, &at_b, &[3]);
+    assert!(client.take(&mut rig).is_empty(), "half of an answer is none");
+    answer(&mut rig, B, &moved, &[2]);
+    let seen = client.take(&mut rig);
+    let [Seen::States { states, .. }] = seen.as_slice() else { panic!("{seen:?}") };
+    assert_eq!(*states, [(2, true, None), (3, true, None)]);
+}
+
 /// PR3: only those are watched again whose home is another one, or whose home's lane was lost; who is missing there is
 /// doubted once, and nobody else is asked about.
 #[test]

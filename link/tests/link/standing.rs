@@ -126,7 +126,7 @@ fn fill<'a>(ends: impl Iterator<Item = &'a mut End>) {
     }
 }
 
-/// G13, F13: the first router reads nothing of anybody, and the first shard of the first gateway reads nothing either. What
+/// DC3, G13, F13: the first router reads nothing of anybody, and the first shard of the first gateway reads nothing either. What
 /// is on their lanes is bounded; every other lane goes on, of the same connection and of others, and so does the other way
 /// of their own lanes. When they read again, everything is there.
 #[test]

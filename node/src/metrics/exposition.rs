@@ -5,12 +5,12 @@ use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text, text};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, prometheus_text, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 
 use super::process::Process;
-use super::{Cells, Def, Kind, Labels, Registry};
+use super::{Cells, Def, HISTOGRAM_EXTRA_LINES, Kind, LATENCY_NS, Labels, Registry, SOURCE_LINES_MAX};
 
 /// What every name of ours begins with; the library puts the underscore.
 const PREFIX: &str = "carillon";
@@ -57,7 +57,10 @@ fn library_registry(registry: &Registry) -> prometheus_client::registry::Registr
 
 impl Collector for Registry {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let meters = self.lock().clone();
+        let (meters, sources) = {
+            let shown = self.lock();
+            (shown.meters.clone(), shown.sources.clone())
+        };
         let mut families = BTreeMap::new();
         for cells in &meters {
             gather(cells, &mut families);
@@ -65,7 +68,85 @@ impl Collector for Registry {
         for (name, family) in &families {
             write(name, family, &mut encoder)?;
         }
+        for source in &sources {
+            let mut page = Page { encoder: &mut encoder, lines_left: SOURCE_LINES_MAX, encoded: Ok(()) };
+            source(&mut page);
+            page.encoded?;
+        }
         Ok(())
+    }
+}
+
+/// What a source writes on: names without `carillon_` and `_total`, as in a [`Def`].
+pub struct Page<'a, 'e> {
+    encoder: &'a mut DescriptorEncoder<'e>,
+    lines_left: usize,
+    encoded: fmt::Result,
+}
+
+impl Page<'_, '_> {
+    /// What only ever grows.
+    pub fn counter(&mut self, name: &str, help: &str, count: u64) {
+        self.family(name, help, MetricType::Counter, 1, |mut metric| {
+            metric.encode_counter(&count, None::<&Exemplar<NoLabelSet, u64>>)
+        });
+    }
+
+    /// Time that only ever grows, in nanoseconds; shown in seconds.
+    pub fn counter_seconds(&mut self, name: &str, help: &str, sum_ns: u64) {
+        let seconds = sum_ns as f64 / LATENCY_NS.per_unit;
+        self.family(name, help, MetricType::Counter, 1, |mut metric| {
+            metric.encode_counter(&seconds, None::<&Exemplar<NoLabelSet, f64>>)
+        });
+    }
+
+    /// A counter for each value of a label, whose values are a closed set.
+    pub fn counters(&mut self, name: &str, help: &str, label: &'static str, counts: &[(&'static str, u64)]) {
+        self.family(name, help, MetricType::Counter, counts.len(), |mut metric| {
+            for (value, count) in counts {
+                let labels = [(label, *value)];
+                let mut series = metric.encode_family(&labels)?;
+                series.encode_counter(count, None::<&Exemplar<NoLabelSet, u64>>)?;
+            }
+            Ok(())
+        });
+    }
+
+    /// What goes up and down.
+    pub fn gauge(&mut self, name: &str, help: &str, level: u64) {
+        self.family(name, help, MetricType::Gauge, 1, |mut metric| metric.encode_gauge(&level));
+    }
+
+    /// A distribution of times, in nanoseconds; shown in seconds. `counts` has one more than `bounds_ns`.
+    pub fn histogram_seconds(
+        &mut self,
+        name: &str,
+        help: &str,
+        bounds_ns: &[u64],
+        counts: &[u64],
+        sum_ns: u64,
+    ) {
+        let lines = counts.len() + HISTOGRAM_EXTRA_LINES;
+        self.family(name, help, MetricType::Histogram, lines, |mut metric| {
+            encode_histogram(&mut metric, bounds_ns, LATENCY_NS.per_unit, counts, sum_ns)
+        });
+    }
+
+    /// One family, unless there are no lines left for it: that is a mistake in a source, which the first scrape meets.
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        lines: usize,
+        encode: impl FnOnce(MetricEncoder<'_>) -> fmt::Result,
+    ) {
+        debug_assert!(lines <= self.lines_left, "a source has {SOURCE_LINES_MAX} lines, which end at {name}");
+        if lines > self.lines_left || self.encoded.is_err() {
+            return;
+        }
+        self.lines_left -= lines;
+        self.encoded = self.encoder.encode_descriptor(name, help, None, kind).and_then(encode);
     }
 }
 
@@ -98,15 +179,24 @@ fn write(name: &str, family: &Family, encoder: &mut DescriptorEncoder) -> Result
             Kind::Gauge => series.encode_gauge(&sums[0].cast_signed())?,
             Kind::Histogram(buckets) => {
                 let (counts, sum) = sums.split_at(buckets.bounds.len() + 1);
-                let bounds = buckets.bounds.iter().map(|&bound| bound as f64 / buckets.per_unit);
-                let bounds = bounds.chain([f64::INFINITY]);
-                let shown: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
-                // The count is the sum of the buckets read, so that the two agree while a thread goes on writing.
-                let count = counts.iter().sum();
-                let sum = sum[0] as f64 / buckets.per_unit;
-                series.encode_histogram::<NoLabelSet>(sum, count, &shown, None)?;
+                encode_histogram(&mut series, buckets.bounds, buckets.per_unit, counts, sum[0])?;
             }
         }
     }
     Ok(())
+}
+
+/// `counts` has one more than `bounds`: what is above them all.
+fn encode_histogram(
+    series: &mut MetricEncoder<'_>,
+    bounds: &[u64],
+    per_unit: f64,
+    counts: &[u64],
+    sum: u64,
+) -> fmt::Result {
+    let bounds = bounds.iter().map(|&bound| bound as f64 / per_unit).chain([f64::INFINITY]);
+    let shown: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
+    // The count is the sum of the buckets read, so that the two agree while a thread goes on writing.
+    let count = counts.iter().sum();
+    series.encode_histogram::<NoLabelSet>(sum as f64 / per_unit, count, &shown, None)
 }

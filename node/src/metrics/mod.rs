@@ -8,6 +8,7 @@
 //! - A meter has one writer: it is not `Clone` and not `Sync`. Cells are read by any thread at any time.
 //! - Labels come from closed sets: those of the table, and those of the meter (its shard), given once.
 //! - At most [`SERIES_COUNT_MAX`] series: meters that would go beyond lose their own labels and are merged.
+//! - What is counted below us, where meters are not known, is asked for at each scrape ([`Registry::ask`]).
 //! - Every name begins with `carillon_`, the standard `process_*` aside.
 
 mod exposition;
@@ -19,8 +20,13 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use exposition::Page;
+
 /// What a process may show at most, so that a fleet of them does not drown who collects it.
 pub const SERIES_COUNT_MAX: usize = 1_500;
+
+/// Lines of the page that are kept for each source that is asked.
+pub const SOURCE_LINES_MAX: usize = 100;
 
 /// Lines of a histogram beside its buckets: `+Inf`, `_sum`, `_count`.
 const HISTOGRAM_EXTRA_LINES: usize = 3;
@@ -319,10 +325,29 @@ fn bump(cell: &AtomicU64, more: u64) {
     cell.store(cell.load(Relaxed).wrapping_add(more), Relaxed);
 }
 
+/// Writes on the page what somebody counts who has no meter.
+type Source = Box<dyn Fn(&mut Page<'_, '_>) + Send + Sync>;
+
 /// Everything a process shows. Cheap to clone; all clones are one registry.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    meters: Arc<Mutex<Vec<Arc<Cells>>>>,
+    shown: Arc<Mutex<Shown>>,
+}
+
+#[derive(Default)]
+struct Shown {
+    meters: Vec<Arc<Cells>>,
+    sources: Vec<Arc<Source>>,
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sources_count = self.sources.len();
+        out.debug_struct("Shown")
+            .field("meters", &self.meters)
+            .field("sources_count", &sources_count)
+            .finish()
+    }
 }
 
 impl Registry {
@@ -338,21 +363,29 @@ impl Registry {
     /// When a name of the table is not made of `a-z`, `0-9` and `_`, or is another kind of metric elsewhere: a
     /// mistake in a table, which the first run meets.
     pub fn meter<M: Table>(&self, labels: &[(&'static str, &str)]) -> Meter<M> {
-        let mut meters = self.lock();
+        let mut shown = self.lock();
         for def in M::DEFS {
             assert!(is_name(def.name), "{:?} is no name for a metric", def.name);
-            let others = meters.iter().flat_map(|cells| cells.defs).filter(|other| other.name == def.name);
+            let others =
+                shown.meters.iter().flat_map(|cells| cells.defs).filter(|other| other.name == def.name);
             for other in others {
                 assert!(exposition::are_one_family(other, def), "{} is defined twice, differently", def.name);
             }
         }
         let labels: Labels = labels.iter().map(|&(name, value)| (name, value.to_owned())).collect();
         let mut cells = Cells::new(M::DEFS, labels);
-        if lines_with(&meters, &cells) > SERIES_COUNT_MAX - process::SERIES_COUNT {
+        let kept = process::SERIES_COUNT + shown.sources.len() * SOURCE_LINES_MAX;
+        if lines_with(&shown.meters, &cells) > SERIES_COUNT_MAX.saturating_sub(kept) {
             cells = Cells::new(M::DEFS, Labels::new());
         }
-        meters.push(Arc::clone(&cells));
+        shown.meters.push(Arc::clone(&cells));
         Meter { cells, single_writer: PhantomData }
+    }
+
+    /// At each scrape `source` writes what it counts below the meters: [`SOURCE_LINES_MAX`] lines at most, under names
+    /// that no meter has. To be said before the meters, which take what lines are left.
+    pub fn ask(&self, source: impl Fn(&mut Page<'_, '_>) + Send + Sync + 'static) {
+        self.lock().sources.push(Arc::new(Box::new(source)));
     }
 
     /// All metrics in the OpenMetrics text format (version 1.0.0), the end marker included.
@@ -365,9 +398,9 @@ impl Registry {
         exposition::prometheus(self)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Cells>>> {
-        // The list is only ever pushed to: whoever panicked left it whole.
-        self.meters.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Shown> {
+        // The lists are only ever pushed to: whoever panicked left them whole.
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

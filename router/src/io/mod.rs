@@ -11,6 +11,7 @@
 #![expect(clippy::disallowed_methods, reason = "the ground floor starts threads and waits")]
 
 mod committer;
+mod figures;
 mod lanes;
 mod life;
 mod membership;
@@ -105,6 +106,7 @@ pub struct Handle {
 /// The store could not be claimed, or the process has no threads or descriptors left.
 pub fn start(settings: &Settings, needs: Needs, metrics: &Registry) -> Result<Handle, Fatal> {
     let Needs { engine, tenure, address, dial, on_failure } = needs;
+    figures::show(metrics, &engine);
     let bell = Doorbell::new().map_err(|error| cannot_start(&error))?;
     let wake: Arc<dyn Wake> = bell.clone();
     let (mailbox, arrivals) = Mailbox::new(ARRIVALS_MAX, Arc::clone(&wake));

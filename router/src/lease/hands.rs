@@ -39,7 +39,8 @@ mod tests {
 
     use super::*;
 
-    /// SC3: slots spread evenly, and only what a newcomer gets moves.
+    /// SC2, SC4, SV10: slots, of users and of conversations alike, spread evenly; a newcomer moves at most 1.5 of its share,
+    /// and only to itself.
     #[test]
     fn homes_are_spread_and_stay() {
         let three = [Incarnation(4), Incarnation(9), Incarnation(11)];
@@ -48,6 +49,9 @@ mod tests {
             let count = (0..SLOTS_COUNT).filter(|slot| home(Slot(*slot), &three) == Some(hand)).count();
             assert!((1_200..1_530).contains(&count), "{hand:?} {count}");
         }
+        let moved_count =
+            (0..SLOTS_COUNT).map(Slot).filter(|slot| home(*slot, &three) != home(*slot, &four)).count();
+        assert!(moved_count * 4 * 2 <= usize::from(SLOTS_COUNT) * 3, "{moved_count} moved");
         for slot in (0..SLOTS_COUNT).map(Slot) {
             let (before, after) = (home(slot, &three), home(slot, &four));
             assert!(before == after || after == Some(Incarnation(12)));

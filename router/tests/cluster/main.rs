@@ -34,7 +34,7 @@ fn pair() -> Pair {
     Pair { town, lanes, users, conversation }
 }
 
-/// SC3, SC7: routers divide all slots between them, and gateways are told by each.
+/// SC3, SC8: routers divide all slots between them, and gateways are told by each.
 #[test]
 fn sc3_slots_are_divided_and_told() {
     let mut town = Town::new(3);
@@ -51,7 +51,7 @@ fn sc3_slots_are_divided_and_told() {
     }
 }
 
-/// G6, FU2: what one router orders is heard once, in order, by those whom another one serves; its marker stays until that
+/// G6, FU1, SC3: what one router orders is heard once, in order, by those whom another one serves; its marker stays until that
 /// one has answered (F5).
 #[test]
 fn g6_events_cross_routers() {

@@ -9,7 +9,7 @@ use carillon_protocol::record::idempotency_hash;
 
 use super::slot_of;
 use crate::keys;
-use crate::verb::{CreateOp, Op};
+use crate::verb::{Change, CreateOp, Op};
 
 /// The keys of `ops`, in the order in which they are asked for, some of them several times.
 pub(super) fn keys(ops: &[Op], generation: u64) -> Vec<Bytes> {
@@ -30,7 +30,12 @@ impl Ahead {
     fn op(&mut self, op: &Op) {
         match op {
             Op::Send(op) => self.event(op.conversation, op.sender, &op.client_msg_id),
-            Op::Change(op) => self.event(op.conversation, op.by, &op.client_msg_id),
+            Op::Change(op) => {
+                self.event(op.conversation, op.by, &op.client_msg_id);
+                if let Change::AddMembers { users } = &op.change {
+                    self.add(op.conversation, users);
+                }
+            }
             Op::Create(op) => self.create(op),
             Op::Receipt(op) => {
                 self.keys.extend([keys::member(op.conversation, op.user), keys::head(op.conversation)]);
@@ -57,6 +62,13 @@ impl Ahead {
         self.remembered(|generation| keys::sent(generation, conversation, &hash));
         self.keys.extend([keys::member(conversation, sender), keys::head(conversation)]);
         self.marker(conversation);
+    }
+
+    fn add(&mut self, conversation: ConversationId, users: &[UserId]) {
+        self.keys.push(keys::conversation(conversation));
+        for user in users {
+            self.keys.extend([keys::member(conversation, *user), keys::user(*user)]);
+        }
     }
 
     fn create(&mut self, op: &CreateOp) {

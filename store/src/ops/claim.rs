@@ -63,10 +63,7 @@ pub fn claim(txn: &mut dyn Txn, now: WallMs) -> Result<Claim, Abort> {
     }
     txn.set(keys::router(incarnation), rows::number(now.0.max(DEAD + 1)));
     // One epoch for all, above every one before.
-    let mut epoch = 1;
-    for slot in (0..SLOTS_COUNT).map(Slot) {
-        epoch = epoch.max(super::load_slot(txn, slot)?.1 + 1);
-    }
+    let epoch = epochs(txn)?.into_iter().max().unwrap_or(0) + 1;
     for slot in (0..SLOTS_COUNT).map(Slot) {
         txn.set(keys::slot(slot), rows::slot(incarnation.0, epoch));
     }
@@ -84,6 +81,19 @@ pub(super) fn incarnations(txn: &mut dyn Txn) -> Result<Vec<(Incarnation, u64)>,
     })
     .map_err(abort)?;
     if all.len() > ROUTERS_MAX { Err(Abort::TooLarge) } else { Ok(all) }
+}
+
+/// The epochs of all slots, 0 where there is no row: as ranges, because there is no time for a round trip for each.
+fn epochs(txn: &mut dyn Txn) -> Result<Vec<u64>, Abort> {
+    let mut epochs = vec![0; usize::from(SLOTS_COUNT)];
+    walk(txn, keys::slots(), usize::from(SLOTS_COUNT), |(key, value)| {
+        let slot = keys::slot_number(&key).ok_or_else(rows::damaged)?;
+        let (_, epoch) = rows::read_slot(&value)?;
+        *epochs.get_mut(usize::from(slot.0)).ok_or_else(rows::damaged)? = epoch;
+        Ok(Walk::On)
+    })
+    .map_err(abort)?;
+    Ok(epochs)
 }
 
 pub(super) fn ids_ceiling_ms(txn: &mut dyn Txn, incarnation: Incarnation) -> Result<u64, Abort> {

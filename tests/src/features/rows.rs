@@ -138,6 +138,23 @@ rows! {
         "E2" "and is never looked into"
         "E3" "Rules work on who, when and how much"
     }
+    "Many of them" {
+        "FU1" "People at different gateways and routers talk to each other"
+        "NF3" "No message is lost when a process is killed"
+        "NF4" "nor when a client's connection ends anywhere"
+        "NF5" "nor when links between processes are cut"
+        "SV1" "Gateways hold the sockets; people cross them"
+        "SV2" "Failures of the store that pass are tried again, under the same id"
+        "SV9" "Who sends does not wait for who reads"
+        "SV10" "Who serves whom is computed, not looked up"
+        "SC2" "A machine more moves its share of people and no more"
+        "SC3" "Between gateways and routers everything finds its way"
+        "SC4" "the same for conversations"
+        "SC7" "What may be pushed twice is shown once"
+        "SC8" "Gateways and routers join and leave while everything runs"
+        "DC3" "Tiers speak QUIC; one lane does not hold up another"
+        "DC4" "Seqs are committed in FoundationDB, every outcome decided"
+    }
     "And then" {
         "FU2" "A killed gateway's clients go on at another"
         "FU3a" "A user's devices are online at once"

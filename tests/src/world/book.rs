@@ -162,6 +162,8 @@ stats! {
     notices,
     /// Of them such as a former owner may have sent already.
     replays,
+    /// Receipts of others that were older than what the client had been told.
+    older_marks,
     /// Receipts that a client was told are durable.
     receipts,
 }

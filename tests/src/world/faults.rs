@@ -135,7 +135,11 @@ impl World<'_> {
                 let lanes = self.live_lanes(kind == Kind::RouterLaneBreak);
                 let Some(lane) = lanes.get(chance.index(lanes.len())).copied() else { return false };
                 let stats = &mut self.book.stats;
-                let count = if kind == Kind::LaneBreak { &mut stats.lanes_lost } else { &mut stats.router_lanes_lost };
+                let count = if kind == Kind::LaneBreak {
+                    &mut stats.lanes_lost
+                } else {
+                    &mut stats.router_lanes_lost
+                };
                 *count += 1;
                 self.break_lane(lane);
             }
@@ -226,12 +230,20 @@ impl World<'_> {
             }
             Kind::GatewayPartition | Kind::RouterPartition => {
                 let other = chance.index(self.routers.len());
-                let place = if kind == Kind::GatewayPartition { Place::Gateway(gateway) } else { Place::Router(other) };
+                let place = if kind == Kind::GatewayPartition {
+                    Place::Gateway(gateway)
+                } else {
+                    Place::Router(other)
+                };
                 if place == Place::Router(router) {
                     return false;
                 }
                 let stats = &mut self.book.stats;
-                let count = if kind == Kind::GatewayPartition { &mut stats.gateway_partitions } else { &mut stats.router_partitions };
+                let count = if kind == Kind::GatewayPartition {
+                    &mut stats.gateway_partitions
+                } else {
+                    &mut stats.router_partitions
+                };
                 *count += 1;
                 self.cut_off(place, Place::Router(router), chance);
             }

@@ -197,7 +197,8 @@ impl World<'_> {
 
     pub(super) fn lane_frame(&mut self, lane: usize, way: Way) {
         let now = self.now;
-        let (from, to) = (self.lanes[lane].receiver(way.back()).place(), self.lanes[lane].receiver(way).place());
+        let (from, to) =
+            (self.lanes[lane].receiver(way.back()).place(), self.lanes[lane].receiver(way).place());
         if let Some(until) = self.blocked_until(from, to) {
             self.agenda.put(until, Event::LaneFrame { lane, way });
             return;

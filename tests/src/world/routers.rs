@@ -365,7 +365,8 @@ impl World<'_> {
         let life = self.routers[router].life;
         match output {
             Output::Lease(order) => {
-                let slowest_ns = if order == lease::Output::Poll { self.plan.read_ns } else { self.plan.commit_ns };
+                let slowest_ns =
+                    if order == lease::Output::Poll { self.plan.read_ns } else { self.plan.commit_ns };
                 let at = self.now + self.delay(slowest_ns);
                 self.agenda.put(at, Event::Order { router, life, order });
             }
@@ -402,7 +403,8 @@ impl World<'_> {
                 self.agenda.put(at, Event::Read { router, life, ticket, query });
             }
             Output::Fatal(sentence) => {
-                self.book.wrong("G14", format!("the store did not fail, but router {router} says {sentence}"));
+                self.book
+                    .wrong("G14", format!("the store did not fail, but router {router} says {sentence}"));
             }
             Output::Drained => self.kill_router(router),
         }

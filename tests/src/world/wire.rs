@@ -67,7 +67,16 @@ pub(super) fn words(bytes: &[u8]) -> String {
             "Receipt {}/{} of {} {} delivered {} read {}",
             it.session, it.request, it.user.0, it.conversation.0, it.delivered_seq, it.read_seq
         ),
-        Ok(Frame::Watermark(it)) => format!("Watermark {} of {}", it.conversation.0, it.reader.0),
+        Ok(Frame::Watermark(it)) => {
+            let senders = it.senders.iter().map(|one| format!("{}:{}", one.user.0, one.seq));
+            format!(
+                "Watermark {} of {} read {} [{}]",
+                it.conversation.0,
+                it.reader.0,
+                it.read,
+                senders.collect::<Vec<_>>().join(" ")
+            )
+        }
         Ok(Frame::Read(it)) => format!("Read {}/{} {}", it.session, it.request, it.conversation.0),
         Ok(Frame::Page(it)) => format!(
             "Page {}/{} {} to {}, fanned out {}, head {}",
@@ -78,7 +87,9 @@ pub(super) fn words(bytes: &[u8]) -> String {
             it.fanned_out_seq,
             it.head_seq
         ),
-        Ok(Frame::Watch(it)) => format!("Watch {}/{} {} {}", it.session, it.request, users(&it.users), it.watch),
+        Ok(Frame::Watch(it)) => {
+            format!("Watch {}/{} {} {}", it.session, it.request, users(&it.users), it.watch)
+        }
         Ok(Frame::Watched(it)) => format!("Watched {}/{}", it.session, it.request),
         Ok(Frame::Presence(it)) => format!("Presence {} online {}", it.user.user.0, it.user.online),
         Ok(Frame::Replaced(it)) => format!("Replaced {}", it.session),

@@ -15,6 +15,7 @@ use super::disk::write_all_at;
 use super::fault::Fault;
 use super::format::{FLAG_IDLE, Writes, encode};
 use super::shelf::{NoSegment, Segment, Shelf};
+use crate::figures::Times;
 
 /// A record that is durable.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ pub(super) enum AppendError {
 pub(super) struct LogCounters {
     pub(super) records: AtomicU64,
     pub(super) bytes: AtomicU64,
-    pub(super) sync_ns: AtomicU64,
+    pub(super) syncs: Times,
 }
 
 /// See the head of this file.
@@ -146,8 +147,7 @@ impl Log {
         write_all_at(&*self.segment.file, whole, self.offset)?;
         let began = Instant::now();
         self.segment.file.sync_data()?;
-        let sync_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.counters.sync_ns.fetch_add(sync_ns, Relaxed);
+        self.counters.syncs.add(began.elapsed());
         Ok(())
     }
 }

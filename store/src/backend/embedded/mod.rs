@@ -45,8 +45,11 @@ use tables::{RUNS_MAX, Tables};
 use view::{EmbeddedTxn, View};
 
 use crate::error::{CommitError, ReadError};
+use crate::figures::{self, Attempts, Figure};
 use crate::txn::{Body, Engine, Read};
 
+/// There is one writer.
+const LANES_COUNT: u16 = 1;
 /// The smallest segment; less is taken for this.
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;
 /// An overlay is sealed when it has grown by this part of its bound.
@@ -125,6 +128,7 @@ struct Shared {
     room: Condvar,
     /// A generation was sealed, or the store stops.
     work: Condvar,
+    attempts: Attempts,
     counters: Counters,
     log_counters: Arc<LogCounters>,
 }
@@ -143,10 +147,8 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Counters {
-    commits: AtomicU64,
     overlay_waits: AtomicU64,
     overlay_wait_ns: AtomicU64,
-    full_refusals: AtomicU64,
     runs: AtomicU64,
     run_rows: AtomicU64,
     run_ns: AtomicU64,
@@ -171,27 +173,13 @@ struct Space {
 
 impl Engine for Embedded {
     fn lanes_count(&self) -> u16 {
-        1
+        LANES_COUNT
     }
 
-    fn commit(&self, _lane: u16, body: &mut Body<'_>) -> Result<(), CommitError> {
-        let mut writer = self.writer();
-        self.may_write(&mut writer)?;
-        self.shared.wait_for_room()?;
-        let mut txn = EmbeddedTxn::new(self.shared.view());
-        body(&mut txn)?;
-        let writes = txn.into_writes().ok_or(CommitError::TooLarge)?;
-        if writes.is_empty() {
-            return Ok(());
-        }
-        let appended = writer.log.append(&writes).map_err(|error| self.not_appended(&mut writer, error))?;
-        writer.space.written_bytes += appended.whole.len() as u64;
-        self.shared.publish(appended.number, appended.segment, &appended.whole);
-        self.shared.counters.commits.fetch_add(1, Relaxed);
-        if self.shared.options.upkeep == Upkeep::Inline {
-            self.shared.upkeep_inline();
-        }
-        Ok(())
+    fn commit(&self, lane: u16, body: &mut Body<'_>) -> Result<(), CommitError> {
+        let committed = self.attempt(body);
+        self.shared.attempts.ended(lane, &committed);
+        committed
     }
 
     fn snapshot(&self) -> Result<Box<dyn Read + Send + '_>, ReadError> {
@@ -231,41 +219,80 @@ impl Engine for Embedded {
         })
     }
 
-    fn gauges(&self) -> Vec<(&'static str, f64)> {
+    fn figures(&self) -> Vec<Figure> {
         let shared = &self.shared;
         let (overlay_bytes, generations_count, snapshots_count, lag) = {
             let state = shared.lock();
             let snapshots_count: usize = state.open.values().sum();
             (state.overlay_bytes(), state.generations.len(), snapshots_count, state.visible - state.applied)
         };
-        let count = |counter: &AtomicU64| counter.load(Relaxed) as f64;
-        let seconds = |counter: &AtomicU64| counter.load(Relaxed) as f64 / 1e9;
-        vec![
-            ("store_commits", count(&shared.counters.commits)),
-            ("store_log_records", count(&shared.log_counters.records)),
-            ("store_log_bytes", count(&shared.log_counters.bytes)),
-            ("store_log_sync_seconds", seconds(&shared.log_counters.sync_ns)),
-            ("store_log_segments", shared.shelf.segments_count() as f64),
-            ("store_overlay_bytes", overlay_bytes as f64),
-            ("store_overlay_bytes_max", shared.options.overlay_bytes as f64),
-            ("store_overlay_generations", generations_count as f64),
-            ("store_overlay_waits", count(&shared.counters.overlay_waits)),
-            ("store_overlay_wait_seconds", seconds(&shared.counters.overlay_wait_ns)),
-            ("store_snapshots_open", snapshots_count as f64),
-            ("store_tables_lag_records", lag as f64),
-            ("store_tables_runs_ingested", count(&shared.counters.runs)),
-            ("store_tables_rows_ingested", count(&shared.counters.run_rows)),
-            ("store_tables_ingest_seconds", seconds(&shared.counters.run_ns)),
-            ("store_tables_runs_unmerged", shared.tables.runs_count() as f64),
-            ("store_tables_runs_waits", count(&shared.counters.runs_waits)),
-            ("store_tables_bytes", shared.tables.disk_bytes() as f64),
-            ("store_full_refusals", count(&shared.counters.full_refusals)),
-            ("store_failed", f64::from(u8::from(shared.fault.reason().is_some()))),
-        ]
+        let (counters, log) = (&shared.counters, &shared.log_counters);
+        let mut figures = shared.attempts.figures().to_vec();
+        figures.extend([
+            figures::snapshots_open(snapshots_count as u64),
+            figures::failed(shared.fault.reason().is_some()),
+            Figure::count("store_log_records", "Records of the commit log that are durable", &log.records),
+            Figure::count("store_log_bytes", "Bytes of them", &log.bytes),
+            log.syncs.figure("store_log_sync_seconds", "One fdatasync of the commit log"),
+            Figure::level("store_log_segments", "Segments of the commit log", shared.shelf.segments_count()),
+            Figure::level(
+                "store_overlay_bytes",
+                "Memory for rows that the tables do not hold yet",
+                overlay_bytes as u64,
+            ),
+            Figure::level("store_overlay_max_bytes", "Its bound", shared.options.overlay_bytes as u64),
+            Figure::level("store_overlay_generations", "Parts of it", generations_count as u64),
+            Figure::count(
+                "store_overlay_waits",
+                "Commits that waited until there was room in the overlay",
+                &counters.overlay_waits,
+            ),
+            Figure::time("store_overlay_wait_seconds", "How long they waited", &counters.overlay_wait_ns),
+            Figure::level(
+                "store_tables_lag_records",
+                "Records of the log that the tables do not hold yet",
+                lag,
+            ),
+            Figure::count("store_tables_runs", "Sorted runs written to the tables", &counters.runs),
+            Figure::count("store_tables_rows", "Rows of them", &counters.run_rows),
+            Figure::time("store_tables_ingest_seconds", "Writing them", &counters.run_ns),
+            Figure::level(
+                "store_tables_runs_unmerged",
+                "Runs that the tables have not merged yet",
+                shared.tables.runs_count() as u64,
+            ),
+            Figure::count(
+                "store_tables_runs_waits",
+                "Runs that waited until older ones were merged",
+                &counters.runs_waits,
+            ),
+            Figure::level("store_tables_bytes", "Bytes of the tables on disk", shared.tables.disk_bytes()),
+        ]);
+        figures
     }
 }
 
 impl Embedded {
+    /// One body, and one record of what it wrote.
+    fn attempt(&self, body: &mut Body<'_>) -> Result<(), CommitError> {
+        let mut writer = self.writer();
+        self.may_write(&mut writer)?;
+        self.shared.wait_for_room()?;
+        let mut txn = EmbeddedTxn::new(self.shared.view());
+        body(&mut txn)?;
+        let writes = txn.into_writes().ok_or(CommitError::TooLarge)?;
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let appended = writer.log.append(&writes).map_err(|error| self.not_appended(&mut writer, error))?;
+        writer.space.written_bytes += appended.whole.len() as u64;
+        self.shared.publish(appended.number, appended.segment, &appended.whole);
+        if self.shared.options.upkeep == Upkeep::Inline {
+            self.shared.upkeep_inline();
+        }
+        Ok(())
+    }
+
     fn writer(&self) -> MutexGuard<'_, Writer> {
         // A body that panicked had written nothing yet.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
@@ -292,7 +319,6 @@ impl Embedded {
             space.written_bytes = 0;
         }
         if space.free_bytes < reserve_bytes {
-            shared.counters.full_refusals.fetch_add(1, Relaxed);
             return Err(CommitError::Full { free_bytes: space.free_bytes, reserve_bytes });
         }
         Ok(())
@@ -303,7 +329,6 @@ impl Embedded {
             AppendError::TooLarge => CommitError::TooLarge,
             AppendError::Fatal(reason) => CommitError::Fatal(reason),
             AppendError::Full => {
-                self.shared.counters.full_refusals.fetch_add(1, Relaxed);
                 writer.space.checked = None;
                 let free_bytes = self.shared.options.disk.free_bytes(&self.shared.dir).unwrap_or(0);
                 CommitError::Full { free_bytes, reserve_bytes: self.shared.options.reserve_bytes }

@@ -19,8 +19,9 @@ use super::overlay::Generation;
 use super::recover::{self, Applied, LogError, Scan, Settled};
 use super::shelf::{self, Shelf, ShelfOptions};
 use super::tables::{self, Found, Tables, TablesError};
-use super::{Counters, Embedded, Options, SEGMENT_BYTES_MIN, Shared, Space, State, Writer};
+use super::{Counters, Embedded, LANES_COUNT, Options, SEGMENT_BYTES_MIN, Shared, Space, State, Writer};
 use crate::error::OpenError;
+use crate::figures::Attempts;
 
 const LOCK_FILE: &str = "lock";
 const LOG_DIR: &str = "log";
@@ -162,6 +163,8 @@ fn open_locked(dir: &Path, options: Options, lock: File) -> Result<Embedded, Fai
         state: Mutex::new(state),
         room: Condvar::new(),
         work: Condvar::new(),
+        // With the control lane.
+        attempts: Attempts::new(usize::from(LANES_COUNT) + 1),
         counters,
         log_counters: log.counters(),
     };

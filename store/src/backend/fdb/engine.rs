@@ -14,37 +14,29 @@ use super::txn::{FdbTxn, Session, View};
 use super::{ANSWER_MAX, BODY_MAX, LANES_COUNT, Options};
 use crate::backend::in_flight::InFlight;
 use crate::error::{CommitError, OpenError, ReadError};
+use crate::figures::{self, Attempts, Figure, Times};
 use crate::txn::{Body, Engine, Read};
 
 /// The engine. See the head of the module.
 pub struct Fdb {
     database: Database,
     prefix: Prefix,
-    /// With the control lane, the last.
-    lanes: [Lane; LANES_COUNT as usize + 1],
+    /// For each lane, the control lane being the last: whether a commit is in flight there.
+    lanes: [AtomicBool; ALL_LANES_COUNT],
+    attempts: Attempts,
     counters: Counters,
 }
 
-#[derive(Default)]
-struct Lane {
-    is_busy: AtomicBool,
-    /// The last attempt here has to be made again.
-    is_retrying: AtomicBool,
-}
+const ALL_LANES_COUNT: usize = LANES_COUNT as usize + 1;
 
 /// What happened, in numbers.
 #[derive(Default)]
 pub(super) struct Counters {
-    pub(super) commits: AtomicU64,
-    pub(super) commit_ns: AtomicU64,
-    pub(super) conflicts: AtomicU64,
-    pub(super) unknown: AtomicU64,
-    pub(super) retries: AtomicU64,
-    pub(super) too_large: AtomicU64,
-    pub(super) slow: AtomicU64,
+    /// From sending a commit to its answer.
+    pub(super) commits: Times,
+    /// From asking whether an answer is there to having it.
+    pub(super) reads: Times,
     pub(super) too_old: AtomicU64,
-    pub(super) reads: AtomicU64,
-    pub(super) read_ns: AtomicU64,
 }
 
 impl Fdb {
@@ -67,7 +59,13 @@ impl Fdb {
         let database = Database::new(cluster_file).map_err(|error| {
             OpenError::Setting(format!("store.cluster_file: {named} cannot be used: {}", describe(error)))
         })?;
-        let fdb = Fdb { database, prefix, lanes: Default::default(), counters: Counters::default() };
+        let fdb = Fdb {
+            database,
+            prefix,
+            lanes: Default::default(),
+            attempts: Attempts::new(ALL_LANES_COUNT),
+            counters: Counters::default(),
+        };
         // A version is what everything else needs first: it comes from a cluster that works.
         match fdb.session(true) {
             Ok(_) => network::spare_at_exit().map(|()| fdb).map_err(OpenError::Setting),
@@ -99,25 +97,6 @@ impl Fdb {
         }
         txn.commit(Instant::now() + ANSWER_MAX)
     }
-
-    fn count(&self, lane: Option<&Lane>, committed: &Result<(), CommitError>) {
-        let counters = &self.counters;
-        let counter = match committed {
-            Ok(()) => &counters.commits,
-            Err(CommitError::Conflict) => &counters.conflicts,
-            Err(CommitError::Unknown) => &counters.unknown,
-            Err(CommitError::TooLarge) => &counters.too_large,
-            Err(CommitError::Slow) => &counters.slow,
-            Err(CommitError::Full { .. } | CommitError::Fenced | CommitError::Fatal(_)) => return,
-        };
-        counter.fetch_add(1, Relaxed);
-        if let Some(lane) = lane {
-            let is_to_retry = matches!(committed, Err(CommitError::Conflict | CommitError::Unknown));
-            if lane.is_retrying.swap(is_to_retry, Relaxed) {
-                counters.retries.fetch_add(1, Relaxed);
-            }
-        }
-    }
 }
 
 impl Engine for Fdb {
@@ -126,10 +105,9 @@ impl Engine for Fdb {
     }
 
     fn commit(&self, lane: u16, body: &mut Body<'_>) -> Result<(), CommitError> {
-        let of_lane = self.lanes.get(usize::from(lane));
-        let in_flight = InFlight::enter(of_lane.map(|lane| &lane.is_busy), lane);
+        let in_flight = InFlight::enter(self.lanes.get(usize::from(lane)), lane);
         let committed = self.attempt(body);
-        self.count(of_lane, &committed);
+        self.attempts.ended(lane, &committed);
         drop(in_flight);
         committed
     }
@@ -138,22 +116,15 @@ impl Engine for Fdb {
         Ok(Box::new(View::new(self.session(true)?)))
     }
 
-    fn gauges(&self) -> Vec<(&'static str, f64)> {
-        let count = |counter: &AtomicU64| counter.load(Relaxed) as f64;
-        let seconds = |counter: &AtomicU64| counter.load(Relaxed) as f64 / 1e9;
-        let counters = &self.counters;
-        vec![
-            ("store_commits", count(&counters.commits)),
-            ("store_commit_seconds", seconds(&counters.commit_ns)),
-            ("store_conflicts", count(&counters.conflicts)),
-            ("store_unknown_results", count(&counters.unknown)),
-            ("store_retries", count(&counters.retries)),
-            ("store_too_large", count(&counters.too_large)),
-            ("store_slow", count(&counters.slow)),
-            ("store_too_old", count(&counters.too_old)),
-            ("store_reads", count(&counters.reads)),
-            ("store_read_seconds", seconds(&counters.read_ns)),
-        ]
+    fn figures(&self) -> Vec<Figure> {
+        let Counters { commits, reads, too_old } = &self.counters;
+        let mut figures = self.attempts.figures().to_vec();
+        figures.extend([
+            figures::too_old(too_old),
+            commits.figure("store_commit_seconds", "From sending one commit to its answer, whatever it is"),
+            reads.figure("store_read_seconds", "How long one answer to a read, or a version, was waited for"),
+        ]);
+        figures
     }
 }
 

@@ -57,16 +57,22 @@ impl<'a> Session<'a> {
     fn wait<T>(&self, answer: impl Future<Output = FdbResult<T>> + Unpin) -> Result<T, ReadError> {
         let began = Instant::now();
         let answered = wait_until(answer, self.deadline);
-        self.counters.reads.fetch_add(1, Relaxed);
-        self.counters.read_ns.fetch_add(nanos(began), Relaxed);
+        self.counters.reads.add(began.elapsed());
         match answered {
             Some(answered) => answered.map_err(|error| self.counters.read_failed(error)),
             None => Err(ReadError::Again("FoundationDB's client does not answer".to_owned())),
         }
     }
 
-    fn fetch(&self, key: &[u8]) -> Fetch {
-        Box::new(self.transaction.get(&self.prefix.key(key), self.is_snapshot))
+    fn fetch(&self, key: &[u8], is_snapshot: bool) -> Fetch {
+        Box::new(self.transaction.get(&self.prefix.key(key), is_snapshot))
+    }
+
+    /// From now on what is committed here conflicts with whoever changes `key` after this session's version.
+    fn rely_on(&self, key: &[u8]) -> Result<(), ReadError> {
+        let (from, to) = (self.prefix.key(key), self.prefix.key(&keys::after(key)));
+        let added = self.transaction.add_conflict_range(&from, &to, ConflictRangeType::Read);
+        added.map_err(|error| self.counters.read_failed(error))
     }
 
     fn prefetch(&mut self, keys: &[Bytes]) {
@@ -75,15 +81,23 @@ impl<'a> Session<'a> {
                 return;
             }
             if !self.fetches.contains_key(key) {
-                let fetch = self.fetch(key);
+                // As of a snapshot: only what is asked for is relied on.
+                let fetch = self.fetch(key, true);
                 self.fetches.insert(key.clone(), fetch);
             }
         }
     }
 
     fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        let fetch = self.fetches.remove(key).unwrap_or_else(|| self.fetch(key));
-        let value = self.wait(fetch)?;
+        let value = match self.fetches.remove(key) {
+            Some(fetch) => {
+                if !self.is_snapshot {
+                    self.rely_on(key)?;
+                }
+                self.wait(fetch)?
+            }
+            None => self.wait(self.fetch(key, self.is_snapshot))?,
+        };
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -182,12 +196,11 @@ impl<'a> FdbTxn<'a> {
         if self.is_too_large || self.written_bytes > TXN_BYTES_MAX {
             return Err(CommitError::TooLarge);
         }
-        let Session { transaction, counters, fetches, .. } = self.session;
-        // What was fetched ahead in vain must not keep the commit waiting.
-        drop(fetches);
+        // FoundationDB waits for what was fetched ahead in vain, whether anybody still wants it or not.
+        let Session { transaction, counters, .. } = self.session;
         let began = Instant::now();
         let answered = wait_until(transaction.commit(), deadline);
-        counters.commit_ns.fetch_add(nanos(began), Relaxed);
+        counters.commits.add(began.elapsed());
         match answered {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => {
@@ -259,14 +272,8 @@ impl Txn for FdbTxn<'_> {
     }
 
     fn expect_unchanged(&mut self, key: &[u8]) {
-        let (from, to) = (self.session.prefix.key(key), self.session.prefix.key(&keys::after(key)));
-        let added = self.session.transaction.add_conflict_range(&from, &to, ConflictRangeType::Read);
-        if let Err(error) = added {
-            self.failure = Some(self.session.counters.read_failed(error));
+        if let Err(failure) = self.session.rely_on(key) {
+            self.failure = Some(failure);
         }
     }
-}
-
-fn nanos(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

@@ -20,6 +20,7 @@ pub use faults::{Chances, Fault, Faults, Hook};
 
 use super::in_flight::InFlight;
 use crate::error::{CommitError, ReadError};
+use crate::figures::{self, Attempts, Figure};
 use crate::txn::{Body, Engine, KEY_BYTES_MAX, Read, Row, Txn, VALUE_BYTES_MAX};
 use faults::LATE_MAX;
 use versions::{Reads, Versions, Writes};
@@ -46,8 +47,10 @@ pub struct Memory {
     /// One for each lane: whether a commit is in flight there.
     lanes: Vec<AtomicBool>,
     late: Mutex<Vec<Late>>,
-    commits: AtomicU64,
+    attempts: Attempts,
+    /// Attempts that were refused because something they relied on had changed, or that were told so.
     conflicts: AtomicU64,
+    too_old: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -81,15 +84,17 @@ impl Memory {
     #[must_use]
     pub fn with_faults(options: Options, faults: Faults) -> Memory {
         // With the control lane.
-        let lanes = (0..=options.lanes_count.max(1)).map(|_| AtomicBool::new(false)).collect();
+        let lanes: Vec<_> = (0..=options.lanes_count.max(1)).map(|_| AtomicBool::new(false)).collect();
+        let attempts = Attempts::new(lanes.len());
         Memory {
             options,
             faults,
             shared: Arc::default(),
             lanes,
             late: Mutex::default(),
-            commits: AtomicU64::new(0),
+            attempts,
             conflicts: AtomicU64::new(0),
+            too_old: AtomicU64::new(0),
         }
     }
 
@@ -145,6 +150,23 @@ impl Memory {
         self.shared.failure().map_or(Ok(()), |reason| Err(CommitError::Fatal(reason)))
     }
 
+    /// One body, and one commit of what it wrote.
+    fn attempt(&self, body: &mut Body<'_>) -> Result<(), CommitError> {
+        self.check_failure()?;
+        self.step_late();
+        let fault = self.faults.plan();
+        if matches!(fault, Some(Fault::TooOld { .. })) {
+            self.too_old.fetch_add(1, Ordering::Relaxed);
+        }
+        let committed = match fault {
+            Some(Fault::Full) => Err(CommitError::Full { free_bytes: 0, reserve_bytes: 1 }),
+            fault => self.commit_planned(fault, body),
+        };
+        // An acknowledgement that overtakes a failure is one too many.
+        self.check_failure()?;
+        committed
+    }
+
     fn commit_planned(&self, fault: Option<Fault>, body: &mut Body<'_>) -> Result<(), CommitError> {
         let reads_left = match fault {
             Some(Fault::TooOld { reads }) => Some(reads),
@@ -187,7 +209,6 @@ impl Memory {
             drop(pin);
             versions.apply(writes, self.shared.oldest_pin());
         }
-        self.commits.fetch_add(1, Ordering::Relaxed);
         if fault == Some(Fault::UnknownCommitted) { Err(CommitError::Unknown) } else { Ok(()) }
     }
 }
@@ -198,16 +219,10 @@ impl Engine for Memory {
     }
 
     fn commit(&self, lane: u16, body: &mut Body<'_>) -> Result<(), CommitError> {
-        let lane = InFlight::enter(self.lanes.get(usize::from(lane)), lane);
-        self.check_failure()?;
-        self.step_late();
-        let committed = match self.faults.plan() {
-            Some(Fault::Full) => Err(CommitError::Full { free_bytes: 0, reserve_bytes: 1 }),
-            fault => self.commit_planned(fault, body),
-        };
-        drop(lane);
-        // An acknowledgement that overtakes a failure is one too many.
-        self.check_failure()?;
+        let in_flight = InFlight::enter(self.lanes.get(usize::from(lane)), lane);
+        let committed = self.attempt(body);
+        self.attempts.ended(lane, &committed);
+        drop(in_flight);
         committed
     }
 
@@ -221,15 +236,22 @@ impl Engine for Memory {
         }
     }
 
-    fn gauges(&self) -> Vec<(&'static str, f64)> {
+    fn figures(&self) -> Vec<Figure> {
         let rows_count = self.shared.read().rows_count();
-        vec![
-            ("store_commits", self.commits.load(Ordering::Relaxed) as f64),
-            ("store_conflicts", self.conflicts.load(Ordering::Relaxed) as f64),
-            ("store_rows", rows_count as f64),
-            ("store_snapshots_open", lock(&self.shared.pins).values().sum::<usize>() as f64),
-            ("store_failed", f64::from(u8::from(self.shared.is_failed.load(Ordering::Relaxed)))),
-        ]
+        let open_count = lock(&self.shared.pins).values().sum::<usize>();
+        let is_failed = self.shared.is_failed.load(Ordering::Relaxed);
+        let mut figures = self.attempts.figures().to_vec();
+        figures.extend([
+            figures::too_old(&self.too_old),
+            figures::snapshots_open(open_count as u64),
+            figures::failed(is_failed),
+            Figure::level(
+                "store_rows",
+                "Rows, those among them that only old snapshots see",
+                rows_count as u64,
+            ),
+        ]);
+        figures
     }
 }
 

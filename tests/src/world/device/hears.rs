@@ -50,9 +50,7 @@ impl Device {
                 }
             }
             // What is true only now says nothing about the log.
-            ServerFrame::HeartbeatAck { .. }
-            | ServerFrame::Typing { .. }
-            | ServerFrame::ReadSync { .. } => {}
+            ServerFrame::HeartbeatAck { .. } | ServerFrame::Typing { .. } | ServerFrame::ReadSync { .. } => {}
         }
     }
 
@@ -224,14 +222,13 @@ impl Device {
                     hands.book.wrong("G12", words);
                 }
                 let mark = (conversation, reader, status == Status::Read);
-                let told = self.marks.insert(mark, seq).unwrap_or(0);
-                if seq < told {
-                    let words = format!(
-                        "{} heard that {reader} was at {told} of {conversation}, and then at {seq}",
-                        self.label()
-                    );
-                    hands.book.wrong("G12", words);
-                }
+                hands.trace.note(hands.now, "mark", [self.number as u64, reader.0, seq], || {
+                    format!("{} {reader} {status:?} {conversation}/{seq}", self.label())
+                });
+                // A former home may have a late word: clients merge by maximum.
+                let told = self.marks.entry(mark).or_insert(0);
+                hands.book.stats.older_marks += u64::from(seq < *told);
+                *told = seq.max(*told);
             }
             return;
         }

@@ -228,7 +228,9 @@ impl World<'_> {
             return;
         };
         let told = self.carry_out(me, &order);
-        self.note("order", [router as u64, u64::from(life), 0], || format!("{router}: {}", words(&order, &told)));
+        self.note("order", [router as u64, u64::from(life), 0], || {
+            format!("{router}: {}", words(&order, &told))
+        });
         if self.routers[router].is_life(life) {
             let at = self.heard_at(router, self.plan.report_ns);
             self.agenda.put(at, Event::Told { router, life, told });
