@@ -216,7 +216,7 @@ impl Siege {
             (fleet.metric(router, "carillon_router_slots "), fleet.metric(router, APPENDED));
         let heard = fleet.metric(gateway, "carillon_gateway_frames_total{direction=\"in\"}");
         happened.push(Happened::now("a router that joined is stopped"));
-        fleet.leave(router);
+        let left = fleet.leave(router);
         let report = running.finish()?;
         if slots == 0.0 || appended == 0.0 || heard == 0.0 {
             return Err(format!(
@@ -226,7 +226,7 @@ impl Siege {
         eprintln!(
             "the router had {slots} slots and appended {appended} events; the gateway heard {heard} frames"
         );
-        fleet.leave(gateway);
+        left.and(fleet.leave(gateway))?;
         self.close(&report, &journal, &happened, account, acked)
     }
 
@@ -271,7 +271,7 @@ impl Siege {
             failed = failed.and(done);
         }
         let report = running.finish()?;
-        failed?;
+        failed.and(fleet.check())?;
         self.close(&report, &journal, &happened, account, acked)
     }
 
