@@ -105,8 +105,16 @@ impl Common {
     /// Routers to which lanes are missing are asked for, and those that are gone for good are parted from.
     pub(crate) fn meet_and_part(&mut self) {
         // First who is gone: another one may be at the same address now, and nobody is met there twice.
+        let mut has_parted = false;
         while let Some(router) = self.owners.forget_gone() {
             self.outputs.push_back(Output::Part { router });
+            has_parted = true;
+        }
+        if has_parted {
+            // Where routers are looked for at first they are looked for again: a new one may be there of which nobody tells
+            // any more, because everybody else is gone or stands still.
+            let first = self.settings.gateway.routers.iter();
+            self.outputs.extend(first.map(|address| Output::Meet { address: address.clone() }));
         }
         for address in self.owners.unmet() {
             self.outputs.push_back(Output::Meet { address });

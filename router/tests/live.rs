@@ -1,8 +1,8 @@
 //! A router with its real threads, driven over local rings, on the memory engine.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
 use carillon_link::doorbell::Doorbell;
@@ -13,11 +13,13 @@ use carillon_node::exit::Fatal;
 use carillon_node::metrics::Registry;
 use carillon_protocol::frame::{self, Command, Frame, LinkFrame};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
-use carillon_protocol::time::Time;
+use carillon_protocol::time::{Time, WallMs};
 use carillon_router::io::{self, Handle, Needs, Tenure};
 use carillon_router::{DEFAULTS, Settings};
 use carillon_store::backend::memory::{Fault, Faults, Memory, Options};
-use carillon_store::txn::Engine;
+use carillon_store::error::{CommitError, ReadError};
+use carillon_store::ops;
+use carillon_store::txn::{Abort, Body, Engine, Read};
 use rkyv::util::AlignedVec;
 
 const LANE_BYTES: usize = 1 << 20;
@@ -39,6 +41,10 @@ fn start(engine: &Arc<dyn Engine>) -> (Handle, mpsc::Receiver<Fatal>) {
 }
 
 fn start_with(engine: &Arc<dyn Engine>, metrics: &Registry) -> (Handle, mpsc::Receiver<Fatal>) {
+    start_as(engine, metrics, Tenure::Sole)
+}
+
+fn start_as(engine: &Arc<dyn Engine>, metrics: &Registry, tenure: Tenure) -> (Handle, mpsc::Receiver<Fatal>) {
     let mut settings: Settings = toml::from_str(DEFAULTS).unwrap();
     // More than one conversation may have a second is what some of these send.
     settings.limits.conversation_per_s = 0;
@@ -47,7 +53,7 @@ fn start_with(engine: &Arc<dyn Engine>, metrics: &Registry) -> (Handle, mpsc::Re
     let on_failure = Arc::new(move |fatal| drop(failed.lock().unwrap().send(fatal)));
     let needs = Needs {
         engine: Arc::clone(engine),
-        tenure: Tenure::Sole,
+        tenure,
         address: "127.0.0.1:7400".to_owned(),
         dial: Arc::new(Alone),
         on_failure,
@@ -459,4 +465,82 @@ fn g13_a_lane_that_is_not_read_is_closed_and_others_go_on() {
         _ => None,
     });
     assert_eq!(head, MESSAGES + 1, "a peek tells what was missed");
+}
+
+/// The memory engine, with a commit on the control lane that can be held.
+struct Held {
+    memory: Memory,
+    /// Whether the next commit there is held, and whether one is.
+    is_closed: Mutex<(bool, bool)>,
+    changed: Condvar,
+    /// Commits on the control lane while one was held there: more than a lane may have.
+    beside: AtomicUsize,
+}
+
+impl Held {
+    fn set(&self, change: impl FnOnce(&mut (bool, bool))) {
+        change(&mut self.is_closed.lock().unwrap());
+        self.changed.notify_all();
+    }
+}
+
+impl Engine for Held {
+    fn lanes_count(&self) -> u16 {
+        self.memory.lanes_count()
+    }
+
+    fn commit(&self, lane: u16, body: &mut Body<'_>) -> Result<(), CommitError> {
+        if lane == self.control_lane() {
+            let mut state = self.is_closed.lock().unwrap();
+            self.beside.fetch_add(usize::from(state.1), Ordering::SeqCst);
+            if state.0 && !state.1 {
+                state.1 = true;
+                self.changed.notify_all();
+                state = self.changed.wait_while(state, |state| state.0).unwrap();
+                state.1 = false;
+            }
+            drop(state);
+        }
+        self.memory.commit(lane, body)
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Read + Send + '_>, ReadError> {
+        self.memory.snapshot()
+    }
+}
+
+/// G15, F26: a router that was declared dead while a beat of its was under way begins anew when that has come to its end:
+/// a lane has one commit in flight.
+#[test]
+fn g15_a_new_life_waits_for_what_the_one_before_has_in_flight() {
+    let held = Arc::new(Held {
+        memory: Memory::new(Options::default()),
+        is_closed: Mutex::new((false, false)),
+        changed: Condvar::new(),
+        beside: AtomicUsize::new(0),
+    });
+    let engine: Arc<dyn Engine> = held.clone();
+    let (router, _failures) = start_as(&engine, &Registry::new(), Tenure::Shared);
+    let mut gateway = Gateway::connect(&router.mailbox(), 1);
+    let incarnation = router.incarnation();
+    held.set(|state| state.0 = true);
+    drop(held.changed.wait_while(held.is_closed.lock().unwrap(), |state| !state.1).unwrap());
+    // Another router has seen nothing of it for long.
+    let lane = held.memory.control_lane();
+    held.memory
+        .commit(lane, &mut |txn| {
+            let other = ops::join(txn, WallMs(1), "elsewhere:7400")?.incarnation;
+            let ownership = ops::ownership(txn).map_err(|_| Abort::Fenced)?;
+            let seen = ownership.living.iter().find(|one| one.incarnation == incarnation).map(|one| one.beat);
+            assert!(ops::depose(txn, other, incarnation, seen.unwrap_or(0))?, "deposed");
+            Ok(())
+        })
+        .unwrap();
+    while !gateway.hear().is_empty() {}
+    held.set(|state| state.0 = false);
+    // The next life takes lanes.
+    let mut gateway = Gateway::connect(&router.mailbox(), 2);
+    gateway.hear_until(|heard| (*heard == Heard::Other).then_some(()));
+    assert_eq!(held.beside.load(Ordering::SeqCst), 0, "commits beside one that was in flight");
+    router.close().unwrap();
 }

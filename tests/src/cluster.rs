@@ -59,6 +59,9 @@ pub struct Siege {
     pub state: PathBuf,
 }
 
+/// The variable that names the cluster file.
+pub const CLUSTER_VARIABLE: &str = "CARILLON_TEST_FDB_CLUSTER";
+
 /// Clients of the generator, its largest group, and the first of its users.
 const CLIENTS: u64 = 10;
 const GROUP: u32 = 4;
@@ -100,28 +103,31 @@ pub struct Account {
 struct Row {
     times: u32,
     lines: usize,
-    held: Latencies,
+    until: Latencies,
+    longest: Latencies,
 }
 
 impl Account {
-    /// How long writes were not acknowledged, by what happened.
+    /// How long writes were not acknowledged, by what happened. A line is what one client says in one conversation.
     #[must_use]
     pub fn table(&self) -> String {
-        let mut text = "| what happened | times | senders in a conversation | of them held up | p50 | p99 | longest |\n|---|---|---|---|---|---|---|\n".to_owned();
-        for (kind, row) in &self.rows {
-            let second = |percent| match row.held.count() {
-                0 => "–".to_owned(),
-                _ => format!("{:.2} s", row.held.percentile_ms(percent) / 1e3),
-            };
-            text += &format!(
-                "| {kind} | {} | {} | {} | {} | {} | {} |\n",
-                row.times,
-                row.lines,
-                row.held.count(),
-                second(50.0),
-                second(99.0),
-                second(100.0)
-            );
+        let mut text =
+            "| what happened | times | lines | held up | first ack after: p50, p99, max | longest wait of a \
+                        message: p50, p99, max |\n|---|---|---|---|---|---|\n"
+                .to_owned();
+        let words = |waits: &Latencies| match waits.count() {
+            0 => "–".to_owned(),
+            _ => {
+                [50.0, 99.0, 100.0]
+                    .map(|percent| format!("{:.2}", waits.percentile_ms(percent) / 1e3))
+                    .join(", ")
+                    + " s"
+            }
+        };
+        for (kind, Row { times, lines, until, longest }) in &self.rows {
+            let held = until.count();
+            text +=
+                &format!("| {kind} | {times} | {lines} | {held} | {} | {} |\n", words(until), words(longest));
         }
         text
     }
@@ -136,18 +142,23 @@ impl Account {
         self.reconnects += number(&report["generator"]["reconnects"]);
     }
 
-    /// Returns the same as lines: what happened, on how many lines something was said, and, for each that was held up,
-    /// how long, in milliseconds.
+    /// Returns the same as text: what happened, on how many lines something was said, and, for each that was held up,
+    /// until the first ack and the longest wait, in milliseconds.
     fn measure(&mut self, journal: &Journal, happened: &[Happened]) -> String {
         let mut every = String::new();
         for held in journal.held(happened) {
             every += &format!("{},{}", held.kind, held.lines);
-            held.held_ns.iter().for_each(|nanoseconds| every += &format!(",{}", nanoseconds / 1_000_000));
+            for wait in &held.held {
+                every += &format!(",{}/{}", wait.until_ns / 1_000_000, wait.longest_ns / 1_000_000);
+            }
             every.push('\n');
             let row = self.rows.entry(held.kind).or_default();
             row.times += 1;
             row.lines += held.lines;
-            held.held_ns.iter().for_each(|nanoseconds| row.held.record(*nanoseconds));
+            for wait in &held.held {
+                row.until.record(wait.until_ns);
+                row.longest.record(wait.longest_ns);
+            }
         }
         every
     }
@@ -205,7 +216,7 @@ impl Siege {
             (fleet.metric(router, "carillon_router_slots "), fleet.metric(router, APPENDED));
         let heard = fleet.metric(gateway, "carillon_gateway_frames_total{direction=\"in\"}");
         happened.push(Happened::now("a router that joined is stopped"));
-        fleet.leave(router);
+        let left = fleet.leave(router);
         let report = running.finish()?;
         if slots == 0.0 || appended == 0.0 || heard == 0.0 {
             return Err(format!(
@@ -215,7 +226,7 @@ impl Siege {
         eprintln!(
             "the router had {slots} slots and appended {appended} events; the gateway heard {heard} frames"
         );
-        fleet.leave(gateway);
+        left.and(fleet.leave(gateway))?;
         self.close(&report, &journal, &happened, account, acked)
     }
 
@@ -260,7 +271,7 @@ impl Siege {
             failed = failed.and(done);
         }
         let report = running.finish()?;
-        failed?;
+        failed.and(fleet.check())?;
         self.close(&report, &journal, &happened, account, acked)
     }
 
@@ -286,7 +297,6 @@ impl Siege {
             .and_then(|mut file| file.write_all(every.as_bytes()))
             .map_err(|error| format!("{}: {error}", list.display()))?;
         acked.extend(journal.acked());
-        let _ = std::fs::remove_file(path);
         Ok(())
     }
 

@@ -108,6 +108,11 @@ impl Process {
         self.wait()
     }
 
+    /// The status with which it ended by itself; `None` while it runs.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
     /// SIGSTOP: it stands still, and nothing that it holds is given back.
     pub fn pause(&self) {
         self.signal(Signal::STOP);

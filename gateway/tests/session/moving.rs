@@ -508,6 +508,23 @@ fn f2_a_router_that_starts_again_is_met() {
     assert!(rig.met.iter().eq(["router-300:1"]), "{:?}", rig.met);
 }
 
+/// F2: where the gateway looks for routers at first it looks again when one was parted from: the next one may be there, and
+/// nobody left who tells of it.
+#[test]
+fn f2_a_router_is_looked_for_where_it_was_at_first() {
+    let mut settings = crate::rig::settings(&[]);
+    settings.gateway.routers = vec!["router-102:1".to_owned()];
+    let mut rig = Rig::with(settings, true, 1);
+    rig.lane_up_of(A, incarnation(A));
+    rig.lane_up_of(B, incarnation(B));
+    owns(&mut rig, A, 1, &[1]);
+    rig.met.clear();
+    rig.input(Input::LaneDown { router: B });
+    rig.down_from(A, &owned(&[incarnation(A)], incarnation(A), 1, []));
+    assert_eq!(rig.parted, [B]);
+    assert!(rig.met.iter().eq(["router-102:1"]), "{:?}", rig.met);
+}
+
 /// F2: of two ways to one router the first one stays, also when it comes second: what was on the other is as on any lane
 /// that is lost.
 #[test]

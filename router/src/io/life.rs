@@ -56,6 +56,23 @@ pub(super) struct Life {
     pub(super) orders: Sender<lease::Output>,
     pub(super) polls: Sender<lease::Output>,
     pub(super) told: Receiver<lease::Input>,
+    /// Those that commit, each on a lane of its own.
+    committing: Vec<JoinHandle<()>>,
+    reading: Vec<JoinHandle<()>>,
+}
+
+impl Life {
+    /// Ends it, and waits until nothing of it is in flight: the next life commits on the same lanes. Returns the threads
+    /// that may still read something that nobody wants any more.
+    pub(super) fn end(self) -> Vec<JoinHandle<()>> {
+        let Life { commits, query, orders, polls, committing, reading, .. } = self;
+        drop((commits, query, orders, polls));
+        for thread in committing {
+            // A panic there has aborted the process.
+            let _ = thread.join();
+        }
+        reading
+    }
 }
 
 impl Ground {
@@ -75,16 +92,12 @@ impl Ground {
         claim.map(|claim| (claim, began))
     }
 
-    /// Begins a life, whose claim was sent at `began`. Its threads end when it is dropped and what they have under way is
-    /// done.
+    /// Begins a life, whose claim was sent at `began`.
     ///
     /// # Errors
     /// The process has no threads left.
-    pub(super) fn begin(
-        &self,
-        (claim, began): (Claim, Time),
-        threads: &mut Vec<JoinHandle<()>>,
-    ) -> Result<Life, Fatal> {
+    pub(super) fn begin(&self, (claim, began): (Claim, Time)) -> Result<Life, Fatal> {
+        let (mut committing, mut reading) = (Vec::new(), Vec::new());
         let commit_lanes_count = self.engine.lanes_count().max(1);
         let (report, reports) = bounded(2 * usize::from(commit_lanes_count));
         let (answer, answers) = bounded(QUERIES_MAX);
@@ -105,7 +118,7 @@ impl Ground {
                 wake: Arc::clone(&self.wake),
                 cpu: Cpu::new(&self.metrics, Role::Committer),
             };
-            threads.push(spawn(format!("committer-{lane}"), move || committer.run())?);
+            committing.push(spawn(format!("committer-{lane}"), move || committer.run())?);
         }
         for number in 0..self.settings.router.readers.max(1) {
             let reader = reader::Reader {
@@ -115,24 +128,25 @@ impl Ground {
                 wake: Arc::clone(&self.wake),
                 cpu: Cpu::new(&self.metrics, Role::Reader),
             };
-            threads.push(spawn(format!("reader-{number}"), move || reader.run())?);
+            reading.push(spawn(format!("reader-{number}"), move || reader.run())?);
         }
-        let mut member = |name: &str| -> Result<Sender<lease::Output>, Fatal> {
-            let (order, orders) = bounded(LEASE_ORDERS_MAX);
-            let member = membership::Membership {
-                engine: Arc::clone(&self.engine),
-                incarnation: claim.incarnation,
-                orders,
-                told: tell.clone(),
-                wake: Arc::clone(&self.wake),
-                cpu: Cpu::new(&self.metrics, Role::Membership),
+        let member =
+            |name: &str, threads: &mut Vec<JoinHandle<()>>| -> Result<Sender<lease::Output>, Fatal> {
+                let (order, orders) = bounded(LEASE_ORDERS_MAX);
+                let member = membership::Membership {
+                    engine: Arc::clone(&self.engine),
+                    incarnation: claim.incarnation,
+                    orders,
+                    told: tell.clone(),
+                    wake: Arc::clone(&self.wake),
+                    cpu: Cpu::new(&self.metrics, Role::Membership),
+                };
+                if self.tenure == Tenure::Shared {
+                    threads.push(spawn(name.to_owned(), move || member.run())?);
+                }
+                Ok(order)
             };
-            if self.tenure == Tenure::Shared {
-                threads.push(spawn(name.to_owned(), move || member.run())?);
-            }
-            Ok(order)
-        };
-        let (orders, polls) = (member("lease")?, member("poll")?);
+        let (orders, polls) = (member("lease", &mut committing)?, member("poll", &mut reading)?);
         let cluster = match self.tenure {
             Tenure::Sole => Cluster::sole(claim.incarnation, claim.epoch, &self.address),
             Tenure::Shared => {
@@ -143,6 +157,18 @@ impl Ground {
         let shard = Shard::new(shard_settings, random::seed(), cluster, self.metrics.meter(&[]));
         tracing::info!(incarnation = claim.incarnation.0, commit_lanes_count, "router started");
         let incarnation = claim.incarnation;
-        Ok(Life { incarnation, shard, commits, reports, query, answers, orders, polls, told })
+        Ok(Life {
+            incarnation,
+            shard,
+            commits,
+            reports,
+            query,
+            answers,
+            orders,
+            polls,
+            told,
+            committing,
+            reading,
+        })
     }
 }

@@ -122,13 +122,11 @@ pub fn start(settings: &Settings, needs: Needs, metrics: &Registry) -> Result<Ha
     };
     let claim =
         ground.claim().map_err(|error| Fatal::disk(format!("the store cannot be claimed: {error}")))?;
-    let mut threads = Vec::new();
-    let life = ground.begin(claim, &mut threads)?;
+    let life = ground.begin(claim)?;
     let incarnation = life.incarnation;
     let router = Router {
         ground,
         life,
-        threads,
         lanes: Lanes::default(),
         bell: Arc::clone(&bell),
         arrivals,
@@ -215,8 +213,6 @@ impl Drop for Handle {
 struct Router {
     ground: Ground,
     life: Life,
-    /// Of this life and those before.
-    threads: Vec<JoinHandle<()>>,
     lanes: Lanes,
     bell: Arc<Doorbell>,
     arrivals: Receiver<Arrival>,
@@ -239,11 +235,13 @@ enum Then {
 impl Router {
     fn run(mut self) {
         self.bell.drain();
-        while self.live() && self.begin_anew() {}
-        let Router { life, threads, .. } = self;
-        // Its threads hear of the end by this.
-        drop(life);
-        for thread in threads {
+        while self.live() {
+            match self.begin_anew() {
+                Some(router) => self = router,
+                None => return,
+            }
+        }
+        for thread in self.life.end() {
             let _ = thread.join();
         }
     }
@@ -272,24 +270,23 @@ impl Router {
         }
     }
 
-    /// Others have taken everything: begins again from the store, with nothing in memory and no lane. `false`: the process
+    /// Others have taken everything: begins again from the store, with nothing in memory and no lane. `None`: the process
     /// ends.
-    fn begin_anew(&mut self) -> bool {
+    fn begin_anew(mut self) -> Option<Router> {
         tracing::warn!(
             incarnation = self.life.incarnation.0,
             "declared dead by another router; beginning anew"
         );
         self.lanes.close_all();
+        // What reads for nobody comes to its end by itself.
+        drop(self.life.end());
         loop {
             match self.ground.claim() {
-                Ok(claim) => match self.ground.begin(claim, &mut self.threads) {
-                    Ok(life) => {
-                        self.life = life;
-                        return true;
-                    }
+                Ok(claim) => match self.ground.begin(claim) {
+                    Ok(life) => return Some(Router { life, ..self }),
                     Err(fatal) => {
                         (self.on_failure)(fatal);
-                        return false;
+                        return None;
                     }
                 },
                 Err(error) => tracing::warn!(%error, "the store cannot be joined; trying again"),
@@ -300,7 +297,7 @@ impl Router {
                     let _ = self.drained.try_send(());
                     continue;
                 }
-                return false;
+                return None;
             }
         }
     }

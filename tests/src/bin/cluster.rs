@@ -5,15 +5,11 @@
 //! CARILLON_TEST_FDB_CLUSTER=fdb.cluster cargo run -p carillon-tests --features fdb --bin cluster -- --short
 //! ```
 
-#![expect(clippy::disallowed_methods, reason = "where the database is, is said in the environment")]
-
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use carillon_tests::cluster::{Databases, Siege};
+use carillon_tests::cluster::{CLUSTER_VARIABLE as VARIABLE, Databases, Siege};
 use clap::Parser;
-
-const VARIABLE: &str = "CARILLON_TEST_FDB_CLUSTER";
 
 const NOTES: &str = "\
 CARILLON_TEST_FDB_CLUSTER names the cluster file of a FoundationDB that may be used for this. A run keeps its rows below a

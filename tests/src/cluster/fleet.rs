@@ -110,14 +110,28 @@ impl Fleet {
     }
 
     /// Ends what was added last.
-    pub(super) fn leave(&mut self, guest: Guest) {
+    pub(super) fn leave(&mut self, guest: Guest) -> Result<(), String> {
         let members = match guest {
             Guest::Gateway(_) => &mut self.gateways,
             Guest::Router(_) => &mut self.routers,
         };
-        if let Some(mut process) = members.pop().and_then(|member| member.process) {
-            process.terminate();
+        members.pop().map_or(Ok(()), |mut member| member.stop())
+    }
+
+    /// Everything that was not killed runs.
+    pub(super) fn check(&mut self) -> Result<(), String> {
+        for member in self.routers.iter_mut().chain(&mut self.gateways) {
+            if let Some(process) = &mut member.process
+                && let Some(status) = process.ended()
+            {
+                return Err(format!(
+                    "{} ended by itself with {status}:\n{}",
+                    member.name,
+                    process.log_tail()
+                ));
+            }
         }
+        Ok(())
     }
 
     fn start_router(&mut self, number: usize) -> Result<(), String> {
@@ -177,12 +191,11 @@ impl Fleet {
                 return self.databases.as_ref().map_or(Ok(()), |databases| databases.act(action, number));
             }
         };
-        if let Some(process) = &mut member.process {
-            match fault.what {
-                What::Kill => process.kill(),
-                What::Pause => process.pause(),
-                What::Stop => _ = process.terminate(),
-            }
+        match (fault.what, &mut member.process) {
+            (What::Kill, Some(process)) => process.kill(),
+            (What::Pause, Some(process)) => process.pause(),
+            (What::Stop, _) => return member.stop(),
+            (_, None) => {}
         }
         Ok(())
     }
@@ -209,8 +222,18 @@ impl Member {
         }
     }
 
-    /// Starts it, on the address it had. Returns how often it had to be tried again. A process that ended by itself is
-    /// noticed here: a router that was declared dead while it stood still may have begun anew as it likes.
+    /// SIGTERM, after which it ends as it should.
+    fn stop(&mut self) -> Result<(), String> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        let status = process.terminate();
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("{} was stopped and ended with {status}:\n{}", self.name, process.log_tail()))
+        }
+    }
+
+    /// Starts it, on the address it had. Returns how often it had to be tried again.
     fn start(&mut self, binary: &str, state: &std::path::Path, settings: &[String]) -> Result<u32, String> {
         self.process = None;
         let address = self.address.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string());

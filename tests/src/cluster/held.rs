@@ -2,7 +2,9 @@
 //!
 //! A *line* is what one client says in one conversation. A message is held up when it is not acknowledged
 //! [`HELD_NS_MIN`] after it was sent, or after what happened if it was under way then; it is the last happening's before
-//! it should have been acknowledged. A line was held up from that happening until its first ack of such a message.
+//! it should have been acknowledged. Of each line that was held up there is the time from that happening until the first
+//! ack of such a message, and the longest that one message waited: what is planned may hold up a line later than it
+//! begins.
 
 use std::collections::BTreeMap;
 
@@ -30,8 +32,17 @@ pub(super) struct Held {
     pub(super) kind: String,
     /// Lines on which something was said or under way.
     pub(super) lines: usize,
-    /// For each line that was held up: until its first ack.
-    pub(super) held_ns: Vec<u64>,
+    /// The lines that were held up.
+    pub(super) held: Vec<Wait>,
+}
+
+/// How long a line was held up, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wait {
+    /// From what happened to the first ack.
+    pub(super) until_ns: u64,
+    /// The longest that one message waited since.
+    pub(super) longest_ns: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,22 +97,27 @@ impl Journal {
 
     /// What each of these, in their order, did to writes.
     pub(super) fn held(&self, happened: &[Happened]) -> Vec<Held> {
-        let mut lines: Vec<BTreeMap<(u32, u32), Option<u64>>> = vec![BTreeMap::new(); happened.len()];
+        let mut lines: Vec<BTreeMap<(u32, u32), Option<Wait>>> = vec![BTreeMap::new(); happened.len()];
         for message in self.messages.values() {
             let due_ns = message.sent_ns + HELD_NS_MIN;
             let Some(index) = happened.iter().rposition(|what| what.at_ns <= due_ns) else { continue };
             let at_ns = happened[index].at_ns;
             // What was acknowledged before is not concerned; nor is, for long, what never is: the oracle says that.
             let Some(acked_ns) = message.acked_ns.filter(|acked_ns| *acked_ns >= at_ns) else { continue };
-            let until = lines[index].entry(message.line).or_default();
-            if acked_ns - message.sent_ns.max(at_ns) > HELD_NS_MIN {
-                *until = Some(until.map_or(acked_ns, |until| until.min(acked_ns)));
+            let held = lines[index].entry(message.line).or_default();
+            let (until_ns, longest_ns) = (acked_ns - at_ns, acked_ns - message.sent_ns.max(at_ns));
+            if longest_ns > HELD_NS_MIN {
+                let before = held.unwrap_or(Wait { until_ns, longest_ns });
+                *held = Some(Wait {
+                    until_ns: before.until_ns.min(until_ns),
+                    longest_ns: before.longest_ns.max(longest_ns),
+                });
             }
         }
-        let held = |(what, lines): (&Happened, BTreeMap<_, Option<u64>>)| Held {
+        let held = |(what, lines): (&Happened, BTreeMap<_, Option<Wait>>)| Held {
             kind: what.kind.clone(),
             lines: lines.len(),
-            held_ns: lines.values().flatten().map(|until| until - what.at_ns).collect(),
+            held: lines.into_values().flatten().collect(),
         };
         happened.iter().zip(lines).map(held).collect()
     }
@@ -120,8 +136,9 @@ mod tests {
         Journal::read(&lines.join("\n")).held(&happened)
     }
 
-    fn expect(kind: &str, lines: usize, held_ms: &[u64]) -> Held {
-        Held { kind: kind.to_owned(), lines, held_ns: held_ms.iter().map(|ms| ms * MS).collect() }
+    fn expect(kind: &str, lines: usize, held_ms: &[(u64, u64)]) -> Held {
+        let wait = |(until, longest): &(u64, u64)| Wait { until_ns: until * MS, longest_ns: longest * MS };
+        Held { kind: kind.to_owned(), lines, held: held_ms.iter().map(wait).collect() }
     }
 
     #[test]
@@ -136,7 +153,7 @@ mod tests {
             (3_000, "acked 0 2 3 503 1"),
             (3_100, "acked 0 3 4 504 0"),
         ];
-        assert_eq!(held(&journal, &[(1_000, "killed")]), [expect("killed", 2, &[2_000])]);
+        assert_eq!(held(&journal, &[(1_000, "killed")]), [expect("killed", 2, &[(2_000, 2_000)])]);
     }
 
     #[test]
@@ -151,6 +168,18 @@ mod tests {
         ];
         let happened = [(1_000, "killed"), (4_000, "back")];
         assert_eq!(held(&journal, &happened), [expect("killed", 1, &[3_500]), expect("back", 2, &[510]),]);
+    }
+
+    /// A router that joins is given things a while later: writes wait for less than has passed since it joined.
+    #[test]
+    fn what_happens_may_hold_up_lines_later() {
+        let journal = [
+            (1_700, "sent 0 1 7"),
+            (1_800, "sent 0 2 7"),
+            (2_000, "acked 0 1 2 501 0"),
+            (2_100, "acked 0 2 3 502 0"),
+        ];
+        assert_eq!(held(&journal, &[(1_000, "joins")]), [expect("joins", 1, &[(1_000, 300)])]);
     }
 
     #[test]
