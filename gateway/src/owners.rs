@@ -111,11 +111,18 @@ impl Changes {
 pub(crate) struct Owners {
     places: Vec<Place>,
     routers: BTreeMap<Peer, Known>,
+    /// Where routers were, as far as anybody told: all of it is tried when there is no lane at all (G7). Whoever was gone
+    /// when the last lane was lost may be the first to come back.
+    addresses: BTreeSet<String>,
 }
 
 impl Default for Owners {
     fn default() -> Owners {
-        Owners { places: vec![Place::default(); usize::from(SLOTS_COUNT)], routers: BTreeMap::new() }
+        Owners {
+            places: vec![Place::default(); usize::from(SLOTS_COUNT)],
+            routers: BTreeMap::new(),
+            addresses: BTreeSet::new(),
+        }
     }
 }
 
@@ -164,6 +171,10 @@ impl Owners {
         known.living =
             routers.map(|one| (one.incarnation.to_native(), one.address.as_str().to_owned())).collect();
         let speaker = known.incarnation;
+        if self.addresses.len() + known.living.len() > ROUTERS_MAX {
+            self.addresses.clear();
+        }
+        self.addresses.extend(known.living.values().filter(|address| !address.is_empty()).cloned());
         for owned in frame.slots.iter() {
             let slot = Slot(owned.slot.to_native());
             let (owner, epoch) = (owned.owner.to_native(), owned.epoch.to_native());
@@ -212,10 +223,13 @@ impl Owners {
         }
     }
 
-    /// Addresses of living routers to which there is no lane.
+    /// Addresses of living routers to which there is no lane; of all that were ever told of when there is none.
     pub(crate) fn unmet(&self) -> BTreeSet<String> {
         let up = self.routers.values().filter(|known| known.is_up);
         let met: BTreeSet<u64> = up.map(|known| known.incarnation).collect();
+        if met.is_empty() {
+            return self.addresses.clone();
+        }
         let living = self.routers.values().flat_map(|known| &known.living);
         living
             .filter(|(incarnation, address)| !met.contains(incarnation) && !address.is_empty())
@@ -297,6 +311,22 @@ mod tests {
         assert_eq!(owners.slots_counts(), (1, 1));
         assert!(learn(&mut owners, A, &[10, 20], &[(7, 0, 5), (5_000, 10, 1)]).opened.is_empty());
         assert_eq!((owners.route(SLOT), owners.slots_counts()), (None, (0, 0)), "nobody's");
+    }
+
+    /// G7: routers that left one after the other are tried, all of them: nobody is there to tell which comes back.
+    #[test]
+    fn g7_when_nobody_is_left_everybody_is_tried() {
+        let mut owners = Owners::default();
+        owners.lane_up(A, 10);
+        owners.lane_up(B, 20);
+        learn(&mut owners, A, &[10, 20], &[]);
+        learn(&mut owners, B, &[20], &[]);
+        owners.lane_down(A);
+        learn(&mut owners, B, &[20], &[]);
+        assert_eq!(owners.forget_gone(), Some(A));
+        assert!(owners.unmet().is_empty());
+        owners.lane_down(B);
+        assert_eq!(owners.unmet(), BTreeSet::from(["r10:1".to_owned(), "r20:1".to_owned()]));
     }
 
     /// A confirmation ends with its lane or when it is taken back; what was asked by an older one takes nothing back.

@@ -492,7 +492,11 @@ impl Session {
     /// The session is over; its home is told, and the routers where it watches somebody, and they forget it.
     pub(crate) fn end(&mut self, line: &Line, common: &mut Common) {
         self.unwatch_all(line, common);
-        if let Some(home) = self.home().filter(|home| common.owners.is_up(*home)) {
+        let listed_by = match &self.stage {
+            Stage::Registering(registering) => registering.listed_by,
+            _ => None,
+        };
+        if let Some(home) = self.home().or(listed_by).filter(|home| common.owners.is_up(*home)) {
             let unregister = Unregister { session: line.id.as_u64(), user: self.user, bye: self.said_bye };
             common.link(home, &unregister);
         }

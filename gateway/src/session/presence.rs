@@ -339,8 +339,18 @@ impl Session {
     /// A router answered a `Watch`.
     pub(crate) fn watched(&mut self, frame: &ArchivedWatched, line: &mut Line, common: &mut Common) {
         let Some(watching) = self.live.as_mut().and_then(|live| live.watching.as_mut()) else { return };
-        let Some((Question { why, .. }, _)) = watching.take(frame.request.to_native()) else { return };
+        let Some((Question { why, users, .. }, router)) = watching.take(frame.request.to_native()) else {
+            return;
+        };
+        // What was asked of a home that is none any more is asked of the next one.
+        let home = |user: UserId| common.owners.route_of_user(user).map(|route| route.router);
+        let is_void = |user: UserId| home(user) != Some(router);
+        let moved: Vec<UserId> = users.into_iter().filter(|user| is_void(*user)).collect();
+        if !moved.is_empty() {
+            watching.questions.push(Question { why, users: moved, at: Time(0), sent: None });
+        }
         let states = frame.users.iter().map(|one| (UserId(one.user.0.to_native()), State::new(one)));
+        let states = states.filter(|(user, _)| !is_void(*user)).collect::<Vec<_>>();
         match why {
             Why::Again { is_certain } => {
                 let mut doubted = Vec::new();

@@ -4,6 +4,7 @@
 //! Registering comes before anything is read, so that nothing can fall between (F6). Until the answer to the peek a
 //! `Deliver` is not kept, only its seq: the event will be read.
 
+use carillon_link::Peer;
 use carillon_protocol::client::{FrameId, ServerFrame};
 use carillon_protocol::frame::{ArchivedPeeked, ArchivedRegistered, Joined, Peek, Register, Standing};
 use carillon_protocol::ids::{ConversationId, Seq};
@@ -31,6 +32,8 @@ pub(super) struct Registering {
     pub(super) request: u64,
     /// Where that went.
     pub(super) home: Option<Route>,
+    /// A router that counts it as registered, though it could not tell where it stands.
+    pub(super) listed_by: Option<Peer>,
     pub(super) retry_at: Option<Time>,
     pub(super) known: Known,
     pub(super) cause: Cause,
@@ -66,7 +69,14 @@ pub(super) enum Cause {
 
 impl Registering {
     pub(super) fn new(cause: Cause) -> Box<Registering> {
-        Box::new(Registering { request: 0, home: None, retry_at: None, known: Known::default(), cause })
+        Box::new(Registering {
+            request: 0,
+            home: None,
+            listed_by: None,
+            retry_at: None,
+            known: Known::default(),
+            cause,
+        })
     }
 }
 
@@ -255,8 +265,13 @@ impl Session {
             // The client has nothing to do with it: ask again, more slowly. One that begins is told when that took too long.
             code if !is_fresh || code == Code::Unavailable => {
                 let wait_ms = refusal.retry_after_ms.unwrap_or(RETRY_MS).max(RETRY_MS);
+                let listed_by = match &self.stage {
+                    Stage::Registering(registering) => registering.listed_by,
+                    _ => self.home(),
+                };
                 self.unregister(Moment::end_of);
                 if let Stage::Registering(registering) = &mut self.stage {
+                    registering.listed_by = listed_by;
                     registering.retry_at = Some(common.now.after_ms(wait_ms));
                 }
                 return;

@@ -4,10 +4,11 @@ use carillon_gateway::turn::Input;
 use carillon_link::Peer;
 use carillon_protocol::client::{Command, Wire};
 use carillon_protocol::frame::{
-    Accepted, Deliver, Entry, Joined, NotOwner, Page, Peeked, Receipt, Registered, Standing, Submit,
+    Accepted, Deliver, Entry, Joined, NotOwner, Page, Peeked, Receipt, Refused, Registered, Standing, Submit,
 };
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::placement::slot_of_user;
+use carillon_protocol::reason::Code;
 
 use crate::owners::owned;
 use crate::rig::{Client, Rig, Seen, Up, deliver, identify, record, send, token};
@@ -492,6 +493,32 @@ fn routers_are_met_and_parted_from() {
     assert_eq!(rig.parted.len(), 1, "it is among the living");
     rig.down_from(A, &owned(&[incarnation(A)], incarnation(A), 1, []));
     assert_eq!(rig.parted, [Peer(7), B]);
+}
+
+/// PR1: who ends while they wait to ask again where they stand is known to have gone.
+#[test]
+fn pr1_a_session_that_was_not_placed_yet_ends() {
+    let mut rig = two_routers();
+    owns(&mut rig, A, 1, &[1]);
+    let mut client = rig.connect(Wire::Json);
+    client.say(&mut rig, None, &identify(&token(1, "phone", 600), &[]));
+    let Some(Up::Register(register)) = next_to(&mut rig, A) else { panic!("registers") };
+    let (session, request) = (register.session, register.request);
+    let conversations = vec![Joined { conversation: ConversationId(9), cursor: 1, is_returning: false }];
+    rig.down(&Registered { session, request, conversations, more: false });
+    let Some(Up::Peek(peek)) = next_to(&mut rig, A) else { panic!("peeks") };
+    rig.down(&Refused {
+        session,
+        request: peek.request,
+        code: Code::Unavailable as u16,
+        retry_after_ms: 500,
+        field: String::new(),
+        message: String::new(),
+    });
+    assert!(is_quiet(&rig));
+    rig.input(Input::Closed { connection: client.id });
+    rig.carry_out();
+    assert!(matches!(next_to(&mut rig, A), Some(Up::Unregister(_))) && is_quiet(&rig));
 }
 
 /// F2: a router that starts again is met, whatever is heard first: that it is there, or that the one before is gone.

@@ -118,6 +118,25 @@ fn pr3_an_answer_of_a_former_home_is_none() {
     assert_eq!(*states, [(2, true, None), (3, true, None)]);
 }
 
+/// PR3: who moves while their home is asked about them is asked about at the next one.
+#[test]
+fn pr3_a_former_home_answers_in_vain() {
+    let mut rig = two_routers();
+    owns(&mut rig, A, 1, &[1, 2, 3]);
+    let mut client = live_at(&mut rig, A, &[]);
+    client.say(&mut rig, Some("w"), &subscribe(&[2, 3]));
+    let at_a = next_watch(&mut rig, A);
+    owns(&mut rig, B, 2, &[2]);
+    answer(&mut rig, A, &at_a, &[3]);
+    assert!(client.take(&mut rig).is_empty(), "half of an answer is none");
+    let moved = next_watch(&mut rig, B);
+    assert_eq!(users(&moved), [2]);
+    answer(&mut rig, B, &moved, &[2]);
+    let seen = client.take(&mut rig);
+    let [Seen::States { states, .. }] = seen.as_slice() else { panic!("{seen:?}") };
+    assert_eq!(*states, [(2, true, None), (3, true, None)]);
+}
+
 /// PR3: only those are watched again whose home is another one, or whose home's lane was lost; who is missing there is
 /// doubted once, and nobody else is asked about.
 #[test]

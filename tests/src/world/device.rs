@@ -110,6 +110,8 @@ pub(super) struct Device {
     /// The request by which this connection watches others, once it is answered who it may see and whether they are there.
     watch: Option<i64>,
     watched: BTreeMap<UserId, bool>,
+    /// With whom it shared a conversation then.
+    companions: BTreeSet<UserId>,
     watch_at: u64,
     /// Where something that was answered was said again on this connection.
     repeated: BTreeSet<ConversationId>,
@@ -177,6 +179,7 @@ impl Device {
             unconfirmed: BTreeSet::new(),
             watch: None,
             watched: BTreeMap::new(),
+            companions: BTreeSet::new(),
             watch_at: u64::MAX,
             repeated: BTreeSet::new(),
             frames_count: 0,

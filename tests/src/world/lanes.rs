@@ -147,7 +147,7 @@ impl World<'_> {
         let lane = self.join(End::Router { router, life, id }, called, Far::Router);
         self.routers[router].lanes.insert(id, (lane, Way::Down));
         self.routers[router].dials.insert(address, Some(lane));
-        self.router_input(router, RouterInput::LaneUp(id, Far::Router));
+        self.router_input(router, RouterInput::Up(id, Far::Router));
     }
 
     /// The router at an address, if it is there and both can reach each other.
@@ -169,7 +169,7 @@ impl World<'_> {
         self.note("lane", [lane as u64, router as u64, 0], || {
             format!("{lane} from {:?} to router {router}", caller.place())
         });
-        self.router_input(router, RouterInput::LaneUp(id, far));
+        self.router_input(router, RouterInput::Up(id, far));
         lane
     }
 
@@ -211,7 +211,7 @@ impl World<'_> {
         }
         match self.lanes[lane].receiver(way) {
             End::Router { router, life, id } if self.routers[router].is_life(life) => {
-                self.router_input(router, RouterInput::LaneFrame(id, frame));
+                self.router_input(router, RouterInput::Frame(id, frame));
             }
             End::Gateway { gateway, life, peer } if self.gateways[gateway].is_life(life) => {
                 if self.lanes[lane].is_open {
@@ -260,7 +260,7 @@ impl World<'_> {
             End::Router { router, life, id } => {
                 let is_its = self.routers[router].is_life(life) && self.let_go_of_lane(router, id);
                 if is_its {
-                    self.router_input(router, RouterInput::LaneDown(id));
+                    self.router_input(router, RouterInput::Down(id));
                 }
             }
             End::Gateway { gateway, life, peer } => {

@@ -36,9 +36,9 @@ const LIFE_RETRY_MS: u64 = 200;
 
 /// What comes over a lane, or about one.
 pub(super) enum RouterInput {
-    LaneUp(LaneId, Far),
-    LaneFrame(LaneId, AlignedVec),
-    LaneDown(LaneId),
+    Up(LaneId, Far),
+    Frame(LaneId, AlignedVec),
+    Down(LaneId),
 }
 
 type Results = Vec<Result<Outcome, Failure>>;
@@ -337,12 +337,12 @@ impl World<'_> {
         }
         for input in frames {
             match input {
-                RouterInput::LaneUp(lane, far) => shard.handle(now, Input::LaneUp { lane, far }),
-                RouterInput::LaneFrame(lane, frame) => {
+                RouterInput::Up(lane, far) => shard.handle(now, Input::LaneUp { lane, far }),
+                RouterInput::Frame(lane, frame) => {
                     self.remember_request(router, lane, &frame);
                     shard.handle(now, Input::LaneFrame { lane, frame: &frame });
                 }
-                RouterInput::LaneDown(lane) => shard.handle(now, Input::LaneDown { lane }),
+                RouterInput::Down(lane) => shard.handle(now, Input::LaneDown { lane }),
             }
         }
         shard.handle(now, Input::Tick);

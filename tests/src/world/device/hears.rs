@@ -290,7 +290,7 @@ impl Device {
     fn done(&mut self, done: &Done, hands: &mut Hands<'_, '_>) {
         let Some(FrameId::Number(id)) = done.id else { return };
         if self.watch == Some(id) {
-            self.watches(done, hands);
+            self.watches(done);
             return;
         }
         let Some(Receipt { conversation, seq, is_read }) = self.receipts.remove(&id) else { return };
@@ -308,14 +308,9 @@ impl Device {
         }
     }
 
-    /// Whom it may see: those with whom it shares a conversation by now.
-    fn watches(&mut self, done: &Done, hands: &Hands<'_, '_>) {
-        let me = self.user;
-        let shares = |user| {
-            let has = |members: &Vec<_>| members.contains(&me) && members.contains(&user);
-            user != me && hands.book.members.values().any(has)
-        };
-        let views = done.presence.iter().flatten().filter(|view| shares(view.user));
+    /// Whom it may see: those with whom it shared a conversation when it asked.
+    fn watches(&mut self, done: &Done) {
+        let views = done.presence.iter().flatten().filter(|view| self.companions.contains(&view.user));
         self.watched = views.map(|view| (view.user, view.online)).collect();
     }
 

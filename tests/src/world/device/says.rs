@@ -80,6 +80,8 @@ impl Device {
         if self.watch_at <= now {
             self.watch_at = u64::MAX;
             self.watch = Some(self.next_id());
+            let own = hands.book.members.values().filter(|members| members.contains(&self.user));
+            self.companions = own.flatten().copied().filter(|user| *user != self.user).collect();
             let users = (1..=hands.plan.users_count as u64).map(UserId).collect();
             let id = self.watch.map(FrameId::Number);
             self.put(hands, id.as_ref(), &Command::PresenceSubscribe { users });
