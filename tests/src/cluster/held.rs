@@ -167,7 +167,10 @@ mod tests {
             (4_610, "acked 0 2 4 503 0"),
         ];
         let happened = [(1_000, "killed"), (4_000, "back")];
-        assert_eq!(held(&journal, &happened), [expect("killed", 1, &[3_500]), expect("back", 2, &[510]),]);
+        assert_eq!(
+            held(&journal, &happened),
+            [expect("killed", 1, &[(3_500, 3_500)]), expect("back", 2, &[(510, 510)]),]
+        );
     }
 
     /// A router that joins is given things a while later: writes wait for less than has passed since it joined.
