@@ -82,7 +82,8 @@ pub(crate) fn check_routers(tier: Tier, routers: &[String]) -> Result<(), Fatal>
     }
 }
 
-/// Where others reach the router of this process, which listens at this address.
+/// Where others reach the router of this process, which listens at this address; empty when that is not known and nobody
+/// has to know.
 ///
 /// # Errors
 /// Status 2: it is not known, or no address.
@@ -98,6 +99,8 @@ pub(crate) fn advertised(settings: &RouterSettings, listens_at: SocketAddr) -> R
                 settings.router.listen
             )))
         }
+        // "Everywhere" is no place to be looked for: a gateway would find itself. It knows the way by which it came.
+        "" if listens_at.ip().is_unspecified() => Ok(String::new()),
         "" => Ok(listens_at.to_string()),
         advertise if is_address(advertise) => Ok(advertise.to_owned()),
         advertise => {
@@ -265,7 +268,11 @@ mod tests {
             is("a.example.org:7400", "0.0.0.0:7400", "a.example.org:7400");
             is("[fd00::5]:1", "[::]:7400", "[fd00::5]:1");
         }
-        assert!(advertised("embedded", "", "0.0.0.0:7400").is_ok(), "nobody else has to find it");
+        assert_eq!(
+            advertised("embedded", "", "0.0.0.0:7400").ok().as_deref(),
+            Some(""),
+            "nobody else has to find it"
+        );
         for (advertise, listens_at) in [("", "0.0.0.0:7400"), ("", "[::]:7400"), ("here", "10.0.0.5:7400")] {
             let told = advertised("fdb", advertise, listens_at).unwrap_err();
             assert!(told.contains("router.advertise") && told.contains("--set"), "{told}");
