@@ -1,4 +1,4 @@
-//! The ground floor: the thread that owns a [`Shard`], its lanes, and the threads that commit and read for it.
+//! The ground floor: the thread that owns a [`Shard`](crate::shard::Shard), its lanes, and the threads that commit and read for it.
 //!
 //! One turn: take what came (outcomes first, so that acks leave first), with one `now`; let the shard decide; do what it
 //! says; sleep until somebody rings or a timeout comes.
