@@ -261,6 +261,7 @@ impl Lane {
 /// As the router's committers wait.
 fn pause(attempt: u32) {
     if attempt > 1 {
+        // A pause between attempts is the point of it.
         std::thread::sleep(Duration::from_millis((1 << attempt.min(16)).min(64)));
     }
 }
@@ -309,11 +310,13 @@ impl Storm<'_> {
     fn run(&mut self) {
         if self.settings.kill.is_none() {
             println!("  no storm: CARILLON_TEST_FDB_KILL names no command");
+            // How long a storm blows is a setting: without one it is a calm as long.
             std::thread::sleep(self.settings.storm);
             return;
         }
         if !self.settings.outage.is_zero() {
             (0..self.settings.processes).for_each(|process| self.order("pause", process));
+            // How long nobody answers is what is tested.
             std::thread::sleep(self.settings.outage);
             (0..self.settings.processes).for_each(|process| self.order("resume", process));
         }
@@ -346,6 +349,7 @@ impl Storm<'_> {
     }
 
     fn wait_ms(&mut self, min_ms: u64, max_ms: u64) {
+        // When what happens next is drawn from the seed; nothing else is waited for.
         std::thread::sleep(Duration::from_millis(min_ms + self.chance.below(max_ms - min_ms)));
     }
 
@@ -514,6 +518,7 @@ fn campaign(settings: &Settings) {
             let chance = Chance::new(settings.seed ^ (reader << 48));
             scope.spawn(move || run_reader(stage, all, chance));
         }
+        // How long it is measured without faults is a setting.
         std::thread::sleep(settings.calm);
         let calm_lasted = stage.began.elapsed();
         stage.phase.store(1, Relaxed);
