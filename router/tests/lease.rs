@@ -21,7 +21,7 @@ const LATE_MS: u64 = 4;
 const VERY_LATE_MS: u64 = 500;
 const PAUSE_MS_MAX: u64 = 6_000;
 /// Seeds of the one test that draws everything.
-const ORDEALS_COUNT: u64 = 12;
+const ORDEALS_COUNT: u64 = 24;
 /// Events of one run; more means that something goes round in circles.
 const EVENTS_MAX: usize = 400_000;
 
