@@ -28,7 +28,7 @@ use carillon_store::verb::{Incarnation, Query};
 use rkyv::util::AlignedVec;
 
 const LANES: u16 = 16;
-const STEP_MS: u64 = 10;
+pub(crate) const STEP_MS: u64 = 10;
 /// More than anything here takes; beyond, something goes round in circles.
 const EVENTS_MAX: usize = 1_000_000;
 
@@ -351,7 +351,7 @@ impl Town {
         }
     }
 
-    fn ownership(&self) -> Ownership {
+    pub(crate) fn ownership(&self) -> Ownership {
         let read = || ops::ownership(&mut *self.engine.snapshot().unwrap()).unwrap();
         self.shown.borrow_mut().get_or_insert_with(read).clone()
     }
