@@ -14,6 +14,7 @@
 //! - A slot is given away only when its owner has nothing in flight there, and then it begins nothing there any more.
 
 mod hands;
+pub mod orders;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
