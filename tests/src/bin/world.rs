@@ -83,6 +83,17 @@ fn replay(first: u64, count: u64) -> bool {
     different == 0
 }
 
+/// Tells in which world a panic was.
+struct Panics(u64);
+
+impl Drop for Panics {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("seed {}: it panics", self.0);
+        }
+    }
+}
+
 fn many(options: &Options) -> bool {
     let end = options.first + options.seeds;
     let (next, failures) = (AtomicU64::new(options.first), AtomicU64::new(0));
@@ -97,7 +108,9 @@ fn many(options: &Options) -> bool {
                     if seed >= end {
                         return;
                     }
+                    let panics = Panics(seed);
                     let outcome = run(&grounds, seed, None);
+                    drop(panics);
                     let mut total = total.lock().expect("nobody panics with it");
                     total.0 += 1;
                     total.1 += outcome.stats;

@@ -18,7 +18,7 @@ use carillon_store::error::ReadError;
 use carillon_store::ids::MessageIds;
 use carillon_store::ops::{self, Claim};
 use carillon_store::retry::{self, BatchError};
-use carillon_store::verb::{Answer, Incarnation, Outcome};
+use carillon_store::verb::{Answer, Incarnation, Outcome, PageQuery, Query};
 use rkyv::util::AlignedVec;
 
 use super::World;
@@ -87,6 +87,8 @@ pub(super) struct Router {
     napping: Option<Time>,
     /// Who submitted what under which request.
     requests: BTreeMap<(LaneId, u64), (UserId, String)>,
+    /// Who asked for a page under which request, and the highest seq that anybody was told when this was taken up.
+    reads: BTreeMap<(LaneId, u64), (UserId, Seq)>,
     in_flight: usize,
     /// Committed events that it has not heard of, by conversation.
     unreported: BTreeMap<ConversationId, Vec<Seq>>,
@@ -112,6 +114,7 @@ impl Router {
             nap_ns: 0,
             napping: None,
             requests: BTreeMap::new(),
+            reads: BTreeMap::new(),
             in_flight: 0,
             unreported: BTreeMap::new(),
         }
@@ -206,6 +209,7 @@ impl World<'_> {
         at.in_flight = 0;
         at.unreported.clear();
         at.requests.clear();
+        at.reads.clear();
         at.inbox = Inbox::default();
         (at.turn_at, at.nap_ns, at.napping) = (None, 0, None);
         let ids: Vec<LaneId> = at.lanes.keys().copied().collect();
@@ -411,9 +415,17 @@ impl World<'_> {
     }
 
     fn remember_request(&mut self, router: usize, lane: LaneId, bytes: &AlignedVec) {
-        if let Ok(Frame::Submit(submit)) = frame::read(bytes) {
-            let who = (UserId(submit.user.0.to_native()), submit.client_msg_id.as_str().to_owned());
-            self.routers[router].requests.insert((lane, submit.request.to_native()), who);
+        match frame::read(bytes) {
+            Ok(Frame::Submit(submit)) => {
+                let who = (UserId(submit.user.0.to_native()), submit.client_msg_id.as_str().to_owned());
+                self.routers[router].requests.insert((lane, submit.request.to_native()), who);
+            }
+            Ok(Frame::Read(read)) => {
+                let told = self.book.told(ConversationId(read.conversation.0.to_native()));
+                let who = (UserId(read.user.0.to_native()), told);
+                self.routers[router].reads.insert((lane, read.request.to_native()), who);
+            }
+            _ => {}
         }
     }
 
@@ -430,12 +442,42 @@ impl World<'_> {
             Ok(Frame::NotOwner(_)) => self.book.stats.not_owners += 1,
             Ok(Frame::Notify(notice)) if notice.replayed => self.book.stats.replays += 1,
             Ok(Frame::Notify(_)) => self.book.stats.notices += 1,
+            Ok(Frame::Page(page)) => {
+                let conversation = ConversationId(page.conversation.0.to_native());
+                let (request, head) = (page.request.to_native(), page.head_seq.to_native());
+                self.judge_page(router, (lane, request), conversation, head);
+            }
             Ok(Frame::Owners(owners)) => self.owned(router, &owners.slots),
             Ok(Frame::Own(own)) => self.owned(router, &own.slots),
             Ok(_) => {}
             Err(error) => self.book.wrong("lane", error),
         }
         false
+    }
+
+    /// A page shows what anybody was told when its router took the question up (G10), as far as its reader may see it:
+    /// also one that nobody waits for any more, because the gateway asks another router by now.
+    fn judge_page(&mut self, router: usize, request: (LaneId, u64), conversation: ConversationId, head: Seq) {
+        let Some((user, told)) = self.routers[router].reads.remove(&request).filter(|(_, told)| head < *told)
+        else {
+            return;
+        };
+        let query = PageQuery {
+            user,
+            conversation,
+            from_seq: 1,
+            to_seq: 1,
+            limit: 1,
+            newest_first: false,
+            messages_only: false,
+        };
+        if let Ok(Answer::Page(page)) = self.ask_store(&Query::Page(query))
+            && head < told.min(page.standing.head_seq)
+        {
+            let words =
+                format!("router {router} shows {user} {conversation} up to {head}, and {told} was told");
+            self.book.wrong("G10", words);
+        }
     }
 
     /// A router says that it owns slots: by this epoch nobody else ever does (G15).
