@@ -184,8 +184,8 @@ pub(super) struct Book {
     pub(super) read: BTreeMap<(UserId, ConversationId), Marks>,
     /// Who was shown something of a conversation that is not known to be theirs.
     pub(super) strangers: BTreeSet<(UserId, ConversationId)>,
-    /// By slot and epoch, who said that it is theirs.
-    owners: BTreeMap<(u16, u64), u64>,
+    /// Of each slot, who said that it is theirs by which epoch.
+    owners: Vec<Vec<(u64, u64)>>,
     pub(super) violations: Vec<String>,
     pub(super) stats: Stats,
 }
@@ -193,8 +193,19 @@ pub(super) struct Book {
 impl Book {
     /// Somebody says that a slot is theirs by this epoch: who else said so before.
     pub(super) fn owner(&mut self, slot: u16, epoch: u64, owner: u64) -> Option<u64> {
-        let known = *self.owners.entry((slot, epoch)).or_insert(owner);
-        (known != owner).then_some(known)
+        let slot = usize::from(slot);
+        if self.owners.len() <= slot {
+            self.owners.resize(slot + 1, Vec::new());
+        }
+        let said = &mut self.owners[slot];
+        // The latest is asked for most.
+        match said.iter().rev().find(|(known_epoch, _)| *known_epoch == epoch) {
+            Some((_, known)) => (*known != owner).then_some(*known),
+            None => {
+                said.push((epoch, owner));
+                None
+            }
+        }
     }
 
     /// A promise is broken.
