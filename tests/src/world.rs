@@ -38,11 +38,11 @@ use agenda::{Agenda, Event};
 use book::Book;
 pub use book::Stats;
 use device::Device;
-use faults::Crash;
+use faults::{Crash, OrderFault};
 use gateways::Gateway;
 use lanes::{Lane, Place};
 use plan::{CALM_MS, HUSH_MS, MS, Plan};
-use routers::Router;
+use routers::{OrderKind, Router};
 pub use shrink::shrink;
 use sockets::Socket;
 pub use trace::Reader;
@@ -115,7 +115,12 @@ pub fn run_without(
     let mut world = World::new(grounds, seed, without, reader);
     world.live();
     world.judge();
+    let met = world.engine.faults().met();
     let World { mut book, trace, plan, .. } = world;
+    book.stats.conflicts = met.conflict;
+    book.stats.unknown_commits = met.unknown;
+    book.stats.too_old_commits = met.too_old;
+    book.stats.slow_commits = met.slow;
     book.violations.dedup();
     let mishaps = plan.mishaps.iter().map(ToString::to_string).collect();
     Outcome { violations: book.violations, trace_hash: trace.hash(), stats: book.stats, mishaps }
@@ -144,6 +149,8 @@ struct World<'a> {
     slowness: u64,
     /// A crash that waits for its moment.
     armed: Option<(usize, Crash)>,
+    /// What the next transaction of this kind of any lease meets.
+    armed_order: Option<(OrderKind, OrderFault)>,
     /// Who owns what, until somebody changes it: reading all slots for every poll would be most of what a world does.
     shown: Option<Ownership>,
     /// A transaction about it may still come.
@@ -175,6 +182,7 @@ impl<'a> World<'a> {
             is_calm: false,
             slowness: 1,
             armed: None,
+            armed_order: None,
             shown: None,
             is_moving: false,
             blocks: BTreeMap::new(),

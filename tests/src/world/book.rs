@@ -148,6 +148,26 @@ stats! {
     router_partitions,
     /// Routers that did not reach the store, or did not hear of it.
     store_cuts,
+    /// Commits that were to conflict.
+    conflicts,
+    /// Commits whose caller was not told.
+    unknown_commits,
+    /// Commits whose version was no longer kept.
+    too_old_commits,
+    /// Commits that were refused because they took too long.
+    slow_commits,
+    /// Commits that took up to seconds.
+    long_commits,
+    /// Transactions of leases that were disturbed: told to run again, or not told at all.
+    disturbed_orders,
+    /// Transactions of leases whose outcome stayed unknown.
+    unknown_orders,
+    /// Routers that died with a transaction of their lease under way, or committed and not heard of.
+    order_crashes,
+    /// Transactions of dead routers' leases that came all the same.
+    late_orders,
+    /// Routers that joined without hearing of it.
+    lost_joins,
     /// Routers that others declared dead.
     deposed,
     /// Lives that began in a process that had lived before.

@@ -33,6 +33,8 @@ pub(super) struct Plan {
     /// What goes wrong, in the order of time.
     pub(super) mishaps: Vec<Mishap>,
     pub(super) chances: Chances,
+    /// Commits that take seconds: times in 1,000.
+    pub(super) long: u64,
     /// Between two messages of a device, on average.
     pub(super) send_gap_ns: u64,
     /// The most messages a device sends.
@@ -75,7 +77,11 @@ impl Plan {
             unknown_lost: often(60),
             unknown_late: often(60),
             late_steps_max: 6,
+            too_old: often(60),
+            too_old_reads_max: 12,
+            slow: often(60),
         };
+        let long = often(20);
         // Two worlds in three have several routers, or one that others may join.
         let is_shared = prng.chance(2, 3);
         let routers_count = if is_shared { prng.between(1, 4) as usize } else { 1 };
@@ -96,6 +102,7 @@ impl Plan {
             faults_ns,
             mishaps,
             chances,
+            long,
             send_gap_ns: prng.between(20, 600) * MS,
             sends_max: prng.between(5, 40) as usize,
             link_ns: [MS / 10, 2 * MS, 40 * MS][prng.index(3)],
