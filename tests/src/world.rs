@@ -17,6 +17,7 @@ mod gateways;
 mod judge;
 mod lanes;
 mod line;
+mod members;
 mod plan;
 mod routers;
 mod shrink;
@@ -36,7 +37,7 @@ use carillon_store::ops::Ownership;
 
 use agenda::{Agenda, Event};
 use book::Book;
-pub use book::Stats;
+pub use book::{FAULTS, Stats};
 use device::Device;
 use faults::{Crash, OrderFault};
 use gateways::Gateway;
@@ -210,6 +211,10 @@ impl<'a> World<'a> {
             let at = world.prng.below(calm_at);
             world.agenda.put(at, Event::Create { number });
         }
+        for number in 0..world.plan.changes_count {
+            let at = world.prng.below(calm_at);
+            world.agenda.put(at, Event::Change { number });
+        }
         world
     }
 
@@ -253,6 +258,7 @@ impl<'a> World<'a> {
             Event::Device { device, at } => self.wake_device(device, at),
             Event::Fault { number } => self.mishap(number),
             Event::Create { number } => self.create(number),
+            Event::Change { number } => self.change_members(number),
             Event::Land => {
                 self.engine.land();
                 self.may_have_moved();

@@ -33,7 +33,13 @@ impl World<'_> {
         for number in 0..self.plan.conversations_count {
             let conversation = ConversationId(1_000 + number as u64);
             let members = self.draw_members();
-            ops.push(Op::Create(create_op(conversation, &members, &format!("start-{number}"))));
+            let is_moving = number < self.plan.moving_count;
+            if is_moving {
+                self.book.moving.insert(conversation, members.first().copied());
+            }
+            let history = History::FromJoin;
+            let key = format!("start-{number}");
+            ops.push(Op::Create(create_op(conversation, &members, &key, history)));
             self.book.members.insert(conversation, members);
         }
         self.write_down_first(&ops);
@@ -131,13 +137,13 @@ impl World<'_> {
     }
 }
 
-fn create_op(conversation: ConversationId, members: &[UserId], key: &str) -> CreateOp {
+fn create_op(conversation: ConversationId, members: &[UserId], key: &str, history: History) -> CreateOp {
     CreateOp {
         conversation,
         creator: members[0],
         client_msg_id: key.to_owned(),
         conversation_type: ConversationType::Group,
-        history: History::FromJoin,
+        history,
         group_name: Some(key.to_owned()),
         members: members[1..].to_vec(),
     }

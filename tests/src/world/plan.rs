@@ -27,6 +27,9 @@ pub(super) struct Plan {
     pub(super) devices_max: u64,
     pub(super) conversations_count: usize,
     pub(super) late_conversations_count: usize,
+    /// Of the conversations of the start, those whose members change; and how often they do.
+    pub(super) moving_count: usize,
+    pub(super) changes_count: usize,
     pub(super) commit_lanes_count: u16,
     /// How long faults last, in nanoseconds.
     pub(super) faults_ns: u64,
@@ -90,14 +93,21 @@ impl Plan {
         let (gap_min_ms, gap_max_ms) = if is_shared { (200, 1_500) } else { (60, 900) };
         let fault_gap_ns = prng.between(gap_min_ms, gap_max_ms) * MS;
         let mishaps = Mishap::draw(prng, is_shared, faults_ns, fault_gap_ns);
+        let conversations_count = prng.between(1, 4) as usize;
+        // In two worlds of three members come and go.
+        let changes_count = if prng.chance(2, 3) { prng.between(2, 16) as usize } else { 0 };
+        let moving_count =
+            if changes_count > 0 { prng.between(1, conversations_count as u64) as usize } else { 0 };
         Plan {
             is_shared,
             routers_count,
             gateways_count: prng.between(1, 3) as usize,
             users_count: prng.between(3, 5) as usize,
             devices_max: prng.between(1, 3),
-            conversations_count: prng.between(1, 4) as usize,
+            conversations_count,
             late_conversations_count: prng.below(3) as usize,
+            moving_count,
+            changes_count,
             commit_lanes_count: if is_shared { [1, 4, 16] } else { [1, 1, 4] }[prng.index(3)],
             faults_ns,
             mishaps,

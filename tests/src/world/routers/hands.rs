@@ -109,6 +109,7 @@ impl World<'_> {
     fn took_note(&mut self, router: usize, ops: &[Op], results: &Results, is_alive: bool) {
         for (op, result) in ops.iter().zip(results) {
             match (op, result) {
+                (Op::Change(change), Ok(outcome)) => self.changed(change, outcome),
                 (Op::Send(send), Err(failure)) => {
                     if *failure == Failure::Fenced {
                         self.book.stats.fenced += 1;
@@ -119,13 +120,14 @@ impl World<'_> {
                         self.book.overtakable(send.sender, &send.client_msg_id);
                     }
                 }
-                (Op::Send(_) | Op::Create(_), Ok(Outcome::Appended(appended)))
-                    if !appended.duplicate && is_alive =>
-                {
-                    let unreported = &mut self.routers[router].unreported;
-                    unreported.entry(appended.conversation).or_default().push(appended.seq);
-                }
                 _ => {}
+            }
+            if let (Op::Send(_) | Op::Create(_) | Op::Change(_), Ok(Outcome::Appended(appended)), true) =
+                (op, result, is_alive)
+                && !appended.duplicate
+            {
+                let unreported = &mut self.routers[router].unreported;
+                unreported.entry(appended.conversation).or_default().push(appended.seq);
             }
         }
     }
@@ -220,7 +222,9 @@ impl World<'_> {
         let paused_until = self.routers[router].paused_until;
         // Half of what a paused process was doing is under way already.
         let paused_until = (paused_until > self.now && self.prng.chance(1, 2)).then_some(paused_until);
-        paused_until.max(self.blocked_until(Place::Router(router), Place::Store))
+        let until = paused_until.max(self.blocked_until(Place::Router(router), Place::Store));
+        // Calm ends every pause.
+        until.map(|until| until.min(self.plan.faults_ns))
     }
 
     /// Now and then a commit takes seconds.
@@ -240,7 +244,8 @@ impl World<'_> {
     /// When the router hears what the store says now.
     pub(super) fn heard_at(&mut self, router: usize, slowest_ns: u64) -> u64 {
         let at = self.now + self.delay(slowest_ns);
-        at.max(self.blocked_until(Place::Store, Place::Router(router)).unwrap_or(0))
+        let until = self.blocked_until(Place::Store, Place::Router(router)).unwrap_or(0);
+        at.max(until.min(self.plan.faults_ns))
     }
 }
 
