@@ -147,6 +147,13 @@ impl CatchingUp {
         Some(self.listed.remove(place).1)
     }
 
+    /// The user is a member until this seq: no page has a higher head, whatever the client was told before.
+    pub(super) fn ends_at(&mut self, conversation: ConversationId, seq: Seq) {
+        for (_, told) in self.told.iter_mut().filter(|(other, _)| *other == conversation) {
+            *told = seq.min(*told);
+        }
+    }
+
     /// Whether a page with this head was read before the client was told to sync the conversation.
     fn is_older(&self, conversation: ConversationId, head_seq: Seq) -> bool {
         self.told.iter().any(|(other, told)| *other == conversation && head_seq < *told)

@@ -5,7 +5,7 @@ use carillon_link::Peer;
 use carillon_protocol::client::{ServerFrame, Wire};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::reason::Close;
-use carillon_protocol::record::Event;
+use carillon_protocol::record::{Body, Event};
 use rkyv::util::AlignedVec;
 
 use super::catch_up::{Reset, Way};
@@ -89,6 +89,15 @@ impl Session {
             && self.is_filled(conversation, seq, &delivery.event, origin_request, false, line, common);
 
         let joining = Joining::of(&delivery.event, seq, self.user).filter(|_| !is_paged);
+        // Who is no member any more is shown nothing above, however long the log is.
+        let is_farewell =
+            matches!(&delivery.event.body, Body::MemberRemoved { user, .. } if *user == self.user);
+        let head_seq = if is_farewell { seq } else { delivery.head_seq };
+        if let Stage::CatchingUp(catching_up) = &mut self.stage
+            && is_farewell
+        {
+            catching_up.ends_at(conversation, seq);
+        }
         let way = match &mut self.stage {
             Stage::AwaitIdentify(_) | Stage::Gone => return,
             Stage::Registering(registering) => {
@@ -129,17 +138,17 @@ impl Session {
                     }
                     // The client is to know what was before, too, and fetches it.
                     Some(joining) if joining.first_seq < seq => {
-                        self.fall_behind(conversation, seq, delivery.head_seq, line, common);
+                        self.fall_behind(conversation, seq, head_seq, line, common);
                         return;
                     }
                     _ if is_doubtful => {
-                        self.fall_behind(conversation, seq, delivery.head_seq, line, common);
+                        self.fall_behind(conversation, seq, head_seq, line, common);
                         return;
                     }
                     _ => {}
                 }
                 if self.is_behind() {
-                    self.overflow(conversation, seq, delivery.head_seq, line, common);
+                    self.overflow(conversation, seq, head_seq, line, common);
                     return;
                 }
                 let bytes = delivery.bytes(line.wire, self.user, &mut common.archive);
@@ -147,7 +156,7 @@ impl Session {
                     let since_commit_ms = common.wall.0.saturating_sub(delivery.event.id.created_at().0);
                     common.counters.event_live(since_commit_ms);
                 } else {
-                    self.overflow(conversation, seq, delivery.head_seq, line, common);
+                    self.overflow(conversation, seq, head_seq, line, common);
                 }
             }
         }

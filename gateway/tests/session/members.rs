@@ -1,7 +1,7 @@
 //! Members come, go, and come back while their clients listen (G11).
 
 use carillon_protocol::client::{Command, Wire};
-use carillon_protocol::frame::{Entry, Page, Read};
+use carillon_protocol::frame::{Deliver, Entry, Page, Read};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::record::{Body, History};
 
@@ -136,6 +136,30 @@ fn g11_who_comes_back_while_behind() {
         assert_eq!(line(&client.take(&mut rig)), [("message", 21)]);
         assert!(rig.up.is_empty());
     }
+}
+
+/// G11, G7: who is removed while their client is behind has a last page, and with it the client is caught up: that the log
+/// went on without them, and was longer already when the client was told, keeps nobody waiting.
+#[test]
+fn g7_who_is_removed_while_behind_catches_up() {
+    let mut rig = Rig::new(&["limits.conn_queue_bytes=1024"]);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[(HERE, 4, 4), (THERE, 4, 4)]);
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = Some(0);
+    for seq in 5..=6 {
+        rig.down(&Deliver { head_seq: 12, ..deliver(HERE, seq, 2, "k", &"x".repeat(2_000), &[1]) });
+    }
+    rig.down(&Deliver { head_seq: 12, ..deliver_event(HERE, 7, removed(1), &[1]) });
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = None;
+    rig.flush(client.id);
+    assert_eq!(line(&client.take(&mut rig)), [("message", 5), ("behind", 12)]);
+    let conversation = ConversationId(HERE);
+    client.say(&mut rig, Some("s"), &Command::Sync { conversation, from_seq: 6, limit: 200 });
+    let Up::Read(read) = rig.next_up() else { panic!("reads") };
+    let entries = (6..=7).map(|seq| Entry { seq, record: record(seq << 22, 2, "k", "x") }).collect();
+    rig.down(&page(&read, 1, entries, 7));
+    assert_eq!(line(&client.take(&mut rig)), [("page", 7), ("caught_up", 0)]);
+    rig.down(&deliver(THERE, 5, 2, "k", "x", &[1]));
+    assert_eq!(line(&client.take(&mut rig)), [("message", 5)]);
 }
 
 /// G6: a command whose seq a reset covers is answered, and fills nothing: the client fetches what it dropped.

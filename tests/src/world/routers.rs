@@ -1,7 +1,8 @@
 //! Router processes of the simulated world: what the real ground floor does with a shard, without threads or clock. Their
-//! committers, readers and leases are in [`hands`].
+//! committers and readers are in [`hands`], what their leases have done in [`orders`].
 
 mod hands;
+mod orders;
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,7 @@ use super::agenda::Event;
 use super::faults::Crash;
 use super::lanes::Way;
 use super::plan::MS;
+pub(super) use orders::OrderKind;
 
 /// What a turn of fan-out may spend: little, so that turns end in the middle of it.
 const TURN_USERS: [usize; 3] = [2, 16, 4_096];
@@ -187,14 +189,19 @@ impl World<'_> {
 
     fn claim(&mut self, router: usize, address: &str) -> Result<Claim, BatchError> {
         let wall = self.wall();
-        if self.plan.is_shared {
-            if self.store_is_cut(router) {
-                return Err(BatchError::Busy);
-            }
-            self.control(&mut |txn| ops::join(txn, wall, address))
-        } else {
-            retry::claim(&*self.engine, wall, &mut |_| ())
+        if !self.plan.is_shared {
+            return retry::claim(&*self.engine, wall, &mut |_| ());
         }
+        if self.store_is_cut(router) {
+            return Err(BatchError::Busy);
+        }
+        let joined = self.control(&mut |txn| ops::join(txn, wall, address));
+        // The process dies without hearing of it: the life that it began is ended by the others.
+        if !self.is_calm && self.prng.chance(1, 12) {
+            self.book.stats.lost_joins += u64::from(joined.is_ok());
+            return Err(BatchError::Unknown);
+        }
+        joined
     }
 
     /// Nothing is left of this life but what its committers have handed to the store already: that may come late.
@@ -371,7 +378,7 @@ impl World<'_> {
             Output::Lease(order) => {
                 let slowest_ns =
                     if order == lease::Output::Poll { self.plan.read_ns } else { self.plan.commit_ns };
-                let at = self.now + self.delay(slowest_ns);
+                let at = self.now + self.delay(slowest_ns) + self.long_ns();
                 self.agenda.put(at, Event::Order { router, life, order });
             }
             Output::Dial { address } => {
@@ -399,7 +406,7 @@ impl World<'_> {
             Output::CloseLane { lane } => self.close_lane(router, lane),
             Output::Commit { commit_lane, ops } => {
                 self.routers[router].in_flight += 1;
-                let at = self.now + self.delay(self.plan.commit_ns);
+                let at = self.now + self.delay(self.plan.commit_ns) + self.long_ns();
                 self.agenda.put(at, Event::Commit { router, life, commit_lane, ops });
             }
             Output::Query { ticket, query } => {
