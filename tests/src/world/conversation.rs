@@ -6,6 +6,7 @@ use carillon_protocol::frame::{Command, LinkFrame, Submit};
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::placement::Slot;
 use carillon_protocol::record::{ConversationType, History};
+use carillon_router::lease::orders::Hands;
 use carillon_store::ops::{self, Context};
 use carillon_store::retry;
 use carillon_store::verb::{Answer, CreateOp, Op, Query};

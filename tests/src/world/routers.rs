@@ -12,6 +12,7 @@ use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_router::batch::Failure;
 use carillon_router::cluster::Cluster;
+use carillon_router::lease::orders::Hands;
 use carillon_router::lease::{self, Lease};
 use carillon_router::outbox::{Far, LaneId, Output, Ticket};
 use carillon_router::shard::{Input, Shard, ShardSettings};

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use carillon_node::prng::Prng;
+use carillon_router::lease::orders::{self, Hands};
 use carillon_router::lease::{self, Told};
-use carillon_store::ops;
+use carillon_store::error::ReadError;
+use carillon_store::ops::Ownership;
 use carillon_store::retry::{self, BatchError};
 use carillon_store::txn::{Abort, Engine as _, Txn};
 use carillon_store::verb::Incarnation;
@@ -111,38 +113,31 @@ impl World<'_> {
     }
 
     fn carry_out(&mut self, me: Incarnation, order: &lease::Output) -> lease::Input {
-        use lease::{Input, Output};
-        match order {
-            Output::Poll if !self.is_calm && self.prng.chance(1, 200) => Input::Polled(Told::Failed),
-            Output::Poll => Input::Polled(Told::Done(self.shown().clone())),
-            Output::Beat(beat) => {
-                // All that a beat changes, so that not everything has to be read again.
-                let mut shown = self.shown.take();
-                let beaten = self.control(&mut |txn| ops::beat(txn, me, *beat));
-                if let (Some(shown), true, false) = (&mut shown, beaten.is_ok(), self.is_moving) {
-                    let mine = shown.living.iter_mut().filter(|one| one.incarnation == me);
-                    mine.for_each(|one| one.beat = *beat);
-                    self.shown = Some(std::mem::take(shown));
-                }
-                Input::Beaten(told(beaten))
+        // All that a beat changes, so that not everything has to be read again.
+        let shown = if matches!(order, lease::Output::Beat(_)) { self.shown.take() } else { None };
+        let told = orders::carry_out(self, me, order).expect("an order to the store");
+        match (order, &told) {
+            (lease::Output::Beat(beat), lease::Input::Beaten(Told::Done(()))) if !self.is_moving => {
+                self.shown = shown;
+                let living = self.shown.iter_mut().flat_map(|shown| &mut shown.living);
+                living.filter(|one| one.incarnation == me).for_each(|one| one.beat = *beat);
             }
-            Output::Depose { silent, beat_seen } => {
-                let deposed = self.control(&mut |txn| ops::depose(txn, me, *silent, *beat_seen));
-                self.book.stats.deposed += u64::from(deposed == Ok(true));
-                Input::Deposed(told(deposed))
-            }
-            Output::Take(slots) => Input::Taken(told(self.control(&mut |txn| ops::take(txn, me, slots)))),
-            Output::Give { slots, to } => {
-                self.book.stats.gifts += 1;
-                Input::Given(told(self.control(&mut |txn| ops::give(txn, me, slots, *to))))
-            }
-            Output::Retire => Input::Retired(told(self.control(&mut |txn| ops::retire(txn, me)))),
-            other => panic!("{other:?} is nothing for the store"),
+            (_, lease::Input::Deposed(Told::Done(true))) => self.book.stats.deposed += 1,
+            (lease::Output::Give { .. }, _) => self.book.stats.gifts += 1,
+            _ => {}
         }
+        told
+    }
+}
+
+impl Hands for World<'_> {
+    fn ownership(&mut self) -> Result<Ownership, ReadError> {
+        let is_failed = !self.is_calm && self.prng.chance(1, 200);
+        if is_failed { Err(ReadError::Again("chance".to_owned())) } else { Ok(self.shown().clone()) }
     }
 
     /// A transaction of the control lane.
-    pub(in crate::world) fn control<T>(
+    fn control<T>(
         &mut self,
         body: &mut dyn FnMut(&mut dyn Txn) -> Result<T, Abort>,
     ) -> Result<T, BatchError> {
@@ -159,7 +154,9 @@ impl World<'_> {
         }
         result
     }
+}
 
+impl World<'_> {
     /// Late commits may have come.
     pub(in crate::world) fn may_have_moved(&mut self) {
         if self.is_moving {
@@ -169,26 +166,9 @@ impl World<'_> {
     }
 }
 
-fn told<T>(result: Result<T, BatchError>) -> Told<T> {
-    match result {
-        Ok(value) => Told::Done(value),
-        Err(BatchError::Fenced) => Told::Fenced,
-        Err(_) => Told::Failed,
-    }
-}
-
 /// Nobody knows what became of an order.
 fn lost(order: &lease::Output) -> lease::Input {
-    use lease::{Input, Output};
-    match order {
-        Output::Beat(_) => Input::Beaten(Told::Failed),
-        Output::Poll => Input::Polled(Told::Failed),
-        Output::Depose { .. } => Input::Deposed(Told::Failed),
-        Output::Take(_) => Input::Taken(Told::Failed),
-        Output::Give { .. } => Input::Given(Told::Failed),
-        Output::Retire => Input::Retired(Told::Failed),
-        other => panic!("{other:?} is nothing for the store"),
-    }
+    orders::unknown(order).expect("an order to the store")
 }
 
 fn words(order: &lease::Output, told: &lease::Input) -> String {
