@@ -429,9 +429,10 @@ impl World<'_> {
                 self.routers[router].requests.insert((lane, submit.request.to_native()), who);
             }
             Ok(Frame::Read(read)) => {
-                let told = self.book.told(ConversationId(read.conversation.0.to_native()));
-                let who = (UserId(read.user.0.to_native()), told);
-                self.routers[router].reads.insert((lane, read.request.to_native()), who);
+                let (user, request) = (UserId(read.user.0.to_native()), read.request.to_native());
+                let conversation = ConversationId(read.conversation.0.to_native());
+                let told = self.book.told(conversation).min(self.visible(user, conversation));
+                self.routers[router].reads.insert((lane, request), (user, told));
             }
             _ => {}
         }
@@ -463,13 +464,22 @@ impl World<'_> {
         false
     }
 
-    /// A page shows what anybody was told when its router took the question up (G10), as far as its reader may see it:
-    /// also one that nobody waits for any more, because the gateway asks another router by now.
+    /// A page shows what anybody was told when its router took the question up (G10), as far as its reader may see it, then
+    /// and now: also one that nobody waits for any more, because the gateway asks another router by now.
     fn judge_page(&mut self, router: usize, request: (LaneId, u64), conversation: ConversationId, head: Seq) {
         let Some((user, told)) = self.routers[router].reads.remove(&request).filter(|(_, told)| head < *told)
         else {
             return;
         };
+        if head < told.min(self.visible(user, conversation)) {
+            let words =
+                format!("router {router} shows {user} {conversation} up to {head}, and {told} was told");
+            self.book.wrong("G10", words);
+        }
+    }
+
+    /// Up to where a user may see a conversation now; 0: nothing of it.
+    fn visible(&self, user: UserId, conversation: ConversationId) -> Seq {
         let query = PageQuery {
             user,
             conversation,
@@ -479,12 +489,9 @@ impl World<'_> {
             newest_first: false,
             messages_only: false,
         };
-        if let Ok(Answer::Page(page)) = self.ask_store(&Query::Page(query))
-            && head < told.min(page.standing.head_seq)
-        {
-            let words =
-                format!("router {router} shows {user} {conversation} up to {head}, and {told} was told");
-            self.book.wrong("G10", words);
+        match self.ask_store(&Query::Page(query)) {
+            Ok(Answer::Page(page)) => page.standing.head_seq,
+            _ => 0,
         }
     }
 

@@ -110,6 +110,11 @@ impl World<'_> {
         for (op, result) in ops.iter().zip(results) {
             match (op, result) {
                 (Op::Change(change), Ok(outcome)) => self.changed(change, outcome),
+                // What is refused leaves no trace: if nobody hears of that, the same is decided again later, and by then who
+                // sends may be a member.
+                (Op::Send(send), Ok(Outcome::Refused(_))) => {
+                    self.book.overtakable(send.sender, &send.client_msg_id);
+                }
                 (Op::Send(send), Err(failure)) => {
                     if *failure == Failure::Fenced {
                         self.book.stats.fenced += 1;
