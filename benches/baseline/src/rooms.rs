@@ -1,0 +1,68 @@
+//! Rooms, in memory: who is in them, how far they are, and who said the last things.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// Messages of a room whose senders are remembered for receipts; about older ones the database is asked.
+const RECENT_MAX: usize = 1_024;
+
+/// A room.
+#[derive(Default)]
+pub struct Room {
+    /// Ascending.
+    pub members: Vec<u64>,
+    /// Of each member, how far it has confirmed.
+    pub delivered_seqs: Vec<u64>,
+    pub head_seq: u64,
+    /// The last messages, up to the head.
+    recent: VecDeque<Said>,
+}
+
+/// Who said something, and as what.
+#[derive(Clone, Copy)]
+pub struct Said {
+    pub seq: u64,
+    pub sender: u64,
+    pub message: u64,
+}
+
+impl Room {
+    /// The place of a member.
+    pub fn place(&self, user: u64) -> Option<usize> {
+        self.members.binary_search(&user).ok()
+    }
+
+    /// A user is a member from now on.
+    pub fn join(&mut self, user: u64) {
+        if let Err(place) = self.members.binary_search(&user) {
+            self.members.insert(place, user);
+            self.delivered_seqs.insert(place, 0);
+        }
+    }
+
+    /// The next message: its seq.
+    pub fn say(&mut self, sender: u64, message: u64) -> u64 {
+        self.head_seq += 1;
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Said { seq: self.head_seq, sender, message });
+        self.head_seq
+    }
+
+    /// The last message of each sender among those after `from_seq` up to `to_seq`; `None` when some of them are
+    /// no longer remembered.
+    pub fn last_of_each(&self, from_seq: u64, to_seq: u64) -> Option<BTreeMap<u64, Said>> {
+        let first_seq = self.head_seq - self.recent.len() as u64 + 1;
+        let skipped = (from_seq + 1).checked_sub(first_seq)?;
+        let count = to_seq.saturating_sub(from_seq) as usize;
+        let said = self.recent.iter().skip(skipped as usize).take(count);
+        Some(said.map(|said| (said.sender, *said)).collect())
+    }
+}
+
+/// All rooms, and the names under which they were made.
+#[derive(Default)]
+pub struct Rooms {
+    pub by_id: HashMap<u64, Room>,
+    pub by_key: HashMap<String, u64>,
+}
