@@ -31,6 +31,10 @@ const SCHEMA_EQUAL: &str = "
 /// Opens it for the writer, and makes it where there is none.
 pub fn open(path: &Path, form: Form) -> Result<Connection> {
     let connection = Connection::open(path)?;
+    if form == Form::Plain {
+        // Nobody else reads: no locks, and no index of the log in shared memory.
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;

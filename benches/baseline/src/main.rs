@@ -3,7 +3,8 @@
 //! `carillon.v1.json` as the load generator's loads need, and prints the same ready line.
 //!
 //! - [`connection`]: one task per WebSocket; reads frames, hands commands to the writer, sends what comes back.
-//! - [`writer`]: the only one who changes anything: rooms, sequence numbers, who is connected. Acknowledges after commit.
+//! - [`writer`]: one thread; the only one who changes anything: rooms, sequence numbers. Many commands, one commit.
+//! - [`teller`]: one task; who is connected, and what they are told once it is durable.
 //! - [`database`]: the statements.
 //! - [`frames`]: what is said, as JSON.
 //! - [`rest`]: conversations are made and histories read over HTTP on the same port.
@@ -14,6 +15,7 @@ mod database;
 mod frames;
 mod rest;
 mod rooms;
+mod teller;
 mod tokens;
 mod writer;
 
@@ -34,6 +36,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Commands on their way to the writer; above that, connections stop reading.
 const COMMANDS_MAX: usize = 4_096;
+/// Transactions that are durable and not told yet; above that, the writer waits.
+const DURABLE_MAX: usize = 16;
 /// HTTP connections that wait to be served.
 const VISITORS_MAX: usize = 64;
 
@@ -94,8 +98,9 @@ fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let connection = database::open(&database, arguments.form)?;
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let form = arguments.form;
+    let (durable, told) = mpsc::channel(DURABLE_MAX);
     std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
-        if let Err(error) = Writer::run(&connection, form, inbox) {
+        if let Err(error) = Writer::run(&connection, form, inbox, &durable) {
             // What was not committed was not acknowledged.
             eprintln!("baseline: the database failed: {error}");
             std::process::exit(74);
@@ -107,6 +112,7 @@ fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         .thread_name("worker")
         .enable_all()
         .build()?;
+    runtime.spawn(teller::run(told));
     runtime.block_on(accept(arguments.listen, house))
 }
 

@@ -1,6 +1,7 @@
 //! Rooms, in memory: who is in them, how far they are, and who said the last things.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 /// Messages of a room whose senders are remembered for receipts; about older ones the database is asked.
 const RECENT_MAX: usize = 1_024;
@@ -9,7 +10,7 @@ const RECENT_MAX: usize = 1_024;
 #[derive(Default)]
 pub struct Room {
     /// Ascending.
-    pub members: Vec<u64>,
+    pub members: Arc<Vec<u64>>,
     /// Of each member, how far it has confirmed.
     pub delivered_seqs: Vec<u64>,
     pub head_seq: u64,
@@ -34,7 +35,7 @@ impl Room {
     /// A user is a member from now on.
     pub fn join(&mut self, user: u64) {
         if let Err(place) = self.members.binary_search(&user) {
-            self.members.insert(place, user);
+            Arc::make_mut(&mut self.members).insert(place, user);
             self.delivered_seqs.insert(place, 0);
         }
     }

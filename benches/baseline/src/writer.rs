@@ -1,7 +1,7 @@
-//! The writer: one thread that owns rooms, sequence numbers and the list of who is connected. It takes whatever waits,
-//! writes it in one transaction, and says what came of it once that is durable.
+//! The writer: one thread that owns rooms and sequence numbers. It takes whatever waits, writes it in one transaction, and
+//! hands over what came of it once that is durable, to be told by [`crate::teller`] while the next one is written.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
@@ -13,6 +13,7 @@ use crate::Form;
 use crate::database::{self, Statements};
 use crate::frames::{self, DeliveryAck, Id, Message};
 use crate::rooms::{Room, Rooms, Said};
+use crate::teller::Effect;
 
 /// Commands of one transaction, at most.
 const BATCH_MAX: usize = 1_024;
@@ -49,36 +50,12 @@ pub struct View {
     pub is_new: bool,
 }
 
-/// What happens once a transaction is durable.
-enum Effect {
-    /// A frame for one user.
-    Tell {
-        user: u64,
-        text: Utf8Bytes,
-    },
-    /// A frame for the members of a room, but for one.
-    TellRoom {
-        conversation: u64,
-        but: u64,
-        text: Utf8Bytes,
-    },
-    Answer {
-        answer: oneshot::Sender<View>,
-        view: View,
-    },
-    AnswerSome {
-        answer: oneshot::Sender<Option<View>>,
-        view: Option<View>,
-    },
-}
-
 /// See the module.
 pub struct Writer<'c> {
     statements: Statements<'c>,
     is_in_transaction: bool,
     rooms: Rooms,
     last_message: u64,
-    connected: HashMap<u64, mpsc::Sender<Utf8Bytes>>,
     effects: Vec<Effect>,
     /// Watermarks that moved in this transaction: room and user, from where to where.
     receipts: BTreeMap<(u64, u64), (u64, u64)>,
@@ -91,6 +68,7 @@ impl<'c> Writer<'c> {
         connection: &'c Connection,
         form: Form,
         mut commands: mpsc::Receiver<Command>,
+        durable: &mpsc::Sender<Vec<Effect>>,
     ) -> rusqlite::Result<()> {
         let (rooms, last_message) = database::load(connection, form)?;
         let mut writer = Writer {
@@ -98,7 +76,6 @@ impl<'c> Writer<'c> {
             is_in_transaction: false,
             rooms,
             last_message,
-            connected: HashMap::new(),
             effects: Vec::new(),
             receipts: BTreeMap::new(),
             now_ms: 0,
@@ -113,7 +90,9 @@ impl<'c> Writer<'c> {
             if std::mem::take(&mut writer.is_in_transaction) {
                 writer.statements.commit()?;
             }
-            writer.tell();
+            if durable.blocking_send(std::mem::take(&mut writer.effects)).is_err() {
+                break;
+            }
         }
         Ok(())
     }
@@ -121,10 +100,7 @@ impl<'c> Writer<'c> {
     fn take(&mut self, command: Command) -> rusqlite::Result<()> {
         match command {
             Command::Enter { user, outbox } => {
-                // A few frames find room in a new outbox.
-                let _ = outbox.try_send(frames::ready(user));
-                let _ = outbox.try_send(frames::caught_up());
-                self.connected.insert(user, outbox);
+                self.effects.push(Effect::Enter { user, outbox });
                 Ok(())
             }
             Command::Send { user, id, conversation, content, client_msg_id } => {
@@ -209,7 +185,7 @@ impl<'c> Writer<'c> {
             created_at: self.now_ms,
         });
         self.effects.push(Effect::Tell { user, text: ack(&said, self.now_ms, false) });
-        self.effects.push(Effect::TellRoom { conversation, but: user, text: pushed });
+        self.effects.push(Effect::TellRoom { members: room.members.clone(), but: user, text: pushed });
         Ok(())
     }
 
@@ -307,33 +283,6 @@ impl<'c> Writer<'c> {
         }
         self.effects.push(Effect::AnswerSome { answer, view });
         Ok(())
-    }
-
-    /// Everything is durable: says so.
-    fn tell(&mut self) {
-        for effect in self.effects.drain(..) {
-            match effect {
-                Effect::Tell { user, text } => tell(&mut self.connected, user, text),
-                Effect::TellRoom { conversation, but, text } => {
-                    let members = self.rooms.by_id.get(&conversation).map_or(&[][..], |room| &room.members);
-                    for member in members.iter().filter(|member| **member != but) {
-                        tell(&mut self.connected, *member, text.clone());
-                    }
-                }
-                // Who asked may have gone.
-                Effect::Answer { answer, view } => drop(answer.send(view)),
-                Effect::AnswerSome { answer, view } => drop(answer.send(view)),
-            }
-        }
-    }
-}
-
-/// Puts a frame into the outbox of whoever is there. Who is gone, or too slow, is forgotten, which ends the connection.
-fn tell(connected: &mut HashMap<u64, mpsc::Sender<Utf8Bytes>>, user: u64, text: Utf8Bytes) {
-    if let Some(outbox) = connected.get(&user)
-        && outbox.try_send(text).is_err()
-    {
-        connected.remove(&user);
     }
 }
 
