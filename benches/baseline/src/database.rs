@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension as _, Result, Statement, params};
+use rusqlite::{Connection, Result, Statement, params};
 
 use crate::Form;
 use crate::rooms::{Rooms, Said};
@@ -15,15 +15,20 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS rooms (room_id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
     CREATE TABLE IF NOT EXISTS members (room_id INTEGER NOT NULL, user_id INTEGER NOT NULL,
         PRIMARY KEY (room_id, user_id)) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS messages (message_id INTEGER PRIMARY KEY, room_id INTEGER NOT NULL, seq INTEGER NOT NULL,
-        sender_id INTEGER NOT NULL, created_at INTEGER NOT NULL, content TEXT NOT NULL);
 ";
 
-/// What equal promises need beside it: pages of a history, one row per idempotency key, watermarks.
+/// Messages at the end of one table: nobody reads them but whoever starts again.
+const SCHEMA_PLAIN: &str = "
+    CREATE TABLE IF NOT EXISTS messages (room_id INTEGER NOT NULL, seq INTEGER NOT NULL, sender_id INTEGER NOT NULL,
+        created_at INTEGER NOT NULL, content TEXT NOT NULL);
+";
+
+/// Messages in the order in which a history is read, one row per idempotency key, and watermarks.
 const SCHEMA_EQUAL: &str = "
-    CREATE UNIQUE INDEX IF NOT EXISTS messages_by_seq ON messages (room_id, seq);
-    CREATE TABLE IF NOT EXISTS sends (sender_id INTEGER NOT NULL, room_id INTEGER NOT NULL, client_msg_id TEXT NOT NULL,
-        message_id INTEGER NOT NULL, PRIMARY KEY (sender_id, room_id, client_msg_id)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS messages (room_id INTEGER NOT NULL, seq INTEGER NOT NULL, sender_id INTEGER NOT NULL,
+        created_at INTEGER NOT NULL, content TEXT NOT NULL, PRIMARY KEY (room_id, seq)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS sends (room_id INTEGER NOT NULL, sender_id INTEGER NOT NULL, client_msg_id TEXT NOT NULL,
+        seq INTEGER NOT NULL, PRIMARY KEY (room_id, sender_id, client_msg_id)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS receipts (room_id INTEGER NOT NULL, user_id INTEGER NOT NULL,
         delivered_seq INTEGER NOT NULL, PRIMARY KEY (room_id, user_id)) WITHOUT ROWID;
 ";
@@ -39,15 +44,15 @@ pub fn open(path: &Path, form: Form) -> Result<Connection> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.execute_batch(SCHEMA)?;
-    if form == Form::Equal {
-        connection.execute_batch(SCHEMA_EQUAL)?;
-    }
+    connection.execute_batch(match form {
+        Form::Plain => SCHEMA_PLAIN,
+        Form::Equal => SCHEMA_EQUAL,
+    })?;
     Ok(connection)
 }
 
 /// A message as it is kept.
 pub struct Stored {
-    pub message: u64,
     pub seq: u64,
     pub sender: u64,
     pub created_at: u64,
@@ -58,20 +63,14 @@ pub struct Stored {
 pub fn history(path: &Path, room: u64, after_seq: u64, limit: usize) -> Result<Vec<Stored>> {
     let connection = Connection::open(path)?;
     let mut statement = connection.prepare(
-        "SELECT message_id, seq, sender_id, created_at, content FROM messages
+        "SELECT seq, sender_id, created_at, content FROM messages
          WHERE room_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
     )?;
     statement.query_map(params![room, after_seq, limit], stored)?.collect()
 }
 
 fn stored(row: &rusqlite::Row<'_>) -> Result<Stored> {
-    Ok(Stored {
-        message: row.get(0)?,
-        seq: row.get(1)?,
-        sender: row.get(2)?,
-        created_at: row.get(3)?,
-        content: row.get(4)?,
-    })
+    Ok(Stored { seq: row.get(0)?, sender: row.get(1)?, created_at: row.get(2)?, content: row.get(3)? })
 }
 
 /// The writer's statements, prepared once.
@@ -96,19 +95,19 @@ impl<'c> Statements<'c> {
         let equal = || {
             Ok::<_, rusqlite::Error>(Equal {
                 insert_send: connection.prepare(
-                    "INSERT INTO sends (sender_id, room_id, client_msg_id, message_id) VALUES (?1, ?2, ?3, ?4)
+                    "INSERT INTO sends (room_id, sender_id, client_msg_id, seq) VALUES (?1, ?2, ?3, ?4)
                      ON CONFLICT DO NOTHING",
                 )?,
                 earlier_send: connection.prepare(
-                    "SELECT message_id, seq, messages.sender_id, created_at, content FROM sends JOIN messages USING (message_id)
-                     WHERE sends.sender_id = ?1 AND sends.room_id = ?2 AND client_msg_id = ?3",
+                    "SELECT seq, sender_id, created_at, content FROM messages WHERE room_id = ?1 AND seq =
+                     (SELECT seq FROM sends WHERE room_id = ?1 AND sender_id = ?2 AND client_msg_id = ?3)",
                 )?,
                 set_delivered: connection.prepare(
                     "INSERT INTO receipts (room_id, user_id, delivered_seq) VALUES (?1, ?2, ?3)
                      ON CONFLICT DO UPDATE SET delivered_seq = excluded.delivered_seq",
                 )?,
                 last_of_each: connection.prepare(
-                    "SELECT sender_id, MAX(seq), message_id FROM messages WHERE room_id = ?1 AND seq > ?2 AND seq <= ?3
+                    "SELECT sender_id, MAX(seq) FROM messages WHERE room_id = ?1 AND seq > ?2 AND seq <= ?3
                      GROUP BY sender_id",
                 )?,
             })
@@ -120,8 +119,7 @@ impl<'c> Statements<'c> {
             insert_member: connection
                 .prepare("INSERT OR IGNORE INTO members (room_id, user_id) VALUES (?1, ?2)")?,
             insert_message: connection.prepare(
-                "INSERT INTO messages (message_id, room_id, seq, sender_id, created_at, content)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO messages (room_id, seq, sender_id, created_at, content) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?,
             equal: (form == Form::Equal).then(equal).transpose()?,
         })
@@ -145,23 +143,18 @@ impl<'c> Statements<'c> {
     }
 
     pub fn insert_message(&mut self, said: &Said, room: u64, created_at: u64, content: &str) -> Result<()> {
-        let Said { seq, sender, message } = said;
-        self.insert_message.execute(params![message, room, seq, sender, created_at, content]).map(drop)
+        let Said { seq, sender } = said;
+        self.insert_message.execute(params![room, seq, sender, created_at, content]).map(drop)
     }
 
     /// Takes an idempotency key for a message. When it was taken before: the message of then.
-    pub fn insert_send(
-        &mut self,
-        sender: u64,
-        room: u64,
-        client_msg_id: &str,
-        message: u64,
-    ) -> Result<Option<Stored>> {
+    pub fn insert_send(&mut self, said: &Said, room: u64, client_msg_id: &str) -> Result<Option<Stored>> {
         let Some(equal) = &mut self.equal else { return Ok(None) };
-        if equal.insert_send.execute(params![sender, room, client_msg_id, message])? == 1 {
+        let Said { seq, sender } = said;
+        if equal.insert_send.execute(params![room, sender, client_msg_id, seq])? == 1 {
             return Ok(None);
         }
-        equal.earlier_send.query_row(params![sender, room, client_msg_id], stored).map(Some)
+        equal.earlier_send.query_row(params![room, sender, client_msg_id], stored).map(Some)
     }
 
     pub fn set_delivered(&mut self, room: u64, user: u64, seq: u64) -> Result<()> {
@@ -172,15 +165,13 @@ impl<'c> Statements<'c> {
     /// The last message of each sender among those after `from_seq` up to `to_seq`.
     pub fn last_of_each(&mut self, room: u64, from_seq: u64, to_seq: u64) -> Result<Vec<Said>> {
         let Some(equal) = &mut self.equal else { return Ok(Vec::new()) };
-        let said = |row: &rusqlite::Row<'_>| {
-            Ok(Said { sender: row.get(0)?, seq: row.get(1)?, message: row.get(2)? })
-        };
+        let said = |row: &rusqlite::Row<'_>| Ok(Said { sender: row.get(0)?, seq: row.get(1)? });
         equal.last_of_each.query_map(params![room, from_seq, to_seq], said)?.collect()
     }
 }
 
-/// Everything that is kept in memory, and the highest message id.
-pub fn load(connection: &Connection, form: Form) -> Result<(Rooms, u64)> {
+/// Everything that is kept in memory.
+pub fn load(connection: &Connection, form: Form) -> Result<Rooms> {
     let mut rooms = Rooms::default();
     let mut each = |words: &str, take: &mut dyn FnMut(&mut Rooms, &rusqlite::Row<'_>) -> Result<()>| {
         let mut statement = connection.prepare(words)?;
@@ -212,8 +203,5 @@ pub fn load(connection: &Connection, form: Form) -> Result<(Rooms, u64)> {
             Ok(())
         })?;
     }
-    let last = connection
-        .query_row("SELECT message_id FROM messages ORDER BY message_id DESC LIMIT 1", [], |row| row.get(0))
-        .optional()?;
-    Ok((rooms, last.unwrap_or(0)))
+    Ok(rooms)
 }

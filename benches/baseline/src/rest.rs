@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::frames::{Id, Message, error_object};
+use crate::rooms::message_id;
 use crate::writer::{Command, View};
 use crate::{Form, House, database};
 
@@ -175,7 +176,7 @@ async fn history(
     let messages: Vec<Message<'_>> = page
         .iter()
         .map(|stored| Message {
-            message_id: Id(stored.message),
+            message_id: Id(message_id(conversation, stored.seq)),
             conversation_id: Id(conversation),
             seq: stored.seq,
             sender_id: Id(stored.sender),

@@ -18,12 +18,16 @@ pub struct Room {
     recent: VecDeque<Said>,
 }
 
-/// Who said something, and as what.
+/// Where something was said, and by whom.
 #[derive(Clone, Copy)]
 pub struct Said {
     pub seq: u64,
     pub sender: u64,
-    pub message: u64,
+}
+
+/// The id of a message: its room and its place there.
+pub const fn message_id(room: u64, seq: u64) -> u64 {
+    room << 32 | seq
 }
 
 impl Room {
@@ -40,14 +44,18 @@ impl Room {
         }
     }
 
-    /// The next message: its seq.
-    pub fn say(&mut self, sender: u64, message: u64) -> u64 {
-        self.head_seq += 1;
+    /// What a sender would say next.
+    pub fn next(&self, sender: u64) -> Said {
+        Said { seq: self.head_seq + 1, sender }
+    }
+
+    /// It is said.
+    pub fn say(&mut self, said: Said) {
+        self.head_seq = said.seq;
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
-        self.recent.push_back(Said { seq: self.head_seq, sender, message });
-        self.head_seq
+        self.recent.push_back(said);
     }
 
     /// The last message of each sender among those after `from_seq` up to `to_seq`; `None` when some of them are

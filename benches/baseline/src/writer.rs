@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use crate::Form;
 use crate::database::{self, Statements};
 use crate::frames::{self, DeliveryAck, Id, Message};
-use crate::rooms::{Room, Rooms, Said};
+use crate::rooms::{Room, Rooms, Said, message_id};
 use crate::teller::Effect;
 
 /// Commands of one transaction, at most.
@@ -55,7 +55,6 @@ pub struct Writer<'c> {
     statements: Statements<'c>,
     is_in_transaction: bool,
     rooms: Rooms,
-    last_message: u64,
     effects: Vec<Effect>,
     /// Watermarks that moved in this transaction: room and user, from where to where.
     receipts: BTreeMap<(u64, u64), (u64, u64)>,
@@ -70,12 +69,10 @@ impl<'c> Writer<'c> {
         mut commands: mpsc::Receiver<Command>,
         durable: &mpsc::Sender<Vec<Effect>>,
     ) -> rusqlite::Result<()> {
-        let (rooms, last_message) = database::load(connection, form)?;
         let mut writer = Writer {
             statements: Statements::new(connection, form)?,
             is_in_transaction: false,
-            rooms,
-            last_message,
+            rooms: database::load(connection, form)?,
             effects: Vec::new(),
             receipts: BTreeMap::new(),
             now_ms: 0,
@@ -143,14 +140,14 @@ impl<'c> Writer<'c> {
             self.effects.push(Effect::Tell { user, text });
             return Ok(());
         };
-        let message = self.last_message + 1;
-        let ack = |said: &Said, timestamp, duplicate| {
+        let said = room.next(user);
+        let ack = |seq, timestamp, duplicate| {
             frames::delivery_ack(&DeliveryAck {
                 id,
-                message_id: Id(said.message),
+                message_id: Id(message_id(conversation, seq)),
                 status: "sent",
                 conversation_id: Id(conversation),
-                seq: said.seq,
+                seq,
                 timestamp,
                 client_msg_id,
                 duplicate,
@@ -159,22 +156,20 @@ impl<'c> Writer<'c> {
             })
         };
         if let Some(client_msg_id) = client_msg_id
-            && let Some(earlier) = self.statements.insert_send(user, conversation, client_msg_id, message)?
+            && let Some(earlier) = self.statements.insert_send(&said, conversation, client_msg_id)?
         {
-            let said = Said { seq: earlier.seq, sender: user, message: earlier.message };
             let text = if earlier.content == content {
-                ack(&said, earlier.created_at, true)
+                ack(earlier.seq, earlier.created_at, true)
             } else {
                 frames::error(id, "idempotency_conflict", "this client_msg_id was sent with other content")
             };
             self.effects.push(Effect::Tell { user, text });
             return Ok(());
         }
-        self.last_message = message;
-        let said = Said { seq: room.say(user, message), sender: user, message };
+        room.say(said);
         self.statements.insert_message(&said, conversation, self.now_ms, content)?;
         let pushed = frames::new_message(&Message {
-            message_id: Id(message),
+            message_id: Id(message_id(conversation, said.seq)),
             conversation_id: Id(conversation),
             seq: said.seq,
             sender_id: Id(user),
@@ -184,7 +179,7 @@ impl<'c> Writer<'c> {
             status: "sent",
             created_at: self.now_ms,
         });
-        self.effects.push(Effect::Tell { user, text: ack(&said, self.now_ms, false) });
+        self.effects.push(Effect::Tell { user, text: ack(said.seq, self.now_ms, false) });
         self.effects.push(Effect::TellRoom { members: room.members.clone(), but: user, text: pushed });
         Ok(())
     }
@@ -234,7 +229,7 @@ impl<'c> Writer<'c> {
     fn receipt(&self, conversation: u64, said: &Said, user: Option<u64>, count: Option<usize>) -> Utf8Bytes {
         frames::delivery_ack(&DeliveryAck {
             id: None,
-            message_id: Id(said.message),
+            message_id: Id(message_id(conversation, said.seq)),
             status: "delivered",
             conversation_id: Id(conversation),
             seq: said.seq,
