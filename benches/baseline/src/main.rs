@@ -148,5 +148,5 @@ async fn accept(listen: SocketAddr, house: Arc<House>) -> Result<(), Box<dyn std
 async fn is_upgrade(stream: &TcpStream) -> bool {
     const PREFIX: &[u8] = b"GET /v1/ws";
     let mut first = [0; PREFIX.len()];
-    matches!(stream.peek(&mut first).await, Ok(_) if first == PREFIX)
+    stream.peek(&mut first).await.is_ok() && first == PREFIX
 }

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use crate::Form;
 use crate::database::{self, Statements};
 use crate::frames::{self, DeliveryAck, Id, Message};
-use crate::rooms::{Room, Rooms, Said, message_id};
+use crate::rooms::{Rooms, Said, message_id};
 use crate::teller::Effect;
 
 /// Commands of one transaction, at most.
@@ -246,7 +246,7 @@ impl<'c> Writer<'c> {
         let is_new = !self.rooms.by_key.contains_key(&key);
         let next = self.rooms.by_id.len() as u64 + 1;
         let conversation = *self.rooms.by_key.entry(key.clone()).or_insert(next);
-        let room = self.rooms.by_id.entry(conversation).or_insert_with(Room::default);
+        let room = self.rooms.by_id.entry(conversation).or_default();
         if is_new {
             self.statements.insert_room(conversation, &key)?;
             for user in members {
