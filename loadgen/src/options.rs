@@ -22,11 +22,14 @@ Examples:
   # Where does it saturate? From 500/s, half as much again every 5 s, with the CPU of the server's threads:
   loadgen --data-dir carillon-data --clients 400 --ramp 500:1.5:5 --server-pid $(pidof carillon)
 
+  # The most that 50 pairs get through with eight messages on their way each, from a server that keeps no history:
+  loadgen --data-dir carillon-data --clients 100 --in-flight 8 --receipts none --history false
+
   # Memory of idle connections:
   loadgen --data-dir carillon-data --clients 15000 --idle --duration 60s --server-pid $(pidof carillon)
 
 The rate is an open loop: messages leave when the schedule says, however the server does, and latencies count from
-then. The server's default limit is 20 messages a second and user: use more clients, or `--set limits.send_per_s=0`.
+then. --in-flight is a closed one: it says how much a server gets through, and nothing about latency. The server's default limit is 20 messages a second and user: use more clients, or `--set limits.send_per_s=0`.
 
 Exit status: 0 all promises kept; 2 a promise broken; 3 invalid: the plan cannot work, or the generator was late.";
 
@@ -90,6 +93,10 @@ pub struct Options {
     /// A step whose p99 from intended to acknowledged is above this is saturated
     #[arg(long, value_name = "MS", default_value_t = 200)]
     pub ramp_p99_ms: u64,
+    /// Instead of --rate: clients are pairs, and the first of each sends as soon as fewer than this many of its messages
+    /// wait for their acknowledgement
+    #[arg(long, value_name = "N", conflicts_with_all = ["ramp", "idle", "rate", "mix"])]
+    pub in_flight: Option<usize>,
     /// Send nothing: connect, identify, keep up heartbeats, and report the server's memory per connection
     #[arg(long)]
     pub idle: bool,
@@ -112,6 +119,10 @@ pub struct Options {
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set,
           num_args = 0..=1, default_missing_value = "true")]
     pub retry: bool,
+    /// Whether histories are read at the end and held against what was seen; a server that keeps none is judged by what
+    /// was acknowledged and delivered alone
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub history: bool,
     /// How long to wait at the end until everything acknowledged is delivered (G7)
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s")]
     pub settle: Duration,
@@ -165,6 +176,8 @@ impl Options {
             Some(Ramp { start_per_s, factor, step_s }) => {
                 Rate { start_per_s, factor, step_ns: step_s.saturating_mul(1_000_000_000) }
             }
+            // Answers set the pace.
+            None if self.in_flight.is_some() => Rate::flat(0.0),
             None => Rate::flat(self.rate),
         }
     }
@@ -181,13 +194,13 @@ impl Options {
     /// Whether groups are needed.
     #[must_use]
     pub fn uses_groups(&self) -> bool {
-        !self.idle && self.mix.group > 0.0
+        !self.idle && self.in_flight.is_none() && self.mix.group > 0.0
     }
 
     /// Whether conversations of two are needed.
     #[must_use]
     pub fn uses_pairs(&self) -> bool {
-        !self.idle && self.mix.one_to_one > 0.0
+        !self.idle && (self.in_flight.is_some() || self.mix.one_to_one > 0.0)
     }
 }
 
@@ -207,6 +220,9 @@ const DESCRIPTORS_SPARE: u64 = 64;
 
 /// The largest group: what `conversations.max_members` is tested with.
 const GROUP_SIZE_MAX: u32 = 10_000;
+
+/// The most messages on their way: a server need not read on above (`limits.inflight`).
+const IN_FLIGHT_MAX: usize = 64;
 
 /// The most threads: beyond, the generator only competes with itself.
 const THREADS_MAX: usize = 64;
@@ -271,6 +287,16 @@ pub fn check(options: &Options, tokens_count: Option<usize>, machine: &Machine) 
     if !(options.rate.is_finite() && options.rate > 0.0) {
         return Err(format!("--rate {} is not a number above 0", options.rate));
     }
+    if let Some(in_flight) = options.in_flight {
+        if !(1..=IN_FLIGHT_MAX).contains(&in_flight) {
+            return Err(format!("--in-flight {in_flight} is not within 1 to {IN_FLIGHT_MAX}"));
+        }
+        if !clients.is_multiple_of(2) {
+            return Err(format!(
+                "{clients} clients are not pairs: --in-flight needs an even number of --clients"
+            ));
+        }
+    }
     if !(1..=THREADS_MAX).contains(&options.threads) {
         return Err(format!("--threads {} is not within 1 to {THREADS_MAX}", options.threads));
     }
@@ -285,6 +311,12 @@ pub fn check(options: &Options, tokens_count: Option<usize>, machine: &Machine) 
 /// # Errors
 /// One sentence that says what to change.
 pub fn check_rate(options: &Options, send_per_s: u64) -> Result<(), String> {
+    if options.in_flight.is_some() && send_per_s != 0 {
+        return Err(format!(
+            "--in-flight would find the server's limit of {send_per_s} messages a second and user: start the server with \
+             --set limits.send_per_s=0"
+        ));
+    }
     let per_client = options.schedule_rate().start_per_s / f64::from(options.clients.max(1));
     if options.idle || send_per_s == 0 || per_client <= 0.8 * send_per_s as f64 {
         return Ok(());
@@ -375,6 +407,8 @@ mod tests {
             ("--rate 0", None, "--rate 0"),
             ("--threads 0", None, "--threads 0"),
             ("--users 9223372036854775807-", None, "--users"),
+            ("--clients 3 --in-flight 1", None, "3 clients are not pairs"),
+            ("--in-flight 65", None, "--in-flight 65"),
         ];
         for (line, tokens, words) in refused {
             let sentence = check(&parsed(line), tokens, &MACHINE).expect_err(line);
@@ -393,6 +427,8 @@ mod tests {
         assert_eq!(check_rate(&parsed("--clients 10 --rate 1000"), 0), Ok(()));
         let sentence = check_rate(&parsed("--clients 10 --rate 1000"), 20).unwrap_err();
         assert!(sentence.contains("--clients 63"), "{sentence}");
+        assert_eq!(check_rate(&parsed("--in-flight 8"), 0), Ok(()));
+        assert!(check_rate(&parsed("--in-flight 8"), 20).unwrap_err().contains("limits.send_per_s=0"));
     }
 
     #[test]
@@ -401,9 +437,17 @@ mod tests {
         assert_eq!((options.duration.as_secs(), options.warmup.as_millis()), (120, 500));
         assert_eq!(options.ramp, Some(Ramp { start_per_s: 500.0, factor: 1.5, step_s: 5 }));
         assert!((options.users, options.retry) == (42, false) && parsed("--retry").retry);
-        for wrong in
-            ["--duration 30", "--mix a=1", "--ramp 1:1:1", "--ramp 1:2", "--users 0-", "--retry maybe"]
-        {
+        assert!(!parsed("--history false").history && parsed("").history);
+        for wrong in [
+            "--duration 30",
+            "--mix a=1",
+            "--ramp 1:1:1",
+            "--ramp 1:2",
+            "--users 0-",
+            "--retry maybe",
+            "--in-flight 1 --rate 5",
+            "--in-flight 1 --idle",
+        ] {
             let line = ["loadgen"].into_iter().chain(wrong.split_whitespace());
             assert!(Options::try_parse_from(line).is_err(), "{wrong}");
         }

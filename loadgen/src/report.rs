@@ -34,6 +34,8 @@ pub struct StepReport {
     pub to_ack_us: Summary,
     /// Intended to delivered.
     pub to_delivered_us: Summary,
+    /// Intended to the last member of a group, of a flat run; its count is of messages.
+    pub to_last_us: Summary,
     /// How late the generator was.
     pub generator_lag_us: Summary,
     /// Microseconds of the server's CPU per acknowledged message, by tier.
@@ -69,6 +71,7 @@ impl StepReport {
             achieved_per_s: step.acked_count as f64 / seconds,
             to_ack_us,
             to_delivered_us: step.to_delivered.summary(),
+            to_last_us: Summary::default(),
             generator_lag_us,
             cpu_us_per_message,
             saturated,
@@ -210,9 +213,14 @@ impl Findings {
             self.stats.reconnects
         ));
         for step in &self.steps {
-            lines.push(format!("rate {:.0}/s · achieved {:.0}/s", step.rate_per_s, step.achieved_per_s));
+            let asked = options.in_flight.map(|count| format!("in flight {count}"));
+            let asked = asked.unwrap_or_else(|| format!("rate {:.0}/s", step.rate_per_s));
+            lines.push(format!("{asked} · achieved {:.0}/s", step.achieved_per_s));
             lines.push(format!("  intended → ack        {}", summary_text(&step.to_ack_us)));
             lines.push(format!("  intended → delivered  {}", summary_text(&step.to_delivered_us)));
+            if step.to_last_us.count > 0 {
+                lines.push(format!("  intended → last       {}", summary_text(&step.to_last_us)));
+            }
             lines.push(format!("  generator's lag       {}", summary_text(&step.generator_lag_us)));
             if !step.cpu_us_per_message.is_empty() {
                 let tiers = step.cpu_us_per_message.iter().map(|(tier, us)| format!("{tier} {us:.1}"));
@@ -265,6 +273,7 @@ fn options_json(options: &Options) -> Value {
         "server": options.server.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "clients": options.clients,
         "rate_per_s": if options.idle { 0.0 } else { options.schedule_rate().start_per_s },
+        "in_flight": options.in_flight,
         "ramp": options.ramp.map(|ramp| json!({ "factor": ramp.factor, "step_s": ramp.step_s })),
         "idle": options.idle,
         "duration_ms": options.duration.as_millis() as u64,
@@ -279,6 +288,7 @@ fn options_json(options: &Options) -> Value {
         "threads": options.threads,
         "seed": options.seed,
         "retry": options.retry,
+        "history": options.history,
     })
 }
 

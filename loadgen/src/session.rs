@@ -136,6 +136,12 @@ impl Session {
         self.send_per_s
     }
 
+    /// Messages that wait for an answer.
+    #[must_use]
+    pub fn pending_count(&self) -> usize {
+        self.pending.len()
+    }
+
     /// The connection is gone.
     pub fn disconnected(&mut self, turn: &mut Turn<'_>) {
         self.phase = Phase::Offline;
@@ -273,6 +279,7 @@ impl Session {
                     self.unconfirmed.push(number);
                 }
                 if let Some(mark) = mark {
+                    turn.ledger.arrived(number, seq, mark.intended_ns, turn.now_ns);
                     turn.delivered(mark.intended_ns);
                 }
             }

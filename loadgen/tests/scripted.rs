@@ -419,24 +419,18 @@ impl Peer<'_> {
 
 /// Runs the generator against a server with this script; the exit status and the report.
 fn run(script: Script, more: &[&str]) -> (u8, serde_json::Value) {
+    run_paced(script, &["--rate", "150"], more)
+}
+
+fn run_paced(script: Script, pace: &[&str], more: &[&str]) -> (u8, serde_json::Value) {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(script, dir.path()).to_string();
     let (data_dir, report) = (dir.path().to_str().unwrap(), dir.path().join("report.json"));
     let path = report.to_str().unwrap();
     let mut args =
         vec!["loadgen", "--server", &server, "--data-dir", data_dir, "--report", path, "--settle", "500ms"];
-    args.extend([
-        "--clients",
-        "6",
-        "--group-size",
-        "3",
-        "--rate",
-        "150",
-        "--duration",
-        "700ms",
-        "--warmup",
-        "100ms",
-    ]);
+    args.extend(["--clients", "6", "--group-size", "3", "--duration", "700ms", "--warmup", "100ms"]);
+    args.extend(pace);
     args.extend(more);
     let exit = carillon_loadgen::main_with(args);
     let report =
@@ -535,6 +529,40 @@ fn idle_connections_are_kept_and_measured() {
     let pid = std::process::id().to_string();
     let (exit, report) = run(Script::Behaves, &["--idle", "--server-pid", &pid]);
     assert_eq!((exit, report["idle"]["connections"].as_u64()), (0, Some(6)), "{report:#}");
+}
+
+#[test]
+fn a_closed_loop_keeps_so_many_on_their_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    let more = ["--journal", journal.to_str().unwrap()];
+    let (exit, report) = run_paced(Script::Behaves, &["--in-flight", "2"], &more);
+    let tally = &report["oracle"]["tally"];
+    assert_eq!((exit, &tally["deliveries"]), (0, &tally["acked"]), "{report:#}");
+    let (mut waiting, mut most) = (BTreeMap::new(), BTreeMap::new());
+    for line in std::fs::read_to_string(journal).unwrap().lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let client: u32 = words[2].parse().unwrap();
+        match words[1] {
+            "sent" => *waiting.entry(client).or_insert(0) += 1,
+            "acked" => *waiting.entry(client).or_insert(0) -= 1,
+            _ => {}
+        }
+        let now = waiting.get(&client).copied().unwrap_or(0);
+        let so_far = most.entry(client).or_insert(0);
+        *so_far = now.max(*so_far);
+    }
+    // The first of each pair talks, the second listens.
+    assert_eq!(most, BTreeMap::from([(0, 2), (1, 0), (2, 2), (3, 0), (4, 2), (5, 0)]));
+    assert!(waiting.values().all(|count| *count == 0));
+}
+
+#[test]
+fn without_a_history_what_was_acked_and_not_delivered_is_still_found() {
+    finds(Script::Behaves, &["--history", "false"], &[]);
+    finds(Script::Withholds, &["--history", "false"], &["lost", "gap"]);
+    let (_, report) = run(Script::Behaves, &["--history", "false"]);
+    assert_eq!(report["oracle"]["history_messages"], 0, "{report:#}");
 }
 
 #[test]

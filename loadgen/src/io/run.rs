@@ -21,8 +21,8 @@ use super::engine::{Engine, JOURNAL_TROUBLE, Setup};
 use super::watch::Sample;
 use super::{machine, rest};
 use crate::options::{self, Options};
-use crate::oracle::{Judge, Ledger, Roster, Verdict};
-use crate::plan::{self, Outlets, Planned};
+use crate::oracle::{Judge, Ledger, Roster, Verdict, to_last};
+use crate::plan;
 use crate::report::{Findings, INVALID, Idle, StepReport};
 use crate::schedule::{Rate, STEPS_MAX};
 use crate::stats::Stats;
@@ -134,6 +134,9 @@ impl<'o> Run<'o> {
                 .push(format!("{live} of {} clients were connected at the end", self.options.clients));
         }
         let ledgers = self.stop(threads)?;
+        if let Some(step) = sent.steps.first_mut() {
+            step.to_last_us = to_last(&ledgers, plan.window.measure_from_ns).summary();
+        }
         let verdict = self.judge(&plan, ledgers, &mut sent.invalid);
         let stats = self.control.total();
         if stats.troubles.contains_key(JOURNAL_TROUBLE) {
@@ -178,6 +181,7 @@ impl<'o> Run<'o> {
                 receipts: options.receipts,
                 mix: options.mix,
                 arrivals: options.arrivals,
+                in_flight: options.in_flight,
                 retry: options.retry,
                 prng: root.fork(),
                 journal: options.journal.as_deref().map(open_journal).transpose()?,
@@ -219,7 +223,7 @@ impl<'o> Run<'o> {
         let planned = plan::conversations(options);
         let server = *options.server.first().ok_or("--server names no address")?;
         let conversations = rest::make(server, options.seed, &planned, &self.users, &self.tokens)?;
-        let outlets = outlets(options.clients, &planned);
+        let outlets = plan::outlets(options, &planned);
         let start_ns = Clock.now_ns() + LEAD_NS;
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let warmup_ns = if options.ramp.is_some() { 0 } else { nanoseconds(options.warmup) };
@@ -354,6 +358,9 @@ impl<'o> Run<'o> {
 
     fn judge(&self, plan: &Plan, ledgers: Vec<Ledger>, invalid: &mut Vec<String>) -> Verdict {
         let mut judge = Judge::new(plan.roster.clone(), ledgers);
+        if !self.options.history {
+            return judge.finish_without_histories();
+        }
         if let Some(server) = self.options.server.first()
             && let Err(sentence) = rest::tell(*server, &plan.roster, &self.tokens, &mut judge)
         {
@@ -378,18 +385,6 @@ impl<'o> Run<'o> {
         let exit = findings.exit(&self.options.schedule_rate());
         Ok(Outcome { exit, report: Some(report), text: findings.text(self.options) })
     }
-}
-
-fn outlets(clients: u32, planned: &[Planned]) -> Vec<Outlets> {
-    let mut outlets = vec![Outlets::default(); clients as usize];
-    for (number, conversation) in (0u32..).zip(planned) {
-        for client in &conversation.members {
-            if let Some(outlets) = outlets.get_mut(*client as usize) {
-                if conversation.is_group { &mut outlets.groups } else { &mut outlets.pairs }.push(number);
-            }
-        }
-    }
-    outlets
 }
 
 fn sign_tokens(options: &Options) -> Result<(Vec<u64>, Vec<String>), String> {
