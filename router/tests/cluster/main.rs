@@ -92,6 +92,30 @@ fn nf5_a_lost_lane_between_routers_loses_nothing() {
     assert_eq!(town.markers(), []);
 }
 
+/// NF5, G7: of two routers that call each other, as an elder does that has not heard of the younger one's life yet, both keep
+/// the younger one's lane, whichever comes first.
+#[test]
+fn nf5_two_routers_that_call_each_other_keep_one_lane() {
+    let mut town = Town::new(2);
+    let kept = town.lanes_between(1, 0);
+    assert_eq!(kept.len(), 1, "the younger one has called");
+    for _ in 0..2 {
+        town.call(0, 1);
+        town.settle();
+        assert_eq!(town.lanes_between(1, 0), kept);
+    }
+    town.lose_between(0, 1);
+    let called = town.call(0, 1);
+    town.settle();
+    assert_eq!(town.lanes_between(0, 1), [called], "better than none");
+    let kept = town.call(1, 0);
+    town.settle();
+    assert_eq!(town.lanes_between(1, 0), [kept]);
+    let again = town.call(1, 0);
+    town.settle();
+    assert_eq!(town.lanes_between(1, 0), [again], "it has given up the one before");
+}
+
 /// G9: commands by an epoch that is not the router's are refused.
 #[test]
 fn g9_another_epochs_commands_are_refused() {

@@ -181,14 +181,17 @@ impl Town {
 
     /// The lane between two routers is lost.
     pub(crate) fn lose_between(&mut self, one: usize, other: usize) {
-        let lanes = self.nodes[one].lanes.iter();
-        let lost: Vec<LaneId> = lanes
-            .filter(|(_, end)| matches!(end, End::Router(at, _) if *at == other))
-            .map(|(lane, _)| *lane)
-            .collect();
+        let lost = self.lanes_between(one, other);
         assert!(!lost.is_empty(), "there is a lane");
         lost.into_iter().for_each(|lane| self.lose(one, lane));
         self.settle();
+    }
+
+    /// The lanes of a router to another one, as it numbers them.
+    pub(crate) fn lanes_between(&self, one: usize, other: usize) -> Vec<LaneId> {
+        let lanes = self.nodes[one].lanes.iter();
+        let leads_there = |end: &End| matches!(end, End::Router(at, _) if *at == other);
+        lanes.filter(|(_, end)| leads_there(end)).map(|(lane, _)| *lane).collect()
     }
 
     fn lose(&mut self, node: usize, lane: LaneId) {
@@ -205,21 +208,24 @@ impl Town {
         for node in (0..self.nodes.len()).filter(|node| self.is_awake(*node)).collect::<Vec<_>>() {
             for address in self.nodes[node].dials.clone() {
                 let other: usize = address.trim_start_matches("router-").parse().unwrap();
-                let is_there = self.nodes[node]
-                    .lanes
-                    .values()
-                    .any(|end| matches!(end, End::Router(at, _) if *at == other));
+                let is_there = !self.lanes_between(node, other).is_empty();
                 let is_cut = self.cut.contains(&(node.min(other), node.max(other)));
                 if is_there || is_cut || self.nodes[other].is_over {
                     continue;
                 }
-                let (mine, its) = (self.new_lane(node), self.new_lane(other));
-                self.nodes[node].lanes.insert(mine, End::Router(other, its));
-                self.nodes[other].lanes.insert(its, End::Router(node, mine));
-                self.nodes[node].shard.handle(self.now, Input::LaneUp { lane: mine, far: Far::Router });
-                self.nodes[other].shard.handle(self.now, Input::LaneUp { lane: its, far: Far::Router });
+                self.call(node, other);
             }
         }
+    }
+
+    /// A router makes a lane to another one, and numbers it so.
+    pub(crate) fn call(&mut self, node: usize, other: usize) -> LaneId {
+        let (mine, its) = (self.new_lane(node), self.new_lane(other));
+        self.nodes[node].lanes.insert(mine, End::Router(other, its));
+        self.nodes[other].lanes.insert(its, End::Router(node, mine));
+        self.nodes[node].shard.handle(self.now, Input::LaneUp { lane: mine, far: Far::Called });
+        self.nodes[other].shard.handle(self.now, Input::LaneUp { lane: its, far: Far::Caller });
+        mine
     }
 
     fn new_lane(&mut self, node: usize) -> LaneId {
