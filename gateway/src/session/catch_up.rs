@@ -462,6 +462,14 @@ impl Session {
         is_ahead || is_before
     }
 
+    /// Whether the client is to fetch this conversation, or to drop it: it is not known here what it has of it.
+    pub(super) fn is_unknown(&mut self, conversation: ConversationId) -> bool {
+        let Stage::CatchingUp(catching_up) = &mut self.stage else { return false };
+        let open = catching_up.plan.open(conversation);
+        let is_reset = open.is_some_and(|entry| matches!(entry.how, How::Reset(_)));
+        is_reset || catching_up.is_listed(conversation)
+    }
+
     /// Whether the client was told to sync this conversation itself.
     pub(super) fn is_behind_in(&self, conversation: ConversationId) -> bool {
         matches!(&self.stage, Stage::CatchingUp(catching_up) if catching_up.is_listed(conversation))
