@@ -23,6 +23,8 @@ use crate::render;
 pub(crate) struct Delivery<'a> {
     /// On whose lane it came: those hear it whose home that is.
     pub(crate) router: Peer,
+    /// Whether an earlier owner may have handed it on already.
+    pub(crate) is_replayed: bool,
     /// Whether an earlier owner may have handed it on already, and it is not known whether it came here. Who is live does
     /// not know either what they have.
     pub(crate) is_doubtful: bool,
@@ -80,11 +82,11 @@ impl Session {
         let is_origin = delivery.origin_session == line.id.as_u64();
         let origin_request = is_origin.then_some(delivery.origin_request);
         // What the client has already is no ack any more: a command that says it again is answered as a duplicate. While
-        // the session registers, it is not known what the client has: a router that is new hands on again what the one
-        // before it did.
+        // the session registers, or the client has to fetch, it is not known what the client has: a router that is new
+        // hands on again what the one before it did.
         let is_placed = matches!(self.stage, Stage::CatchingUp(_) | Stage::Live(_));
         let is_paged = is_placed && self.is_paged(conversation, seq);
-        let is_known = is_placed && !is_paged;
+        let is_known = is_placed && !is_paged && !(delivery.is_replayed && self.is_unknown(conversation));
         let is_filled = is_known
             && self.is_filled(conversation, seq, &delivery.event, origin_request, false, line, common);
 

@@ -66,6 +66,11 @@ impl Line {
         self.early = self.early.split_off(&next);
     }
 
+    /// Whether a page with this head was read before the client was told to sync, if its user may still see the rest.
+    pub(super) fn is_older(&self, head_seq: Seq, is_over: bool) -> bool {
+        self.is_behind && head_seq < self.behind_head && !is_over
+    }
+
     /// A durable event came.
     pub(super) fn event(&mut self, seq: Seq) -> Result<(), String> {
         if self.is_closed {

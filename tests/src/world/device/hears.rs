@@ -39,8 +39,14 @@ impl Device {
                     Some(FrameId::Number(id)) => self.syncs.remove(id),
                     _ => None,
                 };
-                // Who was curious beyond the end of what they may see holds all the same what they hold.
-                if asked.is_some_and(|sync| sync.why == Why::Whim) {
+                let is_over = !hands.book.is_member(self.user, *conversation);
+                let line = self.line(*conversation);
+                // Who was curious beyond the end of what they may see holds all the same what they hold, unless they had
+                // to fetch it: then they may drop it instead.
+                let is_last = line.is_behind && !line.is_older(*head_seq, is_over);
+                let is_closed = line.is_closed && is_over;
+                let is_whim = asked.is_some_and(|sync| sync.why == Why::Whim);
+                if is_whim && !is_last {
                     return;
                 }
                 hands.trace.note(hands.now, "reset", [self.number as u64, conversation.0, *head_seq], || {
@@ -52,6 +58,7 @@ impl Device {
                 }
                 let line = self.line(*conversation);
                 *line = line.reset(*head_seq);
+                line.is_closed = is_closed && is_whim;
                 if self.phase == Phase::Live {
                     self.ask_missing(hands);
                 }
@@ -270,8 +277,7 @@ impl Device {
         // Of who left there are no later pages.
         let is_over = has_left || !hands.book.is_member(self.user, conversation);
         let line = self.line(conversation);
-        let is_older = line.is_behind && head_seq < line.behind_head && !is_over;
-        let is_final = !has_more && to_seq >= head_seq && !is_older;
+        let is_final = !has_more && to_seq >= head_seq && !line.is_older(head_seq, is_over);
         if line.is_behind {
             line.is_behind = !is_final;
             line.is_closed = has_left && is_final;
