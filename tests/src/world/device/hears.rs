@@ -228,7 +228,7 @@ impl Device {
         });
         // Who came back and may see all of the log sees how they left, too.
         let is_own = |event: &&EventFrame<'_>| is_farewell(event, self.user) || is_welcome(event, self.user);
-        let last = batch.events.iter().filter(is_own).next_back();
+        let last = batch.events.iter().rfind(is_own);
         let has_left = last.is_some_and(|event| is_farewell(event, self.user));
         let Some(id) = &batch.id else {
             for event in &batch.events {
