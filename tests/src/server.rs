@@ -273,6 +273,9 @@ impl Server {
         {
             arguments.extend(["--set".into(), setting.into()]);
         }
+        if let Some(driver) = std::env::var_os("CARILLON_TEST_DRIVER") {
+            arguments.extend(["--set".into(), format!("io.driver={}", driver.display())]);
+        }
         for setting in &self.settings {
             arguments.extend(["--set".into(), setting.clone()]);
         }
