@@ -55,6 +55,8 @@ pub struct Gateway {
 pub struct Io {
     /// `auto`, `uring`, `monoio` or `monoio-epoll`.
     pub driver: String,
+    /// 0: the kernel decides.
+    pub send_buffer_bytes: usize,
     /// Requests; a power of two.
     pub ring_entries: u32,
     /// A power of two.

@@ -43,7 +43,9 @@ impl Driver {
             "auto" => Ok(match monoio::probe_uring() {
                 Ok(()) => Choice::of(Driver::Monoio),
                 Err(why) => Choice {
-                    detail: format!("monoio-epoll: io_uring is refused here ({why}); expect more CPU per message"),
+                    detail: format!(
+                        "monoio-epoll: io_uring is refused here ({why}); expect more CPU per message"
+                    ),
                     is_fallback: true,
                     ..Choice::of(Driver::MonoioEpoll)
                 },

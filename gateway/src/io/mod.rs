@@ -102,7 +102,7 @@ impl Doors {
         let address = probe.local_addr().map_err(refused)?;
         drop(probe);
         let listeners = (0..settings.shards_count())
-            .map(|_| listen(address))
+            .map(|_| listen(address, settings.io.send_buffer_bytes))
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(refused)?;
         Ok(Doors { listeners, address })
@@ -117,7 +117,7 @@ impl Doors {
 
 /// A listener of one shard: `SO_REUSEPORT`, so that the kernel spreads connections over the shards. What is set here its
 /// connections inherit.
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn listen(address: SocketAddr, send_buffer_bytes: usize) -> std::io::Result<TcpListener> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket_with(
@@ -129,6 +129,9 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, true)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
+    if send_buffer_bytes > 0 {
+        sockopt::set_socket_send_buffer_size(&socket, send_buffer_bytes)?;
+    }
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(TcpListener::from(socket))

@@ -248,6 +248,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         table.report_closed(&mut station);
         meters.turn(&station, taken);
         if station.is_drained() && table.count == 0 {
+            meters.end(&station);
             return Ok(());
         }
 

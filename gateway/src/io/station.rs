@@ -31,11 +31,8 @@ pub(super) enum Sent {
 pub(super) trait Sockets {
     /// Sends of these pieces, in order, what is taken without waiting. The payloads are shared: a driver that needs them
     /// longer than this call keeps handles of its own.
-    fn send<'a>(
-        &mut self,
-        connection: ConnectionId,
-        pieces: impl Iterator<Item = &'a Bytes> + Clone,
-    ) -> Sent;
+    fn send<'a>(&mut self, connection: ConnectionId, pieces: impl Iterator<Item = &'a Bytes> + Clone)
+    -> Sent;
     /// Whether nothing more can be sent until the driver flushes the connection by itself.
     fn is_blocked(&self, connection: ConnectionId) -> bool;
     /// Lets everything go that was sent so far: what follows in this turn may take a while.

@@ -72,8 +72,10 @@ pub(super) fn run(sizes: Sizes, parts: Parts) -> std::io::Result<()> {
         station.carry_out(&mut table);
         table.send_on(&mut station);
         table.ask();
+        meters.ring(table.events());
         meters.turn(&station, taken);
         if station.is_drained() && table.door.is_deserted() {
+            meters.end(&station);
             return Ok(());
         }
 

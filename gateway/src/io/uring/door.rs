@@ -141,3 +141,116 @@ impl Door {
         self.rests_count
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A kernel with a table, and clients that wait at a listener.
+    struct Kernel {
+        free: BTreeSet<u32>,
+        waiting: usize,
+        is_accepting: bool,
+        dropped: usize,
+    }
+
+    impl Kernel {
+        /// One call: first what was asked, then whoever waits, as many as completions fit, and the last one.
+        fn enter(&mut self, orders: &[Order], completions_max: usize, door: &mut Door) {
+            let mut is_cancelled = false;
+            for order in orders {
+                match order {
+                    Order::Accept => self.is_accepting = true,
+                    Order::Cancel => is_cancelled = std::mem::take(&mut self.is_accepting),
+                }
+            }
+            if is_cancelled {
+                door.ended();
+            }
+            for _ in 0..self.waiting.min(completions_max + 1) {
+                if !self.is_accepting {
+                    break;
+                }
+                self.waiting -= 1;
+                match self.free.pop_first() {
+                    Some(slot) => door.accepted(slot),
+                    None => {
+                        self.dropped += 1;
+                        self.is_accepting = false;
+                        door.ended();
+                    }
+                }
+            }
+        }
+    }
+
+    fn orders(door: &mut Door, now: Time) -> Vec<Order> {
+        std::iter::from_fn(|| door.next(now)).collect()
+    }
+
+    /// F28: with any cap and any crowd nobody is accepted whom there is no place for, nobody is admitted above the cap, and
+    /// everybody comes in in the end.
+    #[test]
+    fn f28_nobody_is_dropped_at_the_door() {
+        for (cap, completions_max) in [(1, 16), (4, 16), (100, 16), (1_000, 64), (3, 2)] {
+            let places_count = cap + Door::reserve(completions_max);
+            let mut kernel = Kernel {
+                free: (0..u32::try_from(places_count).unwrap()).collect(),
+                waiting: 5_000,
+                is_accepting: false,
+                dropped: 0,
+            };
+            let mut door = Door::new(cap);
+            let mut inside: VecDeque<u32> = VecDeque::new();
+            let (mut served, mut turns) = (0, 0);
+            while served < 5_000 {
+                turns += 1;
+                assert!(turns < 100_000, "cap {cap}: {served} came in");
+                let asked = orders(&mut door, Time(turns));
+                kernel.enter(&asked, completions_max, &mut door);
+                inside.extend(std::iter::from_fn(|| door.admit()));
+                assert!(inside.len() <= cap && door.places_count() <= places_count);
+                // Some leave: now and then all of them.
+                let leaving = if turns % 7 == 0 { inside.len() } else { inside.len().min(3) };
+                for slot in inside.drain(..leaving) {
+                    assert!(kernel.free.insert(slot), "given to one at a time");
+                    door.left();
+                    served += 1;
+                }
+            }
+            assert_eq!(kernel.dropped, 0, "cap {cap}");
+            assert!(door.rests_count() > 0);
+        }
+    }
+
+    /// F28: when the kernel cannot accept it is left alone for a while.
+    #[test]
+    fn f28_a_failure_is_a_rest() {
+        let (mut door, start) = (Door::new(10), Time(1_000));
+        assert_eq!(orders(&mut door, start), [Order::Accept]);
+        door.failed(start);
+        door.ended();
+        assert_eq!(orders(&mut door, start), []);
+        assert_eq!(door.sleep(start), Some(REST));
+        assert_eq!(orders(&mut door, start.after(REST)), [Order::Accept]);
+        assert_eq!((door.sleep(start.after(REST)), door.rests_count()), (None, 1));
+    }
+
+    /// A door that is shut stays so, and says when nobody is behind it any more.
+    #[test]
+    fn a_shut_door_lets_nobody_in() {
+        let (mut door, now) = (Door::new(10), Time(1_000));
+        assert_eq!(orders(&mut door, now), [Order::Accept]);
+        door.accepted(7);
+        assert_eq!(door.admit(), Some(7));
+        door.shut();
+        assert_eq!(orders(&mut door, now), [Order::Cancel]);
+        door.ended();
+        assert!(!door.is_deserted(), "one is still there");
+        door.left();
+        assert!(door.is_deserted());
+        assert_eq!(orders(&mut door, now), []);
+    }
+}

@@ -10,8 +10,8 @@ use super::ring;
 
 /// Payloads of one send; more than fit a socket buffer when they are large.
 const PIECES_MAX: usize = 64;
-/// Bytes up to which several payloads are copied together: a page.
-const GATHERED_BYTES_MAX: usize = 4_096;
+/// Bytes up to which several payloads are copied together: about what [`PIECES_MAX`] acks take.
+const GATHERED_BYTES_MAX: usize = 16_384;
 
 /// See the module.
 pub(super) struct Parcel {
@@ -43,8 +43,8 @@ impl Parcel {
     pub(super) fn fill<'a>(&mut self, pieces: impl Iterator<Item = &'a Bytes> + Clone) {
         self.empty();
         let pieces = pieces.filter(|piece| !piece.is_empty()).take(PIECES_MAX);
-        let count = pieces.clone().count();
         self.bytes = pieces.clone().map(Bytes::len).sum();
+        let count = pieces.clone().count();
         if count > 1 && self.bytes <= GATHERED_BYTES_MAX {
             pieces.for_each(|piece| self.gathered.extend_from_slice(piece));
             return;
@@ -88,7 +88,7 @@ mod tests {
     fn filled(pieces: &[Bytes]) -> Parcel {
         let mut parcel = Parcel::new();
         // Something else was in it before.
-        parcel.fill([Bytes::from_static(b"before"), Bytes::from(vec![1; 5_000])].iter());
+        parcel.fill([Bytes::from_static(b"before"), Bytes::from(vec![1; 2 * GATHERED_BYTES_MAX])].iter());
         parcel.fill(pieces.iter());
         parcel
     }
@@ -108,10 +108,20 @@ mod tests {
         let parcel = filled(&large);
         let Form::Many(_) = parcel.form() else { panic!("two slices") };
         assert_eq!(parcel.slices.len(), 2);
-        assert!(parcel.slices.iter().zip(&large).all(|(slice, piece)| slice.iov_base.cast_const().cast() == piece.as_ptr()));
+        assert!(
+            parcel
+                .slices
+                .iter()
+                .zip(&large)
+                .all(|(slice, piece)| slice.iov_base.cast_const().cast() == piece.as_ptr())
+        );
         assert_eq!(parcel.bytes(), 100 + GATHERED_BYTES_MAX);
 
-        assert_eq!(filled(&vec![payload; PIECES_MAX + 9]).bytes(), 100 * PIECES_MAX, "one send carries so many");
+        assert_eq!(
+            filled(&vec![payload; PIECES_MAX + 9]).bytes(),
+            100 * PIECES_MAX,
+            "one send carries so many"
+        );
     }
 
     /// G13: a parcel that is done holds on to no payload.

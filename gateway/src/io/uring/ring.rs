@@ -231,7 +231,8 @@ impl Ring {
     pub(super) fn ask_name(&mut self, slot: u32, is_ipv4: bool) {
         let name = self.names.entry(slot).or_default();
         // Asked for more than the family has, the kernel answers EINVAL.
-        let name_bytes = if is_ipv4 { size_of::<libc::sockaddr_in>() } else { size_of::<libc::sockaddr_in6>() };
+        let name_bytes =
+            if is_ipv4 { size_of::<libc::sockaddr_in>() } else { size_of::<libc::sockaddr_in6>() };
         const { assert!(size_of::<libc::sockaddr_in6>() <= NAME_BYTES) };
         let entry = opcode::GetSockOpt::new(
             Fixed(slot),
@@ -404,15 +405,11 @@ impl Ring {
         let before = completions.len();
         let stashed = self.stash.len().min(completions_max);
         completions.extend(self.stash.drain(..stashed));
-        let fresh = self.uring.completion().take(completions_max - stashed).map(|entry| Completion::of(&entry));
+        let fresh =
+            self.uring.completion().take(completions_max - stashed).map(|entry| Completion::of(&entry));
         completions.extend(fresh);
         let ended = completions.iter().skip(before).filter(|completion| completion.ends_a_borrow());
         self.borrows_count -= ended.count();
-    }
-
-    /// Whether something was completed and not taken.
-    pub(super) fn has_completions(&mut self) -> bool {
-        !self.stash.is_empty() || !self.uring.completion().is_empty()
     }
 
     /// How often the completion queue was too small.

@@ -112,8 +112,8 @@ impl Socket {
 
     /// Whether nothing can be sent now.
     pub(super) fn is_blocked(&self) -> bool {
-        let is_open = matches!(self.phase, Phase::Open | Phase::Closing);
-        !is_open || self.is_ended || self.send != Request::Idle
+        // Also who has ended may still read: what they asked for last is sent before they go.
+        !matches!(self.phase, Phase::Open | Phase::Closing) || self.send != Request::Idle
     }
 
     /// The peer ended it, or it broke. `false`: that was known.
@@ -216,5 +216,127 @@ impl Socket {
             }
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that is to be asked now.
+    fn steps(socket: &mut Socket) -> Vec<Step> {
+        std::iter::from_fn(|| socket.next()).collect()
+    }
+
+    fn open() -> Socket {
+        let mut socket = Socket::default();
+        socket.accepted();
+        assert_eq!(steps(&mut socket), [Step::AskName]);
+        socket.named();
+        assert_eq!(steps(&mut socket), [Step::Receive(Watch::Once)]);
+        socket
+    }
+
+    /// Open, and receiving for good.
+    fn answered() -> Socket {
+        let mut socket = open();
+        assert!(socket.received(true));
+        socket.sending();
+        assert_eq!(steps(&mut socket), [Step::Receive(Watch::Always)]);
+        socket.sent();
+        socket
+    }
+
+    /// TR2: until it was answered a connection is read one buffer at a time, so that nothing is under way when it is given to
+    /// the HTTP server.
+    #[test]
+    fn what_is_handed_off_is_not_read_from() {
+        let mut socket = open();
+        assert!(socket.received(true), "a part of a request");
+        assert_eq!(steps(&mut socket), [Step::Receive(Watch::Once)]);
+        assert!(socket.received(true), "the rest");
+        socket.hand_off();
+        assert!(socket.is_blocked() && !socket.leave(), "it is not ours any more");
+        assert_eq!(steps(&mut socket), [Step::Install]);
+        socket.installed();
+        assert_eq!(steps(&mut socket), [Step::Close]);
+    }
+
+    /// F27: a receive goes on until it says that it does not: cancelled, or without a buffer, it is asked for again once, and
+    /// only after its end.
+    #[test]
+    fn f27_one_receive_at_a_time() {
+        let mut socket = answered();
+        assert!(socket.received(false));
+        assert_eq!(steps(&mut socket), []);
+        assert!(socket.received(true), "its end, for want of a buffer");
+        assert_eq!(steps(&mut socket), [Step::Receive(Watch::Always)]);
+
+        socket.pause(true);
+        assert_eq!(steps(&mut socket), [Step::CancelReceive]);
+        assert!(socket.received(false), "what came before the cancellation is the shard's as well");
+        socket.pause(false);
+        assert_eq!(steps(&mut socket), [], "its end is still to come");
+        assert!(socket.received(true));
+        assert_eq!(steps(&mut socket), [Step::Receive(Watch::Always)]);
+    }
+
+    /// F14: what is closed says its last, tells the peer so, and reads on without listening.
+    #[test]
+    fn what_is_closed_lingers() {
+        let mut socket = answered();
+        socket.pause(true);
+        assert_eq!(steps(&mut socket), [Step::CancelReceive]);
+        socket.sending();
+        assert!(socket.close() && !socket.close());
+        socket.emptied();
+        assert_eq!(steps(&mut socket), [], "not yet: the send is under way");
+        socket.received(true);
+        assert_eq!(steps(&mut socket), [Step::Receive(Watch::Always)], "a pause is over");
+        socket.sent();
+        socket.emptied();
+        assert_eq!(steps(&mut socket), [Step::HalfClose]);
+        assert!(socket.is_blocked() && !socket.received(false), "nothing is said or heard any more");
+    }
+
+    /// F27: a place is emptied only when nothing is under way on it, and then nothing is asked until the kernel has done so.
+    #[test]
+    fn f27_what_leaves_is_let_go_by_everything_first() {
+        let mut socket = answered();
+        socket.sending();
+        assert!(socket.leave() && !socket.leave());
+        assert_eq!(steps(&mut socket), [Step::CancelReceive, Step::CancelSend]);
+        assert!(!socket.received(false));
+        assert_eq!(steps(&mut socket), []);
+        socket.received(true);
+        assert_eq!(steps(&mut socket), [], "the send is still under way");
+        socket.sent();
+        assert_eq!(steps(&mut socket), [Step::Close]);
+        assert!(socket.is_blocked() && !socket.leave() && !socket.close());
+        socket.closed();
+        assert_eq!(steps(&mut socket), []);
+    }
+
+    /// Who has ended is not read from again, may still be told something, and ends once.
+    #[test]
+    fn an_end_is_the_end_of_reading() {
+        let mut socket = answered();
+        socket.received(true);
+        assert!(socket.end() && !socket.end());
+        assert_eq!(steps(&mut socket), []);
+        assert!(!socket.is_blocked());
+        assert!(socket.leave());
+        assert_eq!(steps(&mut socket), [Step::Close]);
+    }
+
+    /// One that is gone before its name is known goes unheard.
+    #[test]
+    fn who_has_no_name_goes() {
+        let mut socket = Socket::default();
+        socket.accepted();
+        assert_eq!(steps(&mut socket), [Step::AskName]);
+        assert!(socket.leave());
+        socket.named();
+        assert_eq!(steps(&mut socket), [Step::Close]);
     }
 }

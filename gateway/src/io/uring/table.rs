@@ -18,6 +18,7 @@ use super::parcel::Parcel;
 use super::ring::{Completion, Kind, Ring, Token};
 use super::socket::{Socket, Step};
 use crate::io::HandedOff;
+use crate::io::meters::RingEvents;
 use crate::io::partings::Partings;
 use crate::io::station::{Sent, Sockets, Station};
 use crate::turn::{ConnectionId, Input};
@@ -32,23 +33,11 @@ struct Place {
     is_touched: bool,
 }
 
-/// How often what is rare happened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Rarities {
-    /// A receive found no buffer.
-    pub(super) buffers_missed: u64,
-    /// The kernel took a part of what was to be sent.
-    pub(super) sends_short: u64,
-    /// A connection was dropped because the table was full.
-    pub(super) places_missed: u64,
-}
-
 /// See the module.
 pub(super) struct Table {
     pub(super) ring: Ring,
     pub(super) door: Door,
     pub(super) partings: Partings,
-    pub(super) rarities: Rarities,
     pub(super) now: Time,
     listener: TcpListener,
     is_ipv4: bool,
@@ -61,6 +50,7 @@ pub(super) struct Table {
     received: BTreeMap<u32, Vec<u8>>,
     hand_off: tokio::sync::mpsc::Sender<HandedOff>,
     spare_parcels: Vec<Box<Parcel>>,
+    events: RingEvents,
 }
 
 impl Table {
@@ -74,7 +64,7 @@ impl Table {
             ring,
             door,
             partings: Partings::new(),
-            rarities: Rarities::default(),
+            events: RingEvents::default(),
             now: Time(0),
             is_ipv4: listener.local_addr()?.is_ipv4(),
             listener,
@@ -108,7 +98,7 @@ impl Table {
             Ok(slot) => self.door.accepted(slot),
             Err(Errno::CANCELED | Errno::CONNABORTED | Errno::INTR | Errno::AGAIN) => {}
             Err(errno) => {
-                self.rarities.places_missed += u64::from(errno == Errno::NFILE);
+                self.events.places_full += u64::from(errno == Errno::NFILE);
                 self.door.failed(self.now);
             }
         }
@@ -153,7 +143,7 @@ impl Table {
             }
             Ok(_) | Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {}
             // Asked for again at the end of the turn, when the buffers have come back.
-            Err(Errno::NOBUFS) => self.rarities.buffers_missed += 1,
+            Err(Errno::NOBUFS) => self.events.buffers_empty += 1,
             Err(_) => self.end(slot),
         }
         if let Some(buffer) = completion.buffer {
@@ -171,7 +161,7 @@ impl Table {
         match completion.result {
             Ok(bytes) => {
                 let bytes = bytes as usize;
-                self.rarities.sends_short += u64::from(bytes < parcel_bytes);
+                self.events.sends_short += u64::from(bytes < parcel_bytes);
                 station.input(Input::Sent { connection, bytes });
                 self.unblocked.push(connection);
             }
@@ -248,6 +238,15 @@ impl Table {
                     Step::Close => ring.close(slot),
                 }
             }
+        }
+    }
+
+    /// What is rare, counted so far.
+    pub(super) fn events(&self) -> RingEvents {
+        RingEvents {
+            accept_rests: self.door.rests_count(),
+            completions_full: self.ring.overflows_count(),
+            ..self.events
         }
     }
 
