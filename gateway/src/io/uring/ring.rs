@@ -354,50 +354,61 @@ impl Ring {
         }
     }
 
-    /// Moves what waits into the submission queue.
-    fn load(&mut self) {
+    /// Moves what waits into the submission queue. Whether all of it found room.
+    fn load(&mut self) -> bool {
         let mut submission = self.uring.submission();
         while let Some(entry) = self.backlog.front() {
             // SAFETY: as in `push`.
             if unsafe { submission.push(entry) }.is_err() {
-                break;
+                return false;
             }
             self.backlog.pop_front();
         }
+        true
     }
 
-    /// Submits everything that was asked for, and then waits until something is completed, no longer than `timeout`.
-    pub(super) fn enter(&mut self, timeout: Duration) -> io::Result<()> {
-        loop {
-            self.load();
-            let is_last = self.backlog.is_empty();
-            let is_idle = is_last && self.stash.is_empty() && self.uring.completion().is_empty();
-            let has_work = {
-                let submission = self.uring.submission();
-                !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
-            };
-            let submitted = if is_idle && !timeout.is_zero() {
-                let timespec = Timespec::from(timeout);
-                self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timespec))
-            } else if has_work {
-                self.uring.submitter().submit()
-            } else {
-                Ok(0)
-            };
-            match submitted.map_err(|error| Errno::from_io_error(&error).ok_or(error)) {
-                Ok(_) | Err(Ok(Errno::TIME | Errno::INTR)) => {}
-                // The kernel is short of memory, or wants completions to be taken first: the rest goes with the next turn.
-                Err(Ok(Errno::AGAIN | Errno::BUSY)) => return Ok(()),
-                Err(Ok(errno)) => return Err(errno.into()),
-                Err(Err(error)) => return Err(error),
-            }
-            self.overflows_count += u64::from(self.uring.submission().cq_overflow());
-            if is_last {
+    /// Submits what was asked for, and does not look for what is completed meanwhile: nothing is accepted or received by it,
+    /// however many batches it takes.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        while !self.load() {
+            if !self.submit_batch()? {
                 return Ok(());
             }
-            // Room for what the next batch completes at once.
-            self.stash.extend(self.uring.completion().map(|entry| Completion::of(&entry)));
         }
+        self.submit_batch().map(drop)
+    }
+
+    /// One batch. `false`: the kernel wants completions to be taken first; the rest goes with the next turn.
+    fn submit_batch(&mut self) -> io::Result<bool> {
+        // Room for what the batch completes at once.
+        self.stash.extend(self.uring.completion().map(|entry| Completion::of(&entry)));
+        let count = u32::try_from(self.uring.submission().len()).unwrap_or(u32::MAX);
+        // SAFETY: no argument is passed, and the flags ask for nothing but the submission.
+        let submitted = unsafe { self.uring.submitter().enter::<libc::sigset_t>(count, 0, 0, None) };
+        is_taken(submitted)
+    }
+
+    /// Submits everything that was asked for, looks for what is completed, and waits until something is, no longer than
+    /// `timeout`.
+    pub(super) fn enter(&mut self, timeout: Duration) -> io::Result<()> {
+        while !self.load() {
+            if !self.submit_batch()? {
+                break;
+            }
+        }
+        let is_idle = self.stash.is_empty() && self.uring.completion().is_empty();
+        let submission = self.uring.submission();
+        let has_work = !submission.is_empty() || submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        if is_idle && !timeout.is_zero() {
+            let timespec = Timespec::from(timeout);
+            let arguments = SubmitArgs::new().timespec(&timespec);
+            is_taken(self.uring.submitter().submit_with_args(1, &arguments))?;
+        } else if has_work {
+            is_taken(self.uring.submitter().submit())?;
+        }
+        self.overflows_count += u64::from(self.uring.submission().cq_overflow());
+        Ok(())
     }
 
     /// Takes what was completed, up to `completions_max` of it.
@@ -415,6 +426,16 @@ impl Ring {
     /// How often the completion queue was too small.
     pub(super) fn overflows_count(&self) -> u64 {
         self.overflows_count
+    }
+}
+
+/// What a call into the kernel came to. `false`: it is short of memory, or wants completions to be taken first.
+fn is_taken(submitted: io::Result<usize>) -> io::Result<bool> {
+    match submitted.map_err(|error| (Errno::from_io_error(&error), error)) {
+        // Its time is over, or a signal came: what was submitted is submitted.
+        Ok(_) | Err((Some(Errno::TIME | Errno::INTR), _)) => Ok(true),
+        Err((Some(Errno::AGAIN | Errno::BUSY), _)) => Ok(false),
+        Err((_, error)) => Err(error),
     }
 }
 

@@ -49,6 +49,7 @@ pub(super) struct Table {
     /// What was received on connections that are on their way to the HTTP server.
     received: BTreeMap<u32, Vec<u8>>,
     hand_off: tokio::sync::mpsc::Sender<HandedOff>,
+    #[expect(clippy::vec_box, reason = "the kernel knows a parcel by its address")]
     spare_parcels: Vec<Box<Parcel>>,
     events: RingEvents,
 }
@@ -217,12 +218,6 @@ impl Table {
 
     /// Asks the ring for everything that this turn came to.
     pub(super) fn ask(&mut self) {
-        while let Some(order) = self.door.next(self.now) {
-            match order {
-                Order::Accept => self.ring.accept(self.listener.as_fd()),
-                Order::Cancel => self.ring.cancel(Token::single(Kind::Accept)),
-            }
-        }
         for slot in std::mem::take(&mut self.touched) {
             let Some(place) = self.places.get_mut(slot as usize) else { continue };
             place.is_touched = false;
@@ -237,6 +232,13 @@ impl Table {
                     Step::Install => ring.install(slot),
                     Step::Close => ring.close(slot),
                 }
+            }
+        }
+        // Last, so that what an accept brings at once is in the same call as what it brings then: see the door's reserve.
+        while let Some(order) = self.door.next(self.now) {
+            match order {
+                Order::Accept => self.ring.accept(self.listener.as_fd()),
+                Order::Cancel => self.ring.cancel(Token::single(Kind::Accept)),
             }
         }
     }
@@ -311,7 +313,7 @@ impl Sockets for Table {
 
     fn depart(&mut self) {
         // What is wrong with the ring is wrong at the end of the turn as well.
-        let _ = self.ring.enter(Duration::ZERO);
+        let _ = self.ring.submit();
     }
 
     fn pause(&mut self, connection: ConnectionId) {
