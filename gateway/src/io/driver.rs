@@ -40,16 +40,7 @@ impl Driver {
     pub fn choose(io: &Io) -> Result<Choice, Fatal> {
         Sizes::of(io)?;
         match io.driver.as_str() {
-            "auto" => Ok(match monoio::probe_uring() {
-                Ok(()) => Choice::of(Driver::Monoio),
-                Err(why) => Choice {
-                    detail: format!(
-                        "monoio-epoll: io_uring is refused here ({why}); expect more CPU per message"
-                    ),
-                    is_fallback: true,
-                    ..Choice::of(Driver::MonoioEpoll)
-                },
-            }),
+            "auto" => Ok(Driver::first_of(uring::probe(), monoio::probe_uring())),
             "uring" => Driver::Uring.if_allowed(uring::probe()),
             "monoio" => Driver::Monoio.if_allowed(monoio::probe_uring()),
             "monoio-epoll" => Ok(Choice::of(Driver::MonoioEpoll)),
@@ -57,6 +48,17 @@ impl Driver {
                 "io.driver \"{other}\" is not known: use auto, uring, monoio or monoio-epoll"
             ))),
         }
+    }
+
+    /// The first whose probe went well; the last needs none.
+    fn first_of(uring: Result<(), String>, monoio: Result<(), String>) -> Choice {
+        let Err(why) = uring else { return Choice::of(Driver::Uring) };
+        let choice = Choice::of(if monoio.is_ok() { Driver::Monoio } else { Driver::MonoioEpoll });
+        let detail = format!(
+            "{}: the driver uring is refused here ({why}); expect more CPU per message",
+            choice.detail
+        );
+        Choice { detail, is_fallback: true, ..choice }
     }
 
     fn if_allowed(self, probed: Result<(), String>) -> Result<Choice, Fatal> {
@@ -94,5 +96,26 @@ impl Choice {
             Driver::Uring | Driver::MonoioEpoll => driver.name().to_owned(),
         };
         Choice { driver, detail, is_fallback: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The best driver that is allowed is taken, and who has to make do with another is told why.
+    #[test]
+    fn a_fallback_says_why() {
+        let refused = || Err("Operation not permitted".to_owned());
+        for (uring, monoio, driver) in [
+            (Ok(()), Ok(()), Driver::Uring),
+            (refused(), Ok(()), Driver::Monoio),
+            (refused(), refused(), Driver::MonoioEpoll),
+        ] {
+            let choice = Driver::first_of(uring, monoio);
+            assert_eq!((choice.driver, choice.is_fallback), (driver, driver != Driver::Uring));
+            assert!(choice.detail.starts_with(driver.name()));
+            assert_eq!(choice.is_fallback, choice.detail.contains("Operation not permitted"), "{choice:?}");
+        }
     }
 }

@@ -15,6 +15,7 @@ mod parcel;
 mod ring;
 mod socket;
 mod table;
+mod token;
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -66,7 +67,7 @@ pub(super) fn run(sizes: Sizes, parts: Parts) -> std::io::Result<()> {
         table.ring.take(&mut completions, COMPLETIONS_PER_TURN_MAX);
         let taken = completions.len();
         for completion in completions.drain(..) {
-            table.complete(&completion, &doorbell, &mut station);
+            table.complete(completion, &doorbell, &mut station);
         }
         table.admit();
         station.carry_out(&mut table);

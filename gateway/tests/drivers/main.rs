@@ -110,6 +110,9 @@ fn plain_http_is_handed_over_whole() {
 
             let flags = rustix::fs::fcntl_getfl(&handed.stream).unwrap();
             assert!(flags.contains(rustix::fs::OFlags::NONBLOCK));
+            let flags = rustix::io::fcntl_getfd(&handed.stream).unwrap();
+            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "of no process that we start");
+            assert!(handed.stream.nodelay().unwrap(), "as the listener was told");
             handed.stream.set_nonblocking(false).unwrap();
             let mut received = std::mem::take(&mut handed.received);
             handed.stream.read_to_end(&mut received).unwrap();
@@ -172,6 +175,23 @@ fn at_the_cap_the_rest_waits() {
         assert_eq!(counts.of("gateway_accepted_total"), 50);
         assert!(counts.of("gateway_accept_rests_total") > 0);
         assert_eq!(counts.ring_events("places_full"), 0);
+    });
+}
+
+/// Each shard has a ring of its own; there may be more of them than cores, and all let go of everything.
+#[test]
+fn several_shards_share_a_door() {
+    on_each_driver(&["gateway.shards=5", "gateway.connections_max=500"], |house| {
+        let mut clients: Vec<Client> = (0..100).map(|_| Client::upgraded(house.address)).collect();
+        for (at, client) in clients.iter_mut().enumerate() {
+            client.ping(&at.to_be_bytes());
+        }
+        for (at, client) in clients.iter_mut().enumerate() {
+            client.assert_pong(&at.to_be_bytes());
+        }
+        drop(clients);
+        let counts = house.drain();
+        assert_eq!((counts.of("gateway_accepted_total"), counts.of("gateway_connections")), (100, 0));
     });
 }
 

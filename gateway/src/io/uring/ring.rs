@@ -1,5 +1,5 @@
-//! One ring: requests in, completions out. With what lies below it the only place of this driver that knows io_uring and has
-//! `unsafe`; everything that it offers is safe to call, whatever is asked in whatever order.
+//! One ring: requests in, completions out. With what lies below it the only place of this driver that has `unsafe`; everything
+//! that it offers is safe to call, whatever is asked in whatever order.
 //!
 //! # Invariants
 //! - What the kernel reads or writes for a request belongs to the ring from the request to its last completion: parcels by
@@ -19,14 +19,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
-use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
-use rustix::io::Errno;
-
 use carillon_node::exit::Fatal;
+use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::{IoUring, Probe, opcode, squeue};
+use rustix::io::Errno;
 
 use super::parcel::{Form, Parcel};
 use super::socket::Watch;
+use super::token::{Completion, Filled, Kind, Token};
 use crate::settings::Io;
 use pool::Pool;
 
@@ -67,86 +67,6 @@ impl Sizes {
     /// Completions that the kernel can report before somebody takes them.
     pub(super) const fn completions_max(self) -> usize {
         self.entries as usize * 2
-    }
-}
-
-/// What a request is about: comes back with its completions, and is what it is cancelled by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Token {
-    pub(super) kind: Kind,
-    /// The descriptor's, or 0.
-    pub(super) slot: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Kind {
-    Accept,
-    Bell,
-    Name,
-    Receive,
-    Send,
-    Shutdown,
-    Install,
-    Close,
-    Cancel,
-}
-
-const KINDS: [Kind; 9] = [
-    Kind::Accept,
-    Kind::Bell,
-    Kind::Name,
-    Kind::Receive,
-    Kind::Send,
-    Kind::Shutdown,
-    Kind::Install,
-    Kind::Close,
-    Kind::Cancel,
-];
-
-impl Token {
-    /// Of something that the ring has one of.
-    pub(super) const fn single(kind: Kind) -> Token {
-        Token { kind, slot: 0 }
-    }
-
-    const fn pack(self) -> u64 {
-        ((self.kind as u64) << 32) | self.slot as u64
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "the halves are meant")]
-    fn unpack(user_data: u64) -> Token {
-        // Only tokens of ours go in.
-        let kind = KINDS.get((user_data >> 32) as usize).copied().unwrap_or(Kind::Cancel);
-        Token { kind, slot: user_data as u32 }
-    }
-}
-
-/// What became of a request, or what it brought this time.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Completion {
-    pub(super) token: Token,
-    pub(super) result: Result<u32, Errno>,
-    /// Whether nothing more comes of the request.
-    pub(super) is_last: bool,
-    /// The receive buffer that it fills: to be given back.
-    pub(super) buffer: Option<u16>,
-}
-
-impl Completion {
-    fn of(entry: &cqueue::Entry) -> Completion {
-        let result = entry.result();
-        Completion {
-            token: Token::unpack(entry.user_data()),
-            result: u32::try_from(result).map_err(|_| Errno::from_raw_os_error(result.wrapping_neg())),
-            is_last: !cqueue::more(entry.flags()),
-            buffer: cqueue::buffer_select(entry.flags()),
-        }
-    }
-
-    /// Whether the kernel is done with memory of ours.
-    fn ends_a_borrow(&self) -> bool {
-        self.is_last && matches!(self.token.kind, Kind::Name | Kind::Receive | Kind::Send)
     }
 }
 
@@ -245,9 +165,11 @@ impl Ring {
         self.push(Token { kind: Kind::Name, slot }, entry.build());
     }
 
-    /// The answer to [`Ring::ask_name`], once it was completed.
-    pub(super) fn name(&mut self, slot: u32) -> Option<IpAddr> {
+    /// The answer to [`Ring::ask_name`], which this completes.
+    pub(super) fn name(&mut self, completion: &Completion) -> Option<IpAddr> {
+        let slot = completion.is_about(Kind::Name)?;
         let name = self.names.remove(&slot)?.into_inner();
+        completion.result.ok()?;
         let family = libc::c_int::from(u16::from_ne_bytes([name[0], name[1]]));
         match family {
             libc::AF_INET => name[4..].first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets).into()),
@@ -270,15 +192,15 @@ impl Ring {
     }
 
     /// What a receive brought.
-    pub(super) fn received(&self, completion: &Completion) -> &[u8] {
-        match (completion.result, completion.buffer) {
+    pub(super) fn received<'a>(&'a self, completion: &'a Completion) -> &'a [u8] {
+        match (completion.result, &completion.buffer) {
             (Ok(bytes), Some(buffer)) => self.pool.bytes(buffer, bytes as usize),
             _ => &[],
         }
     }
 
     /// A buffer that is not needed any more.
-    pub(super) fn give_back(&mut self, buffer: u16) {
+    pub(super) fn give_back(&mut self, buffer: Filled) {
         self.pool.give_back(buffer);
     }
 
@@ -306,8 +228,9 @@ impl Ring {
         self.push(Token { kind: Kind::Send, slot }, entry);
     }
 
-    /// The parcel of a send that was completed.
-    pub(super) fn sent(&mut self, slot: u32) -> Option<Box<Parcel>> {
+    /// The parcel of the send that this completes.
+    pub(super) fn sent(&mut self, completion: &Completion) -> Option<Box<Parcel>> {
+        let slot = completion.is_about(Kind::Send)?;
         self.parcels.get_mut(slot as usize)?.take()
     }
 
@@ -325,11 +248,8 @@ impl Ring {
 
     /// The descriptor that was made.
     pub(super) fn installed(completion: &Completion) -> Option<OwnedFd> {
-        let Completion { token: Token { kind: Kind::Install, .. }, result: Ok(descriptor), .. } = completion
-        else {
-            return None;
-        };
-        let descriptor = i32::try_from(*descriptor).ok()?;
+        completion.is_about(Kind::Install)?;
+        let descriptor = i32::try_from(completion.result.ok()?).ok()?;
         // SAFETY: the kernel made it for this completion, and a completion is taken once.
         Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
     }

@@ -15,8 +15,9 @@ use rustix::io::Errno;
 
 use super::door::{Door, Order};
 use super::parcel::Parcel;
-use super::ring::{Completion, Kind, Ring, Token};
+use super::ring::Ring;
 use super::socket::{Socket, Step};
+use super::token::{Completion, Kind, Token};
 use crate::io::HandedOff;
 use crate::io::meters::RingEvents;
 use crate::io::partings::Partings;
@@ -79,14 +80,14 @@ impl Table {
     }
 
     /// Something was completed.
-    pub(super) fn complete(&mut self, completion: &Completion, bell: &Doorbell, station: &mut Station) {
+    pub(super) fn complete(&mut self, completion: Completion, bell: &Doorbell, station: &mut Station) {
         let slot = completion.token.slot;
         match completion.token.kind {
-            Kind::Accept => self.accepted(completion),
-            Kind::Name => self.named(slot, station),
+            Kind::Accept => self.accepted(&completion),
+            Kind::Name => self.named(&completion, station),
             Kind::Receive => self.received(completion, station),
-            Kind::Send => self.sent(completion, station),
-            Kind::Install => self.installed(completion),
+            Kind::Send => self.sent(&completion, station),
+            Kind::Install => self.installed(&completion),
             Kind::Close => self.closed(slot),
             // Rung or not, the turn looks at what it is rung for.
             Kind::Bell if completion.is_last => self.ring.watch(bell.as_fd()),
@@ -119,8 +120,9 @@ impl Table {
         }
     }
 
-    fn named(&mut self, slot: u32, station: &mut Station) {
-        match self.ring.name(slot) {
+    fn named(&mut self, completion: &Completion, station: &mut Station) {
+        let slot = completion.token.slot;
+        match self.ring.name(completion) {
             Some(address) => {
                 self.socket(slot, Socket::named);
                 let connection = self.connection(slot);
@@ -133,14 +135,14 @@ impl Table {
         }
     }
 
-    fn received(&mut self, completion: &Completion, station: &mut Station) {
+    fn received(&mut self, completion: Completion, station: &mut Station) {
         let slot = completion.token.slot;
         let is_wanted = self.socket(slot, |socket| socket.received(completion.is_last));
         match completion.result {
             Ok(0) => self.end(slot),
             Ok(_) if is_wanted == Some(true) => {
                 let connection = self.connection(slot);
-                station.input(Input::Received { connection, bytes: self.ring.received(completion) });
+                station.input(Input::Received { connection, bytes: self.ring.received(&completion) });
             }
             Ok(_) | Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {}
             // Asked for again at the end of the turn, when the buffers have come back.
@@ -154,7 +156,7 @@ impl Table {
 
     fn sent(&mut self, completion: &Completion, station: &mut Station) {
         let slot = completion.token.slot;
-        let Some(parcel) = self.ring.sent(slot) else { return };
+        let Some(parcel) = self.ring.sent(completion) else { return };
         let parcel_bytes = parcel.bytes();
         self.spare(parcel);
         self.socket(slot, Socket::sent);

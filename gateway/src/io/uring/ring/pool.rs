@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
+use crate::io::uring::token::Filled;
+
 /// What the kernel wants the entries aligned to.
 const PAGE_BYTES: usize = 4_096;
 
@@ -64,7 +66,7 @@ impl Pool {
             tail: 0,
         };
         for buffer in 0..count {
-            pool.give_back(buffer);
+            pool.provide(buffer);
         }
         pool
     }
@@ -74,11 +76,12 @@ impl Pool {
         self.entries.as_ptr() as u64
     }
 
-    /// The first bytes of a buffer that a completion named.
-    pub(super) fn bytes(&self, buffer: u16, length: usize) -> &[u8] {
+    /// The first bytes of a buffer.
+    pub(super) fn bytes<'a>(&'a self, buffer: &'a Filled, length: usize) -> &'a [u8] {
         let length = length.min(self.buffer_bytes as usize);
-        // SAFETY: inside the region, initialized since it was allocated, and ours: the kernel named it.
-        unsafe { std::slice::from_raw_parts(self.buffer(buffer), length) }
+        // SAFETY: inside the region, initialized since it was allocated, and ours as long as the borrow: it is given back by
+        // value.
+        unsafe { std::slice::from_raw_parts(self.buffer(buffer.number()), length) }
     }
 
     fn buffer(&self, buffer: u16) -> *mut u8 {
@@ -87,8 +90,12 @@ impl Pool {
         unsafe { self.buffers.as_ptr().add(usize::from(buffer) * self.buffer_bytes as usize) }
     }
 
-    /// Provides a buffer again.
-    pub(super) fn give_back(&mut self, buffer: u16) {
+    /// Leaves a buffer to the kernel again.
+    pub(super) fn give_back(&mut self, buffer: Filled) {
+        self.provide(buffer.number());
+    }
+
+    fn provide(&mut self, buffer: u16) {
         let address = self.buffer(buffer) as u64;
         let place = usize::from(self.tail & (self.count - 1));
         // SAFETY: inside the region; the kernel reads no entry at or behind the tail, and there are never more buffers
