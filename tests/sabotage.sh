@@ -33,7 +33,7 @@ sabotage() {
 }
 
 sabotage "an ack before the commit is durable" store/src/backend/embedded/log.rs \
-    's/self\.segment\.file\.sync_data()?;//' -- -p carillon-store --test embedded_crash
+    's/self\.segment\.file\.sync_data()?;//' -- -p carillon-store --test embedded crash
 sabotage "no idempotency row" store/src/ops/send.rs \
     '/attempt\.set(key(attempt\.generation)/d' -- -p carillon-store --test verbs
 sabotage "resume one too low" gateway/src/session/place.rs \

@@ -35,28 +35,8 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::links::{self, Certificates, GatewayLinks};
+use crate::tier::Tier;
 use crate::{configure, greeting, token};
-
-/// Which tiers this process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tier {
-    /// A gateway and a router.
-    Both,
-    /// Only the gateway.
-    Gateway,
-    /// Only the router.
-    Router,
-}
-
-impl Tier {
-    fn has_gateway(self) -> bool {
-        self != Tier::Router
-    }
-
-    fn has_router(self) -> bool {
-        self != Tier::Gateway
-    }
-}
 
 /// Starts the tiers and serves until SIGTERM or SIGINT.
 ///

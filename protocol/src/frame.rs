@@ -15,9 +15,9 @@ mod live;
 mod page;
 
 pub use cluster::{
-    ArchivedLapsed, ArchivedNotified, ArchivedNotify, ArchivedOwn, ArchivedOwned, ArchivedOwnedSlot,
-    ArchivedOwners, ArchivedReadBy, ArchivedRouterAddress, Lapsed, Notified, Notify, Own, Owned, OwnedSlot,
-    Owners, ReadBy, RouterAddress,
+    ArchivedGiven, ArchivedLapsed, ArchivedNotified, ArchivedNotify, ArchivedOwn, ArchivedOwned,
+    ArchivedOwnedSlot, ArchivedOwners, ArchivedReadBy, ArchivedRouterAddress, Given, Lapsed, Notified,
+    Notify, Own, Owned, OwnedSlot, Owners, ReadBy, RouterAddress,
 };
 pub use command::{ArchivedChange, ArchivedCommand, Change, Command};
 pub use find::{
@@ -202,6 +202,8 @@ frames! {
     0x11e Lapsed,
     /// Router to router: a user of yours read on one device.
     0x11f ReadBy,
+    /// Router to router: these slots were mine, and are yours.
+    0x120 Given,
 }
 
 /// Both ways, first on a lane; between routers as well.

@@ -20,7 +20,7 @@ pub mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use carillon_protocol::frame::{Notify, OwnedSlot, Owners, RouterAddress};
+use carillon_protocol::frame::{Given, Notify, OwnedSlot, Owners, RouterAddress};
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::placement::{SLOTS_COUNT, Slot, slot_of_conversation, slot_of_user};
 use carillon_protocol::time::Time;
@@ -222,6 +222,21 @@ impl Cluster {
         }
         for (slot, held) in (0..SLOTS_COUNT).map(Slot).zip(lease.owners()) {
             self.table.learn(slot, held.owner, held.epoch);
+        }
+    }
+
+    /// Slots were given away: who has them now is told, and does not wait for its next poll.
+    pub(crate) fn tell_receivers(&self, left: &[Slot], outbox: &mut Outbox) {
+        let mut gifts: BTreeMap<LaneId, Vec<OwnedSlot>> = BTreeMap::new();
+        for slot in left {
+            if let Owner::Other(owner) = self.table.owner(*slot)
+                && let Some(lane) = self.lane_to(owner)
+            {
+                gifts.entry(lane).or_default().push(self.owned(*slot));
+            }
+        }
+        for (lane, slots) in gifts {
+            outbox.send(lane, &Given { slots });
         }
     }
 

@@ -14,6 +14,7 @@
 //! - A slot is given away only when its owner has nothing in flight there, and then it begins nothing there any more.
 
 mod hands;
+pub mod orders;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -47,7 +48,7 @@ pub const LEAVING_BIT: u64 = 1 << 63;
 pub const TAKE_MAX: usize = 1_024;
 /// Slots that are given away together: they rest together until nothing is in flight there.
 pub const GIVE_MAX: usize = 256;
-/// Somebody who asks for a slot that is not ours knows more than we do: look again, though not sooner than this.
+/// Somebody who asks for a slot that is not ours may know more than we do: look again, though not sooner than this.
 pub const ASKED_POLL_MS: u64 = 50;
 /// When something is tried again that the store could not do.
 pub const RETRY_MS: u64 = 50;
@@ -88,6 +89,8 @@ pub struct Lease {
     /// When the poll in flight was sent.
     polling: Option<Time>,
     poll_at: Time,
+    /// What happened last that only a poll sent since then is sure to show.
+    news_at: Time,
     /// When the last successful poll was sent; `None` when the next one begins a new run of them.
     polled_at: Option<Time>,
     /// When what we own last changed by our own doing: polls sent before do not know of it.
@@ -124,6 +127,7 @@ impl Lease {
             retry_at: joined_at,
             polling: None,
             poll_at: joined_at,
+            news_at: joined_at,
             polled_at: None,
             settled_at: joined_at,
             seen: BTreeMap::new(),
@@ -169,6 +173,7 @@ impl Lease {
                     self.poll_at = self.poll_at.min(last.after_ms(ASKED_POLL_MS)).max(now);
                 }
             }
+            Input::Gift => self.look(now),
             Input::Drain => {
                 self.is_draining = true;
                 self.beat_at = now;
@@ -281,7 +286,7 @@ impl Lease {
         }
         let is_unbroken = self.polled_at.is_some_and(|last| now <= last.after_ms(POLL_GAP_MS_MAX));
         self.polled_at = Some(sent_at);
-        self.poll_at = sent_at.after_ms(POLL_MS).max(now);
+        self.poll_at = if sent_at < self.news_at { now } else { sent_at.after_ms(POLL_MS).max(now) };
         let before = std::mem::take(&mut self.seen);
         for one in shown.living.iter().filter(|one| one.incarnation != self.me) {
             let same = before.get(&one.incarnation).filter(|seen| is_unbroken && seen.beat == one.beat);
@@ -295,6 +300,12 @@ impl Lease {
         }
         self.living = shown.living;
         self.shake_hands();
+    }
+
+    /// Polls now, and once more if a poll is in flight, which may not show it.
+    fn look(&mut self, now: Time) {
+        self.news_at = now;
+        self.poll_at = now;
     }
 
     /// Who may own slots: this one unless it leaves, and the others that are awake and have been for a moment.
@@ -351,14 +362,14 @@ impl Lease {
                 let its = self.owners.iter_mut().filter(|held| held.owner == Some(silent));
                 its.for_each(|held| held.owner = None);
                 self.changed();
-                self.poll_at = now;
+                self.look(now);
             }
             // It lives: it is silent no more.
             Told::Done(false) => {
                 if let Some(seen) = self.seen.get_mut(&silent) {
                     seen.since = now;
                 }
-                self.poll_at = now;
+                self.look(now);
             }
             Told::Failed => self.failed(now),
             Told::Fenced => self.end(),
@@ -372,7 +383,7 @@ impl Lease {
         self.doing = None;
         self.settled_at = now;
         // What was not taken has an owner that we do not know.
-        self.poll_at = now;
+        self.look(now);
         match told {
             Told::Done(taken) => {
                 for (slot, epoch) in &taken {
@@ -403,7 +414,7 @@ impl Lease {
                 }
                 self.changed();
                 // Whether the other one lived to have them: the next poll shows it.
-                self.poll_at = now;
+                self.look(now);
                 self.outputs.push_back(Output::Left(slots));
             }
             // Perhaps they are gone: the same gift again, and nothing else in them meanwhile.
@@ -541,5 +552,21 @@ mod tests {
         lease.handle(at(1_000), Input::Beaten(Told::Done(())));
         assert!(lease.answers(at(ANSWERS_FOR_MS - 1), Slot(5)));
         assert!(lease.accepts(Slot(5)) && !lease.answers(at(ANSWERS_FOR_MS), Slot(5)));
+    }
+
+    /// SC8: a poll that was under way when a gift was told of may not show it: the next one follows at once.
+    #[test]
+    fn sc8_a_gift_during_a_poll_is_looked_for_again() {
+        let me = Incarnation(1);
+        let at = |millis| Time(0).after_ms(millis);
+        let mut lease = Lease::new(me, at(0));
+        lease.handle(at(0), Input::Tick);
+        assert_eq!((lease.poll_output(), lease.poll_output()), (Some(Output::Poll), Some(Output::Beat(1))));
+        lease.handle(at(1), Input::Gift);
+        assert_eq!(lease.poll_output(), None, "one poll at a time");
+        let living = vec![Living { incarnation: me, beat: 0, address: String::new() }];
+        let owners = vec![Holder::default(); usize::from(SLOTS_COUNT)];
+        lease.handle(at(2), Input::Polled(Told::Done(Ownership { living, owners })));
+        assert_eq!(lease.poll_output(), Some(Output::Poll));
     }
 }

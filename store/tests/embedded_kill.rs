@@ -1,9 +1,13 @@
 //! F3: the process is killed (SIGKILL) again and again while it commits, with the real threads, files and tables. What it
 //! said was committed is there; at most the one commit in flight is there as well.
+//!
+//! A test binary of its own: a child that is being started holds the locks of all stores that are open here until it has
+//! become another program.
 
 #![allow(clippy::disallowed_methods, reason = "tests start processes")]
 
-mod embedded_support;
+#[path = "embedded/support.rs"]
+mod support;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -12,7 +16,7 @@ use std::process::{Command, Stdio};
 use bytes::Bytes;
 use carillon_store::backend::embedded::{Embedded, Options, Upkeep};
 use carillon_store::txn::Engine;
-use embedded_support::{Batch, Rng, commit, contents, each_seed, options, scratch};
+use support::{Batch, Model, Rng, apply, commit, contents, each_seed, options, scratch};
 
 const CHILD: &str = "CARILLON_KILL_DIR";
 
@@ -78,8 +82,8 @@ fn f3_a_killed_process_loses_nothing_acknowledged() {
             let engine = open(dir.path());
             let found = rounds(&engine);
             assert!(found == durable || found == durable + 1, "{found} found, {durable} acknowledged");
-            let mut model = embedded_support::Model::new();
-            (1..=found).for_each(|round| embedded_support::apply(&mut model, &batch(round)));
+            let mut model = Model::new();
+            (1..=found).for_each(|round| apply(&mut model, &batch(round)));
             assert_eq!(contents(&engine), model);
         }
     });

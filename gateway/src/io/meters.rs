@@ -2,6 +2,7 @@
 
 use carillon_node::metric_table;
 use carillon_node::metrics::{COUNT, Def, Meter, WALL_MS};
+use carillon_protocol::reason::Close;
 use carillon_protocol::time::Time;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -49,12 +50,12 @@ metric_table! {
 }
 
 const DIRECTIONS: &[&str] = &["in", "out"];
-/// In the order of [`CLOSES`](crate::counters::CLOSES).
+/// In the order of [`Close::ALL`].
 const CLOSE_CODES: &[&str] = &[
     "1000", "1001", "1002", "1003", "1007", "1009", "1011", "1012", "1013", "4003", "4008", "4010", "4011",
     "4012", "4500", "4501", "4503", "4505", "4506", "4507",
 ];
-const _: () = assert!(CLOSE_CODES.len() == crate::counters::CLOSES.len());
+const _: () = assert!(CLOSE_CODES.len() == Close::ALL.len());
 
 /// What is rare in a ring, counted since it began.
 #[derive(Clone, Copy, Debug, Default)]

@@ -59,6 +59,15 @@ pub struct Owned {
     pub request: u64,
 }
 
+/// Router to router: these slots were the sender's, and it gave them to the receiver. No answer: a receiver that does not
+/// hear of it finds them when it looks into the store the next time. Nobody takes a slot by this frame alone.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[rkyv(derive(Debug))]
+pub struct Given {
+    /// Which; their owner is the receiver.
+    pub slots: Vec<OwnedSlot>,
+}
+
 /// Router to router: an event for these users of the receiver's.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[rkyv(derive(Debug))]

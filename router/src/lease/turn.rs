@@ -36,6 +36,8 @@ pub enum Input {
     Quiet,
     /// Somebody asked for this slot.
     Asked(Slot),
+    /// Another router gave slots to this one.
+    Gift,
     /// Give everything away and retire.
     Drain,
 }

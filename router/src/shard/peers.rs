@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use carillon_protocol::frame::{
-    self, ArchivedNotify, ArchivedOwn, Deliver, Frame, Notified, Owned, Peek, Peeked,
+    self, ArchivedGiven, ArchivedNotify, ArchivedOwn, Deliver, Frame, Notified, Owned, Peek, Peeked,
 };
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::placement::{Slot, slot_of_conversation};
@@ -14,6 +14,7 @@ use super::{Shard, owned};
 use crate::batch::{OVERLOADED_RETRY_MS, Origin};
 use crate::cluster::table::Owner;
 use crate::fanout::note_late;
+use crate::lease;
 use crate::meters::Metric;
 use crate::outbox::{Asked, GatewayShard, LaneId, Peer};
 
@@ -41,6 +42,7 @@ impl Shard {
                 }
             }
             Frame::Own(own) => self.own(lane, from, own),
+            Frame::Given(given) => self.given(given),
             Frame::Owned(answer) => {
                 self.cluster.claims.answered(from, answer.request.to_native());
                 self.settle_known();
@@ -129,6 +131,18 @@ impl Shard {
         }
         self.settle_owners(self.now);
         self.outbox.send(lane, &Owned { request: own.request.to_native() });
+    }
+
+    /// Another router gave us slots. They are ours when the store has told so: whatever else it tells comes with them.
+    fn given(&mut self, given: &ArchivedGiven) {
+        let me = self.cluster.me();
+        let is_news = given.slots.iter().any(|slot| {
+            slot.owner == me.0
+                && self.cluster.table.epoch(Slot(slot.slot.to_native())) < slot.epoch.to_native()
+        });
+        if is_news {
+            self.lease(lease::Input::Gift);
+        }
     }
 
     /// A session of another router's asks where conversations of ours stand. Only the owner of its user may ask: to it goes

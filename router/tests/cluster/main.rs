@@ -2,14 +2,16 @@
 
 mod town;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use carillon_protocol::frame::{self, Notify, Peek};
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::limits::CONTENT_BYTES_MAX;
-use carillon_protocol::placement::{Slot, slot_of_conversation, slot_of_user};
+use carillon_protocol::placement::{SLOTS_COUNT, Slot, slot_of_conversation, slot_of_user};
 use carillon_router::cluster::notices::NOTICES_BYTES_MAX;
 use carillon_router::outbox::LaneId;
 
-use town::{Heard, Town, delivered};
+use town::{Heard, STEP_MS, Town, delivered};
 
 /// A user at each of two routers and a conversation of the first one's router between them.
 struct Pair {
@@ -228,8 +230,35 @@ fn sc8_a_router_that_stops_gives_its_slots_away() {
             break;
         }
     }
-    assert!(town.nodes[0].is_drained && without_owner_ms <= 500, "{without_owner_ms} ms");
+    assert!(town.nodes[0].is_drained && without_owner_ms <= 100, "{without_owner_ms} ms");
     assert_eq!(town.owner(slot_of_conversation(conversation)).0, 1);
+}
+
+/// SC8: whoever is given slots hears of it from the giver, and tells the gateways, before its next poll would be due.
+#[test]
+fn sc8_a_gift_is_told_at_once() {
+    let Pair { mut town, lanes, .. } = pair();
+    let to = town.nodes[1].incarnation;
+    let mut untold: BTreeSet<u16> = (0..SLOTS_COUNT).filter(|slot| town.owner(Slot(*slot)).0 == 0).collect();
+    // By slot, in how many steps it was the next owner's without anybody knowing.
+    let mut silent_steps: BTreeMap<u16, u64> = BTreeMap::new();
+    town.hear(1, lanes[1]);
+    town.drain(0);
+    while !town.nodes[0].is_drained {
+        town.pass_ms(STEP_MS);
+        for heard in town.hear(1, lanes[1]) {
+            let Heard::Owners(slots) = heard else { continue };
+            for told in slots.iter().filter(|told| told.owner == to.0) {
+                untold.remove(&told.slot);
+            }
+        }
+        let shown = town.ownership();
+        for slot in untold.iter().filter(|slot| shown.owners[usize::from(**slot)].owner == Some(to)) {
+            *silent_steps.entry(*slot).or_default() += 1;
+        }
+    }
+    let longest = silent_steps.values().max().copied().unwrap_or(0);
+    assert!(untold.is_empty() && longest <= 2, "{} untold, {longest} steps", untold.len());
 }
 
 /// G10, G15, F26: a router that was paused for long answers nothing from memory when it goes on, and knows soon that its

@@ -1,14 +1,12 @@
 //! The embedded engine under the suite that every engine has to pass, closed and dropped by turns before it is opened
 //! again.
 
-mod embedded_support;
-
 use std::cell::RefCell;
 
+use super::support::{options, scratch};
 use carillon_store::backend::embedded::{Embedded, Options, Upkeep};
 use carillon_store::conformance;
 use carillon_store::txn::{Engine, TXN_BYTES_MAX};
-use embedded_support::{options, scratch};
 
 /// A segment takes the largest transaction; the overlay is small, so that the tables take part.
 fn sizes(upkeep: Upkeep) -> Options {

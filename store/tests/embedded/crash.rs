@@ -4,15 +4,12 @@
 //! The log lies on a simulated disk; the tables lie on a real one, and their crash is that the process state is dropped
 //! without a close.
 
-mod embedded_support;
-
+use super::draws::random_batch;
+use super::sim::{SimDisk, options_on};
+use super::support::{Batch, Model, Rng, apply, commit, contents, each_seed, scratch};
 use carillon_store::backend::embedded::Embedded;
 use carillon_store::error::{CommitError, OpenError};
 use carillon_store::txn::Engine;
-use embedded_support::sim::SimDisk;
-use embedded_support::{
-    Batch, Model, Rng, apply, commit, contents, each_seed, options_on, random_batch, scratch,
-};
 
 /// Opens until it succeeds: the power may go while the store recovers, too.
 fn open(dir: &std::path::Path, disk: &SimDisk, rng: &mut Rng) -> Embedded {

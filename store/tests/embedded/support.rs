@@ -1,15 +1,11 @@
-//! What the tests of the embedded engine share: a seeded generator, a model, a directory, and a disk that can lose power.
-#![allow(dead_code, reason = "each test binary uses a part")]
-#![allow(clippy::disallowed_methods, reason = "tests read files and the environment")]
-
-pub(crate) mod sim;
+//! What the tests of the embedded engine share: a seeded generator, a model and a directory.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use carillon_store::backend::embedded::{Disk, Embedded, Options, RealDisk, Upkeep};
+use carillon_store::backend::embedded::{Embedded, Options, RealDisk, Upkeep};
 use carillon_store::error::CommitError;
 use carillon_store::txn::{Engine, Read};
 
@@ -34,10 +30,6 @@ impl Rng {
     /// A number in `0..bound`.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
-    }
-
-    pub(crate) fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
     }
 }
 
@@ -81,24 +73,6 @@ pub(crate) fn options() -> Options {
         upkeep: Upkeep::Inline,
         disk: Arc::new(RealDisk),
     }
-}
-
-pub(crate) fn options_on(disk: impl Disk) -> Options {
-    Options { disk: Arc::new(disk), ..options() }
-}
-
-/// A batch over few enough keys that they are written again and removed.
-pub(crate) fn random_batch(rng: &mut Rng, rows_max: u64, value_bytes_max: u64) -> Batch {
-    let mut batch = Batch::new();
-    for _ in 0..=rng.below(rows_max) {
-        let key = format!("{}/{:03}", ["a", "c", "h", "zz"][rng.below(4) as usize], rng.below(60));
-        let value = rng.chance(80).then(|| {
-            let byte = rng.next() as u8;
-            Bytes::from(vec![byte; rng.below(value_bytes_max) as usize])
-        });
-        batch.insert(Bytes::from(key), value);
-    }
-    batch
 }
 
 /// Commits a batch.

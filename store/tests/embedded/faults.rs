@@ -1,20 +1,17 @@
 //! F8, F12, G14: a disk that answers with errors. The first one ends it: nothing is written or synced after it, nothing
 //! is acknowledged; a disk that is merely full refuses and goes on by itself.
 
-#![allow(clippy::disallowed_methods, reason = "a test that waits has to end")]
-
-mod embedded_support;
-
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::sim::options_on;
+use super::support::{Batch, Model, commit, contents, scratch};
 use bytes::Bytes;
 use carillon_store::backend::embedded::{Disk, DiskFile, Embedded, RealDisk};
 use carillon_store::error::CommitError;
 use carillon_store::txn::Engine;
-use embedded_support::{Batch, Model, commit, contents, options_on, scratch};
 
 /// What the disk does wrong.
 #[derive(Debug, Default)]

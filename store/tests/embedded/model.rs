@@ -1,15 +1,12 @@
 //! The embedded engine against a map: transactions, ranges, snapshots, reopening, runs written and segments turned over.
 
-mod embedded_support;
-
+use super::draws::random_batch;
+use super::support::{Batch, Model, Rng, all_rows, apply, commit, contents, each_seed, options, scratch};
 use bytes::Bytes;
 use carillon_store::backend::embedded::{Embedded, Options, Upkeep};
 use carillon_store::error::{CommitError, OpenError};
 use carillon_store::figures::read;
 use carillon_store::txn::{Abort, Engine, Read, TXN_BYTES_MAX, Txn};
-use embedded_support::{
-    Batch, Model, Rng, all_rows, apply, commit, contents, each_seed, options, random_batch, scratch,
-};
 
 /// Compares random ranges, both ways and limited, and random keys.
 fn check(view: &mut dyn Read, model: &Model, rng: &mut Rng) {

@@ -1,17 +1,14 @@
 //! F11, G14: damage to a store at rest. Whatever bit is flipped and wherever a file is cut: either nothing acknowledged
 //! is missing, or the store says so, at opening or when the damaged row is read. Never fewer messages in silence.
 
-#![allow(clippy::disallowed_methods, reason = "tests read and write files")]
-
-mod embedded_support;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::draws::random_batch;
+use super::support::{Model, Rng, all_rows, apply, commit, each_seed, options, scratch};
 use carillon_store::backend::embedded::Embedded;
 use carillon_store::error::OpenError;
 use carillon_store::txn::Engine;
-use embedded_support::{Model, Rng, all_rows, apply, commit, each_seed, options, random_batch, scratch};
 
 /// Files as they were, by their path below the store's directory.
 type Files = BTreeMap<PathBuf, Vec<u8>>;

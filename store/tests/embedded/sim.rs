@@ -5,9 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use carillon_store::backend::embedded::{Disk, DiskFile};
+use carillon_store::backend::embedded::{Disk, DiskFile, Options};
 
-use super::Rng;
+use super::support::{Rng, options};
 
 /// What a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -302,4 +302,9 @@ impl DiskFile for SimFile {
         }
         Ok(())
     }
+}
+
+/// Small sizes, on this disk.
+pub(crate) fn options_on(disk: impl Disk) -> Options {
+    Options { disk: Arc::new(disk), ..options() }
 }
