@@ -288,7 +288,7 @@ fn watch_doorbell(
     doorbell: Arc<Doorbell>,
     reports: Rc<Reports>,
 ) -> std::io::Result<impl Future<Output = ()>> {
-    let copy: OwnedFd = rustix::io::dup(doorbell.as_fd())?;
+    let copy: OwnedFd = rustix::io::fcntl_dupfd_cloexec(doorbell.as_fd(), 0)?;
     let polled = TcpStream::from_std(std::net::TcpStream::from(copy))?;
     Ok(async move {
         while polled.readable(false).await.is_ok() {
@@ -532,7 +532,7 @@ impl Sockets for Table {
 
     fn hand_off(&mut self, connection: ConnectionId, received: Vec<u8>) {
         let Some(socket) = self.get(connection).cloned() else { return };
-        let copy = rustix::io::dup(socket.fd());
+        let copy = rustix::io::fcntl_dupfd_cloexec(socket.fd(), 0);
         let Some(slot) = self.slots.get_mut(connection.slot as usize) else { return };
         slot.socket = None;
         slot.generation = slot.generation.wrapping_add(1);
