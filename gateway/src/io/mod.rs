@@ -154,7 +154,7 @@ impl Gateway {
     pub fn start(settings: &Settings, driver: Driver, doors: Doors, needs: &Needs) -> Result<Gateway, Fatal> {
         let failed = |error: std::io::Error| Fatal::config(format!("a gateway shard cannot start: {error}"));
         let shards_count = doors.listeners.len();
-        let sizes = uring::Sizes::of(&settings.io)?;
+        let sizes = uring::Sizes::of(&settings.io)?.fitted(descriptors_max());
         let connections_max = match driver {
             Driver::Uring => connections_per_ring(settings, shards_count, sizes),
             Driver::Monoio | Driver::MonoioEpoll => connections_per_shard(settings, shards_count),

@@ -47,7 +47,9 @@ pub(super) const fn places_reserved(sizes: Sizes) -> usize {
 pub(super) fn run(sizes: Sizes, parts: Parts) -> std::io::Result<()> {
     let Parts { mut station, listener, doorbell, connections_max, hand_off, drain, mut meters } = parts;
     let places_count = connections_max + places_reserved(sizes);
-    let ring = Ring::new(sizes, u32::try_from(places_count).unwrap_or(u32::MAX))?;
+    let ring = Ring::new(sizes, u32::try_from(places_count).unwrap_or(u32::MAX)).map_err(|error| {
+        std::io::Error::new(error.kind(), format!("no ring of {sizes:?} with {places_count} places: {error}"))
+    })?;
     let mut table = Table::new(ring, Door::new(connections_max), listener, hand_off)?;
     table.ring.watch(doorbell.as_fd());
     let mut completions = Vec::with_capacity(COMPLETIONS_PER_TURN_MAX);
@@ -85,5 +87,23 @@ pub(super) fn run(sizes: Sizes, parts: Parts) -> std::io::Result<()> {
         let sleep = station.sleep().min(table.sleep().unwrap_or(Duration::MAX));
         table.ring.enter(if has_more { Duration::ZERO } else { sleep })?;
         doorbell.drain();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// F28: with few descriptors there is still room for connections.
+    #[test]
+    fn f28_a_ring_leaves_half_of_its_table_to_connections() {
+        let sizes = Sizes { entries: 1_024, buffers: 8, buffer_bytes: 64 };
+        assert_eq!(sizes.fitted(20_000), sizes);
+        for descriptors_max in [64, 256, 1_024, 4_095] {
+            let fitted = sizes.fitted(descriptors_max);
+            assert!(fitted.entries.is_power_of_two() && fitted.entries >= 8);
+            assert!(places_reserved(fitted) <= descriptors_max / 2, "{descriptors_max}: {fitted:?}");
+            assert!(places_reserved(fitted) * 4 > descriptors_max, "not smaller than it has to be");
+        }
     }
 }

@@ -64,6 +64,15 @@ impl Sizes {
         Ok(Sizes { entries, buffers, buffer_bytes })
     }
 
+    /// The same, or smaller where the process may have few descriptors: at most half of the places that its table can have are
+    /// kept free.
+    pub(in crate::io) fn fitted(mut self, descriptors_max: usize) -> Sizes {
+        while self.entries > 8 && self.completions_max() > descriptors_max / 2 {
+            self.entries /= 2;
+        }
+        self
+    }
+
     /// Completions that the kernel can report before somebody takes them.
     pub(super) const fn completions_max(self) -> usize {
         self.entries as usize * 2

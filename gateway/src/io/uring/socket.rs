@@ -116,9 +116,11 @@ impl Socket {
         !matches!(self.phase, Phase::Open | Phase::Closing) || self.send != Request::Idle
     }
 
-    /// The peer ended it, or it broke. `false`: that was known.
+    /// The peer ended it, or it broke. `false`: that was known, or it goes anyway.
     pub(super) fn end(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_ended, true)
+        let is_news = !self.is_ended && !matches!(self.phase, Phase::Leaving | Phase::Last);
+        self.is_ended = true;
+        is_news
     }
 
     pub(super) fn pause(&mut self, is_paused: bool) {
@@ -141,11 +143,13 @@ impl Socket {
         }
     }
 
-    /// It is for the HTTP server.
-    pub(super) fn hand_off(&mut self) {
-        if self.phase == Phase::Open {
+    /// It is for the HTTP server. `false`: it goes already.
+    pub(super) fn hand_off(&mut self) -> bool {
+        let is_open = self.phase == Phase::Open;
+        if is_open {
             self.phase = Phase::HandingOff;
         }
+        is_open
     }
 
     /// An ordinary descriptor was made, or could not be.
@@ -255,7 +259,7 @@ mod tests {
         assert!(socket.received(true), "a part of a request");
         assert_eq!(steps(&mut socket), [Step::Receive(Watch::Once)]);
         assert!(socket.received(true), "the rest");
-        socket.hand_off();
+        assert!(socket.hand_off() && !socket.hand_off());
         assert!(socket.is_blocked() && !socket.leave(), "it is not ours any more");
         assert_eq!(steps(&mut socket), [Step::Install]);
         socket.installed();
@@ -312,7 +316,7 @@ mod tests {
         assert_eq!(steps(&mut socket), [], "the send is still under way");
         socket.sent();
         assert_eq!(steps(&mut socket), [Step::Close]);
-        assert!(socket.is_blocked() && !socket.leave() && !socket.close());
+        assert!(socket.is_blocked() && !socket.leave() && !socket.close() && !socket.end());
         socket.closed();
         assert_eq!(steps(&mut socket), []);
     }

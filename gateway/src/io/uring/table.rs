@@ -169,6 +169,7 @@ impl Table {
                 self.unblocked.push(connection);
             }
             Err(Errno::INTR | Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => self.unblocked.push(connection),
+            Err(Errno::CANCELED) => {}
             Err(_) => self.end(slot),
         }
     }
@@ -337,7 +338,8 @@ impl Sockets for Table {
     }
 
     fn hand_off(&mut self, connection: ConnectionId, received: Vec<u8>) {
-        self.named_socket(connection, Socket::hand_off);
-        self.received.insert(connection.slot, received);
+        if self.named_socket(connection, Socket::hand_off) == Some(true) {
+            self.received.insert(connection.slot, received);
+        }
     }
 }
