@@ -11,7 +11,7 @@ use std::net::Shutdown;
 use carillon_gateway::io::Driver;
 use rig::{Client, House, Said, TINY, on_each_driver, ping};
 
-/// TR1, F13: many connections at once, each is answered what it asked, in order, whatever the ring is short of.
+/// F27: many connections at once, each is answered what it asked, in order, whatever the ring is short of.
 #[test]
 fn everybody_is_answered_in_order() {
     const CLIENTS: usize = 60;
@@ -37,7 +37,7 @@ fn everybody_is_answered_in_order() {
     });
 }
 
-/// The same in a ring that is too small, with everybody at once: completions overflow and receives find no buffers, again
+/// F27: the same in a ring that is too small, with everybody at once: completions overflow and receives find no buffers, again
 /// and again, and nobody notices.
 #[test]
 fn a_ring_that_is_too_small_loses_nothing() {
@@ -93,7 +93,7 @@ fn who_reads_late_gets_everything_in_order() {
     });
 }
 
-/// TR2, TR3: plain HTTP is handed over with every byte that came before, from a socket that does not block, and the
+/// Plain HTTP is handed over with every byte that came before, from a socket that does not block, and the
 /// connection goes on from there.
 #[test]
 fn plain_http_is_handed_over_whole() {
@@ -127,7 +127,7 @@ fn plain_http_is_handed_over_whole() {
     });
 }
 
-/// CN7, F14: a connection that the server closes hears so at once, also while it is read from; and one that does not go then
+/// F14: a connection that the server closes hears so at once, also while it is read from; and one that does not go then
 /// is dropped.
 #[test]
 fn who_is_closed_hears_the_end() {
@@ -195,7 +195,7 @@ fn several_shards_share_a_door() {
     });
 }
 
-/// What belongs to one connection never reaches the next in its place.
+/// F27: what belongs to one connection never reaches the next in its place.
 #[test]
 fn places_are_used_again() {
     on_each_driver(&["gateway.connections_max=2"], |house| {
@@ -215,7 +215,7 @@ fn places_are_used_again() {
     });
 }
 
-/// RL4: an address is known when its connection is: this machine's own are not counted by it, of either family.
+/// An address is known when its connection is: this machine's own are not counted by it, of either family.
 #[test]
 fn addresses_are_known() {
     let settings = ["limits.address_per_s=1", "limits.address_burst=1"];
@@ -228,7 +228,7 @@ fn addresses_are_known() {
     }
 }
 
-/// RC2: who is connected hears that it ends, and everything has ended when the gateway has.
+/// F18: who is connected hears that it ends, and everything has ended when the gateway has.
 #[test]
 fn a_drain_tells_everybody() {
     on_each_driver(&["gateway.connections_max=80"], |house| {

@@ -93,7 +93,7 @@ mod tests {
         parcel
     }
 
-    /// TR4: what many hear is sent from one piece of memory; a turn's small frames are one piece, large ones are slices.
+    /// What many hear is sent from one piece of memory; a turn's small frames are one piece, large ones are slices.
     #[test]
     fn payloads_are_shared_or_copied_by_their_size() {
         let payload = Bytes::from(vec![7; 100]);

@@ -251,7 +251,7 @@ mod tests {
         socket
     }
 
-    /// TR2: until it was answered a connection is read one buffer at a time, so that nothing is under way when it is given to
+    /// Until it was answered a connection is read one buffer at a time, so that nothing is under way when it is given to
     /// the HTTP server.
     #[test]
     fn what_is_handed_off_is_not_read_from() {
