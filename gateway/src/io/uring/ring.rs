@@ -11,6 +11,8 @@
 #![expect(unsafe_code, reason = "the kernel reads and writes our memory while requests are under way")]
 
 mod pool;
+#[cfg(test)]
+mod tests;
 
 use std::cell::UnsafeCell;
 use std::collections::{BTreeMap, VecDeque};
