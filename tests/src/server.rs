@@ -24,11 +24,11 @@ pub enum Deployment {
 }
 
 impl Deployment {
-    /// Which driver serves the sockets where a test does not say: each scenario runs on both of them. The environment variable
-    /// `CARILLON_TEST_DRIVER` names one for all tests.
+    /// Which driver serves the sockets where a test does not say: each scenario runs on both of them, because `auto` takes
+    /// `uring`. The environment variable `CARILLON_TEST_DRIVER` names one for all tests.
     const fn driver(self) -> &'static str {
         match self {
-            Deployment::OneProcess => "uring",
+            Deployment::OneProcess => "auto",
             Deployment::Tiers => "monoio",
         }
     }

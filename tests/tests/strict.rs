@@ -17,7 +17,7 @@ const RKYV: &str = "carillon.v1.rkyv";
 /// Each rule holds on each driver of the sockets.
 macro_rules! everywhere {
     (io.driver; $($rule:ident),+ $(,)?) => {
-        mod uring { $(#[test] fn $rule() { super::$rule("io.driver=uring"); })+ }
+        mod auto { $(#[test] fn $rule() { super::$rule("io.driver=auto"); })+ }
         mod monoio { $(#[test] fn $rule() { super::$rule("io.driver=monoio"); })+ }
     };
 }

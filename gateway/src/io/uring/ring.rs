@@ -94,8 +94,10 @@ pub(super) struct Ring {
     borrows_count: usize,
     /// Requests that found no room in the submission queue. At most a few for each descriptor.
     backlog: VecDeque<squeue::Entry>,
-    /// Completions that were taken to make room for more. Fewer than there are requests under way.
+    /// Completions that were moved to make room for those of the next batch. A few for each descriptor.
     stash: VecDeque<Completion>,
+    /// Whether connections that were accepted are among them.
+    is_accept_stashed: bool,
     overflows_count: u64,
 }
 
@@ -130,6 +132,7 @@ impl Ring {
             borrows_count: 0,
             backlog: VecDeque::new(),
             stash: VecDeque::new(),
+            is_accept_stashed: false,
             overflows_count: 0,
         })
     }
@@ -301,18 +304,30 @@ impl Ring {
     /// Submits what was asked for, and does not look for what is completed meanwhile: nothing is accepted or received by it,
     /// however many batches it takes.
     pub(super) fn submit(&mut self) -> io::Result<()> {
-        while !self.load() {
-            if !self.submit_batch()? {
-                return Ok(());
-            }
+        if self.submit_all_but_last()? {
+            self.submit_batch()?;
         }
-        self.submit_batch().map(drop)
+        Ok(())
     }
 
-    /// One batch. `false`: the kernel wants completions to be taken first; the rest goes with the next turn.
+    /// Until the last batch is in the submission queue. `false`: the kernel wants completions to be taken first; the rest goes
+    /// with the next turn.
+    fn submit_all_but_last(&mut self) -> io::Result<bool> {
+        while !self.load() {
+            if !self.submit_batch()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn submit_batch(&mut self) -> io::Result<bool> {
         // Room for what the batch completes at once.
-        self.stash.extend(self.uring.completion().map(|entry| Completion::of(&entry)));
+        for entry in self.uring.completion() {
+            let completion = Completion::of(&entry);
+            self.is_accept_stashed |= completion.token.kind == Kind::Accept;
+            self.stash.push_back(completion);
+        }
         let count = u32::try_from(self.uring.submission().len()).unwrap_or(u32::MAX);
         // SAFETY: no argument is passed, and the flags ask for nothing but the submission.
         let submitted = unsafe { self.uring.submitter().enter::<libc::sigset_t>(count, 0, 0, None) };
@@ -322,10 +337,11 @@ impl Ring {
     /// Submits everything that was asked for, looks for what is completed, and waits until something is, no longer than
     /// `timeout`.
     pub(super) fn enter(&mut self, timeout: Duration) -> io::Result<()> {
-        while !self.load() {
-            if !self.submit_batch()? {
-                break;
-            }
+        self.submit_all_but_last()?;
+        if std::mem::take(&mut self.is_accept_stashed) {
+            // It would fill the completion queue once more with connections that nobody has counted: see the door's reserve.
+            self.cancel(Token::single(Kind::Accept));
+            self.submit_all_but_last()?;
         }
         let is_idle = self.stash.is_empty() && self.uring.completion().is_empty();
         let submission = self.uring.submission();
