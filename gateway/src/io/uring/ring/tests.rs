@@ -138,6 +138,19 @@ fn f27_a_receive_without_a_buffer_ends() {
     assert!(ends_count > 0, "two buffers of 64 bytes do not hold 200");
 }
 
+/// F14: half of a connection is closed at once, also while it is received from, and the other half goes on.
+#[test]
+fn f14_a_half_close_is_heard() {
+    let Some((mut ring, slot, mut client)) = connected("127.0.0.1:0") else { return };
+    ring.receive(slot, Watch::Always);
+    ring.half_close(slot);
+    assert!(completions(&mut ring, Kind::Shutdown, 1)[0].result.is_ok());
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    client.write_all(b"still heard").unwrap();
+    let received = completions(&mut ring, Kind::Receive, 1).remove(0);
+    assert_eq!(ring.received(&received), b"still heard");
+}
+
 /// The address of a peer is asked of the socket, of either family, because accepting on and on does not tell it.
 #[test]
 fn peers_have_names() {
