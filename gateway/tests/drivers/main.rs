@@ -7,6 +7,7 @@ mod rig;
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
+use std::time::{Duration, Instant};
 
 use carillon_gateway::io::Driver;
 use rig::{Client, House, Said, TINY, is_allowed, on_each_driver, ping};
@@ -215,6 +216,26 @@ fn places_are_used_again() {
         let counts = house.drain();
         assert_eq!(counts.of("gateway_accepted_total"), 200);
         assert_eq!(counts.of("gateway_connections"), 0);
+    });
+}
+
+/// F27: a connection that was closed has a second to go; when it went at once, that second is not held against who came into its
+/// place.
+#[test]
+fn a_place_owes_nothing_to_the_next() {
+    on_each_driver(&["gateway.connections_max=1"], |house| {
+        let mut broken = Client::upgraded(house.address);
+        broken.send(&[0xff, 0xff, 0xff]);
+        assert_eq!(broken.said(), Some(Said::Close(1_002)));
+        drop(broken);
+        let mut next = Client::upgraded(house.address);
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_millis(1_500) {
+            next.ping(b"still there");
+            next.assert_pong(b"still there");
+        }
+        drop(next);
+        house.drain();
     });
 }
 

@@ -3,9 +3,10 @@
 //! It is told what happened and what is wanted, and then driven by [`Socket::next`] until `None`.
 //!
 //! # Invariants
-//! - At most one receive and one send are under way.
-//! - A place of the table is emptied only when neither is: the kernel would keep the socket for them, the peer would hear
-//!   nothing, and what they bring would be taken for the next connection's.
+//! - At most one receive, one send and one half close are under way.
+//! - A place of the table is emptied only when none is. For a receive or a send the kernel would keep the socket, and the peer
+//!   would hear nothing. A half close it leaves to a thread of its own, which looks into the place only then: it would be the
+//!   next connection's.
 //! - Until something was sent, bytes are received one buffer at a time: so when the shard has seen that they are plain HTTP,
 //!   nothing is under way, and all that was received is what the shard has.
 
@@ -71,6 +72,7 @@ pub(super) struct Socket {
     phase: Phase,
     receive: Request,
     send: Request,
+    is_half_closing: bool,
     is_paused: bool,
     /// Something was sent.
     is_answered: bool,
@@ -143,6 +145,11 @@ impl Socket {
         }
     }
 
+    /// The peer was told that nothing more comes.
+    pub(super) fn half_closed(&mut self) {
+        self.is_half_closing = false;
+    }
+
     /// It is for the HTTP server. `false`: it goes already.
     pub(super) fn hand_off(&mut self) -> bool {
         let is_open = self.phase == Phase::Open;
@@ -183,6 +190,7 @@ impl Socket {
             Phase::Closing | Phase::Lingering => self.read_on(false),
             Phase::Emptied => {
                 self.phase = Phase::Lingering;
+                self.is_half_closing = true;
                 Some(Step::HalfClose)
             }
             Phase::HandingOff => self.last(Step::Install),
@@ -214,7 +222,7 @@ impl Socket {
                 self.send = Request::Cancelled;
                 Some(Step::CancelSend)
             }
-            (Request::Idle, Request::Idle) => {
+            (Request::Idle, Request::Idle) if !self.is_half_closing => {
                 self.phase = Phase::Last;
                 Some(step)
             }
@@ -301,6 +309,11 @@ mod tests {
         socket.emptied();
         assert_eq!(steps(&mut socket), [Step::HalfClose]);
         assert!(socket.is_blocked() && !socket.received(false), "nothing is said or heard any more");
+        socket.received(true);
+        assert!(socket.end() && socket.leave());
+        assert_eq!(steps(&mut socket), [], "the half close is under way");
+        socket.half_closed();
+        assert_eq!(steps(&mut socket), [Step::Close]);
     }
 
     /// F27: a place is emptied only when nothing is under way on it, and then nothing is asked until the kernel has done so.

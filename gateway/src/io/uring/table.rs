@@ -91,7 +91,10 @@ impl Table {
             Kind::Close => self.closed(slot),
             // Rung or not, the turn looks at what it is rung for.
             Kind::Bell if completion.is_last => self.ring.watch(bell.as_fd()),
-            Kind::Bell | Kind::Shutdown | Kind::Cancel => {}
+            Kind::Shutdown => {
+                self.socket(slot, Socket::half_closed);
+            }
+            Kind::Bell | Kind::Cancel => {}
         }
     }
 
