@@ -17,6 +17,8 @@ metric_table! {
         Slots = Def::gauge("gateway_slots", "Slots of users and conversations whose owner is known, and those whose owner is reached and confirms it; once for each shard.").by("owner", &["known", "confirmed"]),
         Accepted = Def::counter("gateway_accepted", "Connections accepted."),
         AcceptRests = Def::counter("gateway_accept_rests", "Times that accepting rested: at the cap, or out of descriptors."),
+        RingEvents = Def::counter("gateway_ring_events", "What is rare in a ring: no room for a completion, no buffer for a receive, no place for a connection, a send of which a part was taken.")
+            .by("event", &["completions_full", "buffers_empty", "places_full", "send_short"]),
         Upgrades = Def::counter("gateway_upgrades", "Upgrade requests, by outcome.").by("outcome", &["done", "refused", "http"]),
         Bytes = Def::counter("gateway_bytes", "Bytes of client connections.").by("direction", DIRECTIONS),
         Frames = Def::counter("gateway_frames", "Frames of client connections.").by("direction", DIRECTIONS),
@@ -55,10 +57,26 @@ const CLOSE_CODES: &[&str] = &[
 ];
 const _: () = assert!(CLOSE_CODES.len() == Close::ALL.len());
 
+/// What is rare in a ring, counted since it began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RingEvents {
+    /// Accepting rested.
+    pub(super) accept_rests: u64,
+    /// Completions did not fit their queue, so the kernel kept them.
+    pub(super) completions_full: u64,
+    /// A receive found no buffer, and was asked for again.
+    pub(super) buffers_empty: u64,
+    /// A connection was dropped because the table was full. Never, if we count well.
+    pub(super) places_full: u64,
+    /// The kernel took a part of what was to be sent.
+    pub(super) sends_short: u64,
+}
+
 /// One shard's meter.
 pub(super) struct ShardMeters {
     meter: Meter<Row>,
     before: Counters,
+    ring_before: RingEvents,
     cpu_ns: u64,
     publish_at: Time,
 }
@@ -70,17 +88,49 @@ impl ShardMeters {
     /// Begins with everything at zero.
     pub(super) fn new(meter: Meter<Row>, driver: Driver) -> ShardMeters {
         meter.set_at(Row::IoDriver, driver.index(), 1);
-        ShardMeters { meter, before: Counters::default(), cpu_ns: 0, publish_at: Time(0) }
+        ShardMeters {
+            meter,
+            before: Counters::default(),
+            ring_before: RingEvents::default(),
+            cpu_ns: 0,
+            publish_at: Time(0),
+        }
     }
 
     /// For a shard that no driver of sockets runs: the pumps'.
     pub(super) fn without_driver(meter: Meter<Row>) -> ShardMeters {
-        ShardMeters { meter, before: Counters::default(), cpu_ns: 0, publish_at: Time(0) }
+        ShardMeters {
+            meter,
+            before: Counters::default(),
+            ring_before: RingEvents::default(),
+            cpu_ns: 0,
+            publish_at: Time(0),
+        }
     }
 
     /// Accepting rests.
     pub(super) fn accept_rests(&mut self) {
         self.meter.add(Row::AcceptRests, 1);
+    }
+
+    /// What a ring counted so far.
+    pub(super) fn ring(&mut self, now: RingEvents) {
+        let before = std::mem::replace(&mut self.ring_before, now);
+        self.meter.add(Row::AcceptRests, now.accept_rests - before.accept_rests);
+        let rows = [
+            now.completions_full - before.completions_full,
+            now.buffers_empty - before.buffers_empty,
+            now.places_full - before.places_full,
+            now.sends_short - before.sends_short,
+        ];
+        for (at, more) in rows.into_iter().enumerate() {
+            self.meter.add_at(Row::RingEvents, at, more);
+        }
+    }
+
+    /// The end of the last turn: nothing that was counted stays untold.
+    pub(super) fn end(&mut self, station: &Station) {
+        self.publish(station.shard().counters(), station.lanes().queued_bytes());
     }
 
     /// The end of a turn.
