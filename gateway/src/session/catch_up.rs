@@ -266,7 +266,8 @@ impl Session {
         line.say(common, &ServerFrame::Reset { id, conversation, first_seq, head_seq, reason });
     }
 
-    /// The client has a conversation up to `seq`: its place in the plan is done.
+    /// The client has a conversation up to `seq`: its place in the plan is done. `is_exact`: nothing above is for it, and
+    /// everything up to there was handed on.
     fn placed(
         &mut self,
         conversation: ConversationId,
@@ -280,7 +281,6 @@ impl Session {
         }
         self.work.get_or_insert_default().placed(conversation, seq, fanned_out);
         if let Some(home) = self.home() {
-            let is_exact = is_exact && seq >= fanned_out;
             common.tails(home).note(conversation, seq.min(fanned_out), is_exact);
         }
     }
@@ -371,7 +371,8 @@ impl Session {
         // Who was removed meanwhile sees less than was aimed at.
         let is_cut = head_seq < reading.to_seq && last >= head_seq;
         if last >= target || is_cut {
-            self.placed(conversation, last, fanned_out, fanned_out >= head_seq, common);
+            let is_exact = last >= head_seq && fanned_out >= head_seq;
+            self.placed(conversation, last, fanned_out, is_exact, common);
         } else {
             self.work.get_or_insert_default().early.passed(conversation, last);
             if let Stage::CatchingUp(catching_up) = &mut self.stage
@@ -508,7 +509,7 @@ impl Session {
         catching_up.progress_at = common.now;
         self.work.get_or_insert_default().placed(conversation, head_seq, fanned_out);
         let home = catching_up.life.router;
-        common.tails(home).note(conversation, head_seq.min(fanned_out), fanned_out == head_seq);
+        common.tails(home).note(conversation, head_seq.min(fanned_out), fanned_out >= head_seq);
         // What came while it was listed, and is newer than what was read, is brought by us.
         if last > head_seq
             && let Stage::CatchingUp(catching_up) = &mut self.stage

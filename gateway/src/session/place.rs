@@ -281,7 +281,7 @@ fn reset(standing: &Standing, reason: &'static str) -> Entry {
 fn settle(standing: &Standing, work: &mut Work, tails: &mut Tails) {
     let Standing { conversation, head_seq, fanned_out_seq, .. } = *standing;
     work.placed(conversation, head_seq, fanned_out_seq);
-    tails.note(conversation, fanned_out_seq.min(head_seq), fanned_out_seq == head_seq);
+    tails.note(conversation, fanned_out_seq.min(head_seq), fanned_out_seq >= head_seq);
 }
 
 #[cfg(test)]
@@ -333,6 +333,18 @@ mod tests {
             assert_eq!(entry.map_or((0, 0), |entry| (entry.next, entry.target)), (from, to), "{case:?}");
             assert_eq!(work.ahead_of(HERE), ahead, "{case:?}");
         }
+    }
+
+    /// G6: who left has their last event, and that is remembered although others hear more: another one who left earlier says
+    /// less, and must not be believed for them.
+    #[test]
+    fn g6_what_who_left_has_is_remembered() {
+        let (mut work, mut tails) = (Work::default(), Tails::of(Peer(0)));
+        for (head, fanned_out) in [(15, 16), (11, 11)] {
+            let known = known(head, false, standing(1, 1, head, fanned_out));
+            assert!(fresh(known, &[], &mut work, &mut tails).plan.next().is_none());
+        }
+        assert_eq!(tails.tail(HERE), Some(15));
     }
 
     /// G11, D2: who was away from a conversation drops what they held, and nobody else does. (Stored cursor, the client's
