@@ -82,6 +82,9 @@ fn who_reads_late_gets_everything_in_order() {
             }
         });
         let mut neighbour = Client::upgraded(house.address);
+        if house.is_tiny {
+            house.wait_for("send_short");
+        }
         for number in 0..PINGS {
             client.assert_pong(&payload(number));
             if number % 100 == 0 {
@@ -91,9 +94,7 @@ fn who_reads_late_gets_everything_in_order() {
         }
         writing.join().unwrap();
         drop((client, neighbour));
-        let has_little_room = house.is_tiny;
-        let counts = house.drain();
-        assert!(!has_little_room || counts.ring_events("send_short") > 0);
+        house.drain();
     });
 }
 

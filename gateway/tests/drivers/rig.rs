@@ -4,7 +4,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use carillon_gateway::io::link::Uplinks;
 use carillon_gateway::io::{Doors, Driver, Gateway, HandedOff, Needs};
@@ -75,6 +75,16 @@ impl House {
         let hand_offs = gateway.take_hand_offs().unwrap();
         let is_tiny = settings.io.ring_entries == 8;
         House { is_tiny, address, hand_offs, gateway, registry }
+    }
+
+    /// Returns when it has counted this; what is counted is published once a turn.
+    pub(crate) fn wait_for(&self, event: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while Counts(self.registry.text()).ring_events(event) == 0 {
+            assert!(Instant::now() < deadline, "no {event}");
+            // Between two looks at a page that tells nobody when it changes.
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Ends it, and returns what it counted, by the metric's name and labels.
