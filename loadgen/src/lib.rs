@@ -5,7 +5,7 @@
 //! - [`oracle`]: was anything lost, duplicated, reordered, skipped, invented, misdelivered or changed?
 //! - [`schedule`], [`plan`], [`content`]: when who says what to whom.
 //! - [`session`] on a [`turn`]: one client's side of the protocol.
-//! - [`stats`], [`report`], [`journal`]: what is measured and told.
+//! - [`stats`], [`series`], [`report`], [`journal`]: what is measured and told.
 //! - [`options`]: the command line, and what is impossible about it.
 //! - [`io`]: sockets, threads, files.
 //!
@@ -28,6 +28,7 @@ pub mod oracle;
 pub mod plan;
 pub mod report;
 pub mod schedule;
+pub mod series;
 pub mod session;
 pub mod stats;
 pub mod turn;

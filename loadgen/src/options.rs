@@ -33,7 +33,7 @@ Exit status: 0 all promises kept; 2 a promise broken; 3 invalid: the plan cannot
 /// Open-loop load over real WebSockets, with an oracle that decides whether anything was lost, duplicated, reordered,
 /// skipped, invented, misdelivered or changed.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "loadgen", version, after_help = EXAMPLES)]
+#[command(name = "loadgen", version, after_help = EXAMPLES, args_override_self = true)]
 pub struct Options {
     /// Public address of the server; several gateways with commas, clients take turns, and go on at the next one when
     /// they lose a connection
@@ -102,6 +102,12 @@ pub struct Options {
     /// Where to write the report, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Where to write the run's course as a table: a row a second
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Where to write the report as one HTML file with plots
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Where to write the histograms, as an interval log of HdrHistogram
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,

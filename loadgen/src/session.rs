@@ -319,9 +319,10 @@ impl Session {
     }
 
     fn error(&mut self, turn: &mut Turn<'_>, id: Option<&FrameId>, refusal: &Refusal) -> Next {
-        turn.stats.trouble(refusal.code.name());
+        let name = refusal.code.name();
         match id {
             Some(FrameId::Number(n)) => {
+                turn.stats.refused(name);
                 let n = n.unsigned_abs();
                 turn.note(Entry::Refused { client: self.client, n, code: refusal.code });
                 if refusal.code.row().retryable {
@@ -334,12 +335,12 @@ impl Session {
                 self.answered(turn, n);
                 Next::Go
             }
-            _ if self.phase != Phase::Live
-                && matches!(refusal.code, Code::Unauthenticated | Code::TokenExpired | Code::Forbidden) =>
-            {
-                Next::Stop(refusal.code)
+            _ => {
+                turn.stats.trouble(name);
+                let is_turned_away = self.phase != Phase::Live
+                    && matches!(refusal.code, Code::Unauthenticated | Code::TokenExpired | Code::Forbidden);
+                if is_turned_away { Next::Stop(refusal.code) } else { Next::Go }
             }
-            _ => Next::Go,
         }
     }
 

@@ -42,9 +42,17 @@ pub struct Window {
     pub measure_from_ns: u64,
     /// How the rate goes.
     pub rate: Rate,
+    /// How long a row of the series is.
+    pub row_ns: u64,
 }
 
 impl Window {
+    /// The row of the series that a moment is in.
+    #[must_use]
+    pub fn row(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.start_ns) / self.row_ns
+    }
+
     /// The step that something belongs to which was intended then and happens now; `None` in the warm-up. A ramp
     /// attributes to the step in which it happens, so that a step is complete when it ends.
     #[must_use]
@@ -133,19 +141,23 @@ impl Turn<'_> {
         if let Some(told) = self.shared.told_seqs.get(conversation as usize) {
             told.fetch_max(seq, Ordering::SeqCst);
         }
+        let waited_ns = self.now_ns.saturating_sub(intended_ns);
+        self.stats.slot().to_ack.record_ns(waited_ns);
         if let Some(step) = self.window.step(intended_ns, self.now_ns) {
             let step = self.stats.step(step);
             step.acked_count += 1;
-            step.to_ack.record_ns(self.now_ns.saturating_sub(intended_ns));
+            step.to_ack.record_ns(waited_ns);
         }
     }
 
     /// A message of somebody else arrived.
     pub fn delivered(&mut self, intended_ns: u64) {
+        let waited_ns = self.now_ns.saturating_sub(intended_ns);
+        self.stats.slot().to_delivered.record_ns(waited_ns);
         if let Some(step) = self.window.step(intended_ns, self.now_ns) {
             let step = self.stats.step(step);
             step.delivered_count += 1;
-            step.to_delivered.record_ns(self.now_ns.saturating_sub(intended_ns));
+            step.to_delivered.record_ns(waited_ns);
         }
     }
 

@@ -7,7 +7,10 @@
 mod control;
 mod engine;
 mod http;
+mod inputs;
 mod machine;
+mod observer;
+mod outputs;
 mod rest;
 mod run;
 mod socket;

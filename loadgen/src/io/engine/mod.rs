@@ -4,7 +4,7 @@
 //! # Invariants
 //! - The clock is read once a turn. What is due by then is handed over before sockets are read, so the schedule does
 //!   not wait for the server.
-//! - A turn is bounded: [`SENDS_MAX`] messages, [`EVENTS_MAX`] sockets, [`READS_MAX`] reads of each.
+//! - A turn is bounded: [`SENDS_MAX`] messages, [`EVENTS_MAX`] sockets, and a bounded number of reads of each.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -17,8 +17,8 @@ use std::sync::atomic::Ordering;
 
 use carillon_node::clock::Clock;
 use carillon_node::prng::Prng;
-use carillon_protocol::client::{Unreadable, Wire, binary, json};
-use carillon_protocol::websocket::{Event, Opcode, append_client_frame, close_payload};
+use carillon_protocol::client::Wire;
+use carillon_protocol::websocket::{Opcode, append_client_frame, close_payload};
 use rkyv::util::AlignedVec;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -28,32 +28,22 @@ use rustix::time::{
 };
 
 use super::control::{Control, Phase, Plan};
-use super::socket::{Refused, Socket, Stage, source};
+use super::socket::Socket;
 use crate::options::Mix;
 use crate::oracle::Ledger;
 use crate::schedule::{Arrivals, Schedule};
-use crate::session::{Next, Receipts, Session, jittered};
+use crate::session::{Receipts, Session};
 use crate::stats::Stats;
 use crate::turn::{Text, Turn};
 
+mod connection;
+
 /// An engine looks at least this often at what the main thread wants.
-pub(super) const LOOK_MS: u64 = 20;
+pub(in crate::io) const LOOK_MS: u64 = 20;
 /// Messages handed over in one turn before sockets are looked at.
 const SENDS_MAX: usize = 1_000;
 /// Sockets looked at in one turn.
 const EVENTS_MAX: usize = 512;
-/// Reads of one socket in one turn.
-const READS_MAX: usize = 8;
-const READ_BYTES: usize = 64 * 1024;
-/// The largest message that is taken from a server: a page and an event.
-const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
-/// Connections of a thread between dialling and caught up: a storm of our own making is not what is measured.
-const OPENING_MAX: usize = 64;
-/// A connection that has not caught up by then is given up.
-const OPENING_MS: u64 = 30_000;
-/// Waiting before connecting again: doubled with each failure from the first to the second.
-const BACKOFF_MS: (u64, u64) = (50, 2_000);
-const COME_BACK_MS_MAX: u64 = 30_000;
 /// Everything of the schedule handed over this long after its end still counts as on time.
 const LATE_NS: u64 = 10_000_000;
 /// The timer's place among the sockets of epoll.
@@ -61,21 +51,21 @@ const TIMER: u64 = u64::MAX;
 
 /// What an engine is made of.
 #[derive(Debug)]
-pub(super) struct Setup {
-    pub(super) index: usize,
-    pub(super) threads: usize,
-    pub(super) first_client: u32,
-    pub(super) tokens: Vec<String>,
-    pub(super) servers: Vec<SocketAddr>,
-    pub(super) addresses_count: u32,
-    pub(super) wire: Wire,
-    pub(super) content_bytes: usize,
-    pub(super) receipts: Receipts,
-    pub(super) mix: Mix,
-    pub(super) arrivals: Arrivals,
-    pub(super) retry: bool,
-    pub(super) prng: Prng,
-    pub(super) journal: Option<File>,
+pub(in crate::io) struct Setup {
+    pub(in crate::io) index: usize,
+    pub(in crate::io) threads: usize,
+    pub(in crate::io) first_client: u32,
+    pub(in crate::io) tokens: Vec<String>,
+    pub(in crate::io) servers: Vec<SocketAddr>,
+    pub(in crate::io) addresses_count: u32,
+    pub(in crate::io) wire: Wire,
+    pub(in crate::io) content_bytes: usize,
+    pub(in crate::io) receipts: Receipts,
+    pub(in crate::io) mix: Mix,
+    pub(in crate::io) arrivals: Arrivals,
+    pub(in crate::io) retry: bool,
+    pub(in crate::io) prng: Prng,
+    pub(in crate::io) journal: Option<File>,
 }
 
 /// One client: its session, and the socket beneath when there is one.
@@ -143,7 +133,7 @@ impl Desk {
     }
 }
 
-pub(super) struct Engine {
+pub(in crate::io) struct Engine {
     control: Arc<Control>,
     desk: Desk,
     clients: Vec<Client>,
@@ -161,17 +151,8 @@ pub(super) struct Engine {
     input: Vec<u8>,
 }
 
-/// Why a connection ends.
-struct Broken(String);
-
-impl From<io::Error> for Broken {
-    fn from(error: io::Error) -> Broken {
-        Broken(error.kind().to_string())
-    }
-}
-
 impl Engine {
-    pub(super) fn new(control: Arc<Control>, setup: Setup, plan: Arc<Plan>) -> io::Result<Engine> {
+    pub(in crate::io) fn new(control: Arc<Control>, setup: Setup, plan: Arc<Plan>) -> io::Result<Engine> {
         let count = u32::try_from(setup.tokens.len()).unwrap_or(u32::MAX);
         let client = |local| Client {
             session: Session::new(setup.first_client + local),
@@ -205,7 +186,7 @@ impl Engine {
             epoll,
             timer,
             scratch: AlignedVec::new(),
-            input: vec![0; READ_BYTES],
+            input: vec![0; connection::READ_BYTES],
             desk: Desk {
                 ledger: Ledger::new(plan.roster.clone(), setup.first_client, count),
                 plan,
@@ -220,7 +201,7 @@ impl Engine {
     }
 
     /// Runs until the main thread says stop; returns the book.
-    pub(super) fn run(mut self) -> io::Result<Ledger> {
+    pub(in crate::io) fn run(mut self) -> io::Result<Ledger> {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS_MAX);
         let control = self.control.clone();
         loop {
@@ -232,6 +213,7 @@ impl Engine {
             }
             let mut stats = control.stats(self.desk.setup.index);
             self.desk.now_ns = Clock.now_ns();
+            stats.row = self.desk.plan.window.row(self.desk.now_ns);
             let phase = control.phase();
             if phase == Phase::Stop {
                 self.leave(&mut stats);
@@ -337,7 +319,9 @@ impl Engine {
         let now_ns = self.desk.now_ns;
         stats.due_count += 1;
         stats.on_time_count += u64::from(now_ns < stop_ns.saturating_add(LATE_NS));
-        if let Some(step) = self.desk.plan.window.step(intended_ns, intended_ns) {
+        let window = self.desk.plan.window;
+        stats.series.at(window.row(intended_ns)).intended_count += 1;
+        if let Some(step) = window.step(intended_ns, intended_ns) {
             let step = stats.step(step);
             step.intended_count += 1;
             step.lag.record_ns(now_ns.saturating_sub(intended_ns));
@@ -393,246 +377,6 @@ impl Engine {
         }
     }
 
-    /// Dials for those who wait for it.
-    fn dial(&mut self, stats: &mut Stats) {
-        while self.opening_count < OPENING_MAX {
-            let Some(local) = self.backlog.pop_front() else { return };
-            let number = self.desk.setup.first_client + local;
-            let server = self.server(local);
-            let Some(client) = self.clients.get_mut(local as usize) else { continue };
-            client.generation += 1;
-            client.out.clear();
-            client.out_at = 0;
-            client.is_opening = true;
-            client.come_back_ms = None;
-            client.heard_ns = self.desk.now_ns;
-            self.opening_count += 1;
-            let generation = client.generation;
-            let data = EventData::new_u64(u64::from(local) | u64::from(generation) << 32);
-            let source = source(server, number, self.desk.setup.addresses_count);
-            let dialled = Socket::connect(server, source).and_then(|socket| {
-                epoll::add(&self.epoll, &socket.fd, data, EventFlags::IN | EventFlags::OUT)?;
-                Ok(socket)
-            });
-            match dialled {
-                Ok(socket) => {
-                    client.socket = Some(socket);
-                    let deadline_ns = self.desk.now_ns + OPENING_MS * 1_000_000;
-                    self.timers.push(Reverse((deadline_ns, local, Due::Opening(generation))));
-                }
-                Err(error) => self.lose(local, stats, &error.kind().to_string()),
-            }
-        }
-    }
-
-    /// Where a client connects: they take turns, and whoever loses a connection goes on at the next server.
-    fn server(&self, local: u32) -> SocketAddr {
-        let servers = &self.desk.setup.servers;
-        let losses = self.clients.get(local as usize).map_or(0, |client| client.losses);
-        let turn = (self.desk.setup.first_client + local).wrapping_add(losses);
-        servers[turn as usize % servers.len()]
-    }
-
-    fn ready(&mut self, local: u32, generation: u32, flags: EventFlags, stats: &mut Stats) {
-        let server = self.server(local);
-        let Some(client) = self.clients.get_mut(local as usize) else { return };
-        let Some(socket) = client.socket.as_mut().filter(|_| client.generation == generation) else { return };
-        if matches!(socket.stage, Stage::Connecting) {
-            let setup = &mut self.desk.setup;
-            let token = setup.tokens.get(local as usize).map_or("", String::as_str);
-            let name = setup.wire.subprotocol();
-            if let Err(error) = socket.connected(server, name, token, &mut setup.prng, &mut client.out) {
-                self.lose(local, stats, &error.kind().to_string());
-                return;
-            }
-        } else if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR)
-            && let Err(Broken(words)) = self.read(local, stats)
-        {
-            self.lose(local, stats, &words);
-            return;
-        }
-        self.mark(local);
-    }
-
-    fn read(&mut self, local: u32, stats: &mut Stats) -> Result<(), Broken> {
-        let mut input = std::mem::take(&mut self.input);
-        let mut result = Ok(());
-        for _ in 0..READS_MAX {
-            let Some(socket) = self.clients.get(local as usize).and_then(|client| client.socket.as_ref())
-            else {
-                break;
-            };
-            match rustix::io::read(&socket.fd, &mut input[..]) {
-                Ok(0) => {
-                    result = Err(Broken("connection closed without a close frame".to_owned()));
-                    break;
-                }
-                Ok(count) => {
-                    result = self.take(local, input.get(..count).unwrap_or_default(), stats);
-                    if result.is_err() || count < READ_BYTES {
-                        break;
-                    }
-                }
-                Err(Errno::AGAIN | Errno::INTR) => break,
-                Err(error) => {
-                    result = Err(io::Error::from(error).into());
-                    break;
-                }
-            }
-        }
-        self.input = input;
-        result
-    }
-
-    /// Bytes from the server.
-    fn take(&mut self, local: u32, bytes: &[u8], stats: &mut Stats) -> Result<(), Broken> {
-        let name = self.desk.setup.wire.subprotocol();
-        let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
-        client.heard_ns = self.desk.now_ns;
-        let Some(socket) = client.socket.as_mut() else { return Ok(()) };
-        if matches!(socket.stage, Stage::Upgrading { .. }) {
-            return match socket.upgraded(bytes, name) {
-                Ok(Some(rest)) => self.frames(local, &rest, stats),
-                Ok(None) => Ok(()),
-                Err(refused) => {
-                    client.is_stopped |= matches!(refused, Refused::Status(400..=499) | Refused::Invalid(_));
-                    let words = match refused {
-                        Refused::Status(status) => format!("upgrade refused with {status}"),
-                        Refused::Invalid(words) => words.to_owned(),
-                    };
-                    Err(Broken(words))
-                }
-            };
-        }
-        self.frames(local, bytes, stats)
-    }
-
-    fn frames(&mut self, local: u32, bytes: &[u8], stats: &mut Stats) -> Result<(), Broken> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let mut rest = bytes;
-        let mut result = Ok(());
-        while !rest.is_empty() && result.is_ok() {
-            let Some(client) = self.clients.get_mut(local as usize) else { break };
-            let Some(Socket { stage: Stage::Open(decoder), .. }) = client.socket.as_mut() else { break };
-            match decoder.decode(rest, MESSAGE_BYTES_MAX, &mut scratch) {
-                Ok((used, event)) => {
-                    rest = rest.get(used..).unwrap_or_default();
-                    if let Some(event) = event {
-                        result = self.event(local, &event, stats);
-                    }
-                }
-                Err(violation) => result = Err(Broken(format!("server broke RFC 6455: {violation}"))),
-            }
-        }
-        self.scratch = scratch;
-        result
-    }
-
-    fn event(&mut self, local: u32, event: &Event<'_>, stats: &mut Stats) -> Result<(), Broken> {
-        let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
-        match event {
-            Event::Text(text) => match json::decode_server(text) {
-                Ok(frame) => {
-                    let next = client.session.frame(&mut self.desk.turn(stats, &mut client.out), &frame);
-                    self.next(local, next, stats)
-                }
-                Err(Unreadable::UnknownType(_)) => Ok(()),
-                Err(Unreadable::Invalid(words)) => Err(Broken(format!("unreadable frame: {words}"))),
-            },
-            Event::Binary(bytes) => {
-                for frame in binary::decode_server(bytes) {
-                    let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
-                    match frame {
-                        Ok(frame) => {
-                            let next =
-                                client.session.frame(&mut self.desk.turn(stats, &mut client.out), &frame);
-                            self.next(local, next, stats)?;
-                        }
-                        Err(Unreadable::UnknownType(_)) => {}
-                        Err(Unreadable::Invalid(words)) => {
-                            return Err(Broken(format!("unreadable frame: {words}")));
-                        }
-                    }
-                }
-                Ok(())
-            }
-            Event::Ping(payload) => {
-                let key = (self.desk.setup.prng.next_u64() as u32).to_le_bytes();
-                append_client_frame(&mut client.out, Opcode::Pong, payload, key);
-                Ok(())
-            }
-            Event::Pong(_) => Ok(()),
-            Event::Close { code, .. } => {
-                let code = code.unwrap_or(1005);
-                client.is_stopped |= (4500..5000).contains(&code);
-                Err(Broken(format!("closed with {code}")))
-            }
-        }
-    }
-
-    fn next(&mut self, local: u32, next: Next, _stats: &mut Stats) -> Result<(), Broken> {
-        let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
-        if client.session.is_live() && !client.is_live {
-            client.is_live = true;
-            client.was_live = true;
-            client.failures = 0;
-            self.control.live.fetch_add(1, Ordering::SeqCst);
-            self.control.send_per_s.store(client.session.send_per_s(), Ordering::SeqCst);
-            if std::mem::take(&mut client.is_opening) {
-                self.opening_count -= 1;
-            }
-            // Spread over the first interval, so that heartbeats of clients that came together do not.
-            let first_ms = self.desk.setup.prng.between(1, client.session.heartbeat_ms());
-            let due = Due::Heartbeat(client.generation);
-            self.timers.push(Reverse((self.desk.now_ns + first_ms * 1_000_000, local, due)));
-        }
-        match next {
-            Next::Go => Ok(()),
-            Next::RetryAt { n, due_ns } => {
-                self.timers.push(Reverse((due_ns, local, Due::Retry(n))));
-                Ok(())
-            }
-            Next::ComeBack { after_ms } => {
-                client.come_back_ms = Some(after_ms.min(COME_BACK_MS_MAX));
-                Err(Broken("reconnect".to_owned()))
-            }
-            Next::Stop(code) => {
-                client.is_stopped = true;
-                Err(Broken(format!("identify refused: {}", code.name())))
-            }
-        }
-    }
-
-    /// The connection is gone, whatever the reason.
-    fn lose(&mut self, local: u32, stats: &mut Stats, words: &str) {
-        let Some(client) = self.clients.get_mut(local as usize) else { return };
-        stats.trouble(words);
-        client.losses = client.losses.wrapping_add(1);
-        client.socket = None;
-        client.out.clear();
-        client.out_at = 0;
-        if std::mem::take(&mut client.is_opening) {
-            self.opening_count -= 1;
-        }
-        if std::mem::take(&mut client.is_live) {
-            self.control.live.fetch_sub(1, Ordering::SeqCst);
-        }
-        client.session.disconnected(&mut self.desk.turn(stats, &mut client.out));
-        // Before the first connection stands, trying again is no reconnect: a server may still be starting.
-        if client.is_stopped || (client.was_live && !self.desk.setup.retry) {
-            client.is_stopped = true;
-            stats.stopped += 1;
-            return;
-        }
-        stats.reconnects += u64::from(client.was_live);
-        let (first_ms, last_ms) = BACKOFF_MS;
-        let backoff_ms = first_ms.saturating_mul(1 << client.failures.min(10)).min(last_ms);
-        client.failures += 1;
-        let wait_ms =
-            client.come_back_ms.take().unwrap_or_else(|| jittered(&mut self.desk.setup.prng, backoff_ms));
-        self.timers.push(Reverse((self.desk.now_ns + wait_ms * 1_000_000, local, Due::Connect)));
-    }
-
     /// Lets sessions fill their buffers, and sockets take them.
     fn flush(&mut self, stats: &mut Stats) {
         for local in std::mem::take(&mut self.dirty) {
@@ -643,39 +387,6 @@ impl Engine {
                 self.lose(local, stats, &error.kind().to_string());
             }
         }
-    }
-
-    fn write(&mut self, local: u32) -> io::Result<()> {
-        let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
-        let Some(socket) = client.socket.as_mut() else { return Ok(()) };
-        if matches!(socket.stage, Stage::Connecting) {
-            return Ok(());
-        }
-        let is_full = loop {
-            let left = client.out.get(client.out_at..).unwrap_or_default();
-            if left.is_empty() {
-                client.out.clear();
-                client.out_at = 0;
-                break false;
-            }
-            match rustix::io::write(&socket.fd, left) {
-                Ok(count) => client.out_at += count,
-                Err(Errno::AGAIN) => break true,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        };
-        if client.out_at > READ_BYTES {
-            client.out.drain(..client.out_at);
-            client.out_at = 0;
-        }
-        if is_full != socket.awaits_room {
-            socket.awaits_room = is_full;
-            let flags = if is_full { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
-            let data = EventData::new_u64(u64::from(local) | u64::from(client.generation) << 32);
-            epoll::modify(&self.epoll, &socket.fd, data, flags)?;
-        }
-        Ok(())
     }
 
     /// Whether every client that still takes part holds what was acknowledged anywhere.
@@ -716,4 +427,4 @@ impl Engine {
 }
 
 /// A journal that cannot be written makes the run invalid.
-pub(super) const JOURNAL_TROUBLE: &str = "the journal cannot be written";
+pub(in crate::io) const JOURNAL_TROUBLE: &str = "the journal cannot be written";

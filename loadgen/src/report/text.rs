@@ -1,0 +1,73 @@
+//! A report for people at a terminal.
+
+use super::{Idle, Report, Word};
+use crate::stats::Summary;
+
+/// The lines.
+#[must_use]
+pub fn lines(report: &Report) -> String {
+    let mut lines = Vec::new();
+    let tally = &report.oracle.tally;
+    lines.push(format!(
+        "sends {} · acked {} ({} as duplicates) · refused {} · deliveries {} · in histories {} · reconnects {}",
+        tally.sends,
+        tally.acked,
+        tally.acked_duplicate,
+        tally.refused,
+        tally.deliveries,
+        report.oracle.history_messages,
+        report.generator.reconnects
+    ));
+    for step in &report.steps {
+        lines.push(format!("rate {:.0}/s · achieved {:.0}/s", step.rate_per_s, step.achieved_per_s));
+        lines.push(format!("  intended → ack        {}", summary_text(&step.to_ack_us)));
+        lines.push(format!("  intended → delivered  {}", summary_text(&step.to_delivered_us)));
+        lines.push(format!("  generator's lag       {}", summary_text(&step.generator_lag_us)));
+        if !step.cpu_us_per_message.is_empty() {
+            let tiers = step.cpu_us_per_message.iter().map(|(tier, us)| format!("{tier} {us:.1}"));
+            let tiers = tiers.collect::<Vec<_>>().join(" · ");
+            lines.push(format!("  CPU per message, us   {tiers}"));
+        }
+        if let Some(why) = &step.saturated
+            && report.options.ramp.is_some()
+        {
+            lines.push(format!("  saturated: {why}"));
+        }
+    }
+    if let Some(Idle { connections, bytes_per_connection, .. }) = &report.idle {
+        lines.push(format!(
+            "{connections} idle connections · {bytes_per_connection} bytes of server memory each"
+        ));
+    }
+    for (words, count) in &report.troubles {
+        lines.push(format!("trouble, {count} times: {words}"));
+    }
+    let found = report.oracle.violations.iter().map(|(name, count)| format!("{count} {name}"));
+    lines.push(format!("oracle: {}", found.collect::<Vec<_>>().join(", ")));
+    lines.extend(report.oracle.examples.iter().map(|words| format!("  {words}")));
+    lines.extend(report.invalid_because.iter().map(|words| format!("INVALID: {words}")));
+    lines.push(verdict(report.verdict).to_owned());
+    lines.join("\n")
+}
+
+/// The last word.
+#[must_use]
+pub fn verdict(word: Word) -> &'static str {
+    match word {
+        Word::Good => "GOOD",
+        Word::Violation => "VIOLATION",
+        Word::Invalid => "INVALID",
+    }
+}
+
+fn summary_text(summary: &Summary) -> String {
+    let ms = |us: u64| us as f64 / 1e3;
+    format!(
+        "p50 {:.2} ms · p90 {:.2} · p99 {:.2} · p99.9 {:.2} · max {:.2}",
+        ms(summary.p50_us),
+        ms(summary.p90_us),
+        ms(summary.p99_us),
+        ms(summary.p999_us),
+        ms(summary.max_us)
+    )
+}

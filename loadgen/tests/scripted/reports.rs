@@ -1,0 +1,156 @@
+//! What a run writes: the report and its schema, the table, the page.
+
+use serde_json::Value;
+
+use crate::run;
+use crate::server::Script;
+
+const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/loadgen-report.schema.json");
+
+/// What of a value is not as the schema says, in the words that our schemas use; a word that is not known here fails.
+fn complaints(root: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
+    let Some(schema) = schema.as_object() else { return };
+    for (word, rule) in schema {
+        let is_right = match word.as_str() {
+            "$schema" | "$defs" | "title" | "description" | "format" | "default" => true,
+            "$ref" => {
+                let target = rule.as_str().and_then(|path| root.pointer(path.strip_prefix('#')?));
+                complaints(root, target.expect("a definition"), value, at, found);
+                true
+            }
+            "type" => types(rule).iter().any(|name| is_a(value, name)),
+            "const" => value == rule,
+            "enum" => rule.as_array().unwrap().contains(value),
+            "minimum" => value.as_f64() >= rule.as_f64(),
+            "maximum" => value.as_f64() <= rule.as_f64(),
+            "anyOf" | "oneOf" => rule.as_array().unwrap().iter().any(|each| {
+                let mut inner = Vec::new();
+                complaints(root, each, value, at, &mut inner);
+                inner.is_empty()
+            }),
+            "required" => {
+                rule.as_array().unwrap().iter().all(|name| value.get(name.as_str().unwrap()).is_some())
+            }
+            "properties" => {
+                for (name, inner) in rule.as_object().unwrap() {
+                    if let Some(inner_value) = value.get(name) {
+                        complaints(root, inner, inner_value, &format!("{at}/{name}"), found);
+                    }
+                }
+                true
+            }
+            "additionalProperties" => {
+                for (name, inner_value) in value.as_object().into_iter().flatten() {
+                    complaints(root, rule, inner_value, &format!("{at}/{name}"), found);
+                }
+                true
+            }
+            "items" => {
+                for (place, inner_value) in value.as_array().into_iter().flatten().enumerate() {
+                    complaints(root, rule, inner_value, &format!("{at}/{place}"), found);
+                }
+                true
+            }
+            unknown => panic!("the checker does not know {unknown}"),
+        };
+        if !is_right {
+            found.push(format!("{at}: {word} {rule}"));
+        }
+    }
+}
+
+fn types(rule: &Value) -> Vec<&str> {
+    rule.as_array().map_or_else(
+        || rule.as_str().into_iter().collect(),
+        |all| all.iter().filter_map(Value::as_str).collect(),
+    )
+}
+
+fn is_a(value: &Value, name: &str) -> bool {
+    match name {
+        "null" => value.is_null(),
+        "boolean" => value.is_boolean(),
+        "string" => value.is_string(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        "number" => value.is_number(),
+        "integer" => value.is_i64() || value.is_u64(),
+        other => panic!("{other} is no type of JSON Schema"),
+    }
+}
+
+fn schema() -> Value {
+    serde_json::from_str(&std::fs::read_to_string(SCHEMA).unwrap()).unwrap()
+}
+
+#[track_caller]
+fn is_as_the_schema_says(report: &Value) {
+    let (schema, mut found) = (schema(), Vec::new());
+    complaints(&schema, &schema, report, "", &mut found);
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn the_schema_in_the_documents_is_that_of_the_types() {
+    let text = format!("{:#}\n", carillon_loadgen::report::schema());
+    if std::env::var_os("CARILLON_BLESS").is_some() {
+        std::fs::write(SCHEMA, &text).unwrap();
+    }
+    let hint = "CARILLON_BLESS=1 cargo test -p carillon-loadgen --test scripted writes it anew";
+    assert!(std::fs::read_to_string(SCHEMA).unwrap() == text, "{hint}");
+}
+
+#[test]
+fn a_real_report_is_as_the_schema_says_and_another_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (csv, html) = (dir.path().join("run.csv"), dir.path().join("run.html"));
+    let more = ["--csv", csv.to_str().unwrap(), "--html", html.to_str().unwrap(), "--duration", "3s"];
+    let (_, report) = run(Script::Hangs, &more);
+    is_as_the_schema_says(&report);
+    let (schema, mut wrong) = (schema(), report.clone());
+    wrong["steps"][0]["to_ack_us"]["p99_us"] = "fast".into();
+    wrong["series"].as_object_mut().unwrap().remove("rows");
+    let mut found = Vec::new();
+    complaints(&schema, &schema, &wrong, "", &mut found);
+    for place in ["/series: required", "/steps/0/to_ack_us/p99_us: type"] {
+        assert!(found.iter().any(|words| words.starts_with(place)), "{found:#?}");
+    }
+
+    // The course adds up to what the oracle saw, and the table is the course.
+    let rows = report["series"]["rows"].as_array().unwrap();
+    let total = |name: &str| rows.iter().filter_map(|row| row[name].as_u64()).sum::<u64>();
+    let tally = &report["oracle"]["tally"];
+    assert_eq!(Some(total("intended")), tally["sends"].as_u64(), "{report:#}");
+    assert_eq!(Some(total("acked")), tally["acked"].as_u64());
+    assert_eq!(Some(total("delivered")), tally["deliveries"].as_u64());
+    assert!(total("errors") >= 1 && rows.len() >= 3, "the lost connection is in the course");
+    let csv = std::fs::read_to_string(csv).unwrap();
+    assert_eq!(csv.lines().count(), rows.len() + 1);
+    let html = std::fs::read_to_string(html).unwrap();
+    assert!(
+        html.contains("<svg")
+            && !html.contains("http://")
+            && !html.contains("https://")
+            && !html.contains("<script")
+    );
+}
+
+#[test]
+fn idle_connections_are_kept_and_measured() {
+    let pid = std::process::id().to_string();
+    let (exit, report) = run(Script::Behaves, &["--idle", "--server-pid", &pid]);
+    is_as_the_schema_says(&report);
+    assert_eq!((exit, report["idle"]["connections"].as_u64()), (0, Some(6)), "{report:#}");
+}
+
+#[test]
+fn a_ramp_reports_its_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let hlog = dir.path().join("run.hlog");
+    let more = ["--ramp", "20:10:1", "--ramp-p99-ms", "1", "--hlog", hlog.to_str().unwrap()];
+    let (_, report) = run(Script::Behaves, &more);
+    is_as_the_schema_says(&report);
+    let steps = report["steps"].as_array().unwrap();
+    assert!(!steps.is_empty() && steps[0]["rate_per_s"] == 20.0, "{report:#}");
+    assert!(std::fs::read_to_string(hlog).unwrap().contains("Tag=ack"));
+}
