@@ -6,7 +6,8 @@
 //! - [`schedule`], [`plan`], [`content`]: when who says what to whom.
 //! - [`session`] on a [`turn`]: one client's side of the protocol.
 //! - [`stats`], [`series`], [`report`], [`journal`]: what is measured and told.
-//! - [`options`]: the command line, and what is impossible about it.
+//! - [`figures`], [`diff`]: what reports are asked and compared by.
+//! - [`cli`], [`options`]: the command line, and what is impossible about it.
 //! - [`io`]: sockets, threads, files.
 //!
 //! # Invariants
@@ -20,7 +21,10 @@ use std::io::Write as _;
 
 use clap::Parser as _;
 
+pub mod cli;
 pub mod content;
+pub mod diff;
+pub mod figures;
 pub mod io;
 pub mod journal;
 pub mod options;
@@ -33,18 +37,21 @@ pub mod session;
 pub mod stats;
 pub mod turn;
 
-/// The command: parses, runs, prints, and returns the exit status. 0: good, or help was asked for; 2: a violation; 3:
-/// invalid, a command line that cannot be read included.
+/// The command: parses, runs, prints, and returns the exit status. Of a run, 0: good, or help was asked for;
+/// 2: a violation; 3: invalid, a command line that cannot be read included. Of a comparison, [`diff`] says.
 pub fn main_with<T: Into<OsString> + Clone>(args: impl IntoIterator<Item = T>) -> u8 {
-    let options = match options::Options::try_parse_from(args) {
-        Ok(options) => options,
+    let cli = match cli::Cli::try_parse_from(args) {
+        Ok(cli) => cli,
         Err(error) => {
             // Nobody may be listening; the status tells as well.
             let _ = error.print();
             return if error.use_stderr() { report::INVALID } else { report::GOOD };
         }
     };
-    let outcome = io::run(&options);
+    let outcome = match &cli.command {
+        None => io::run(&cli.options),
+        Some(cli::Command::Diff(options)) => io::compare(options),
+    };
     let text = format!("{}\n", outcome.text);
     let _ = if outcome.report.is_some() {
         std::io::stdout().write_all(text.as_bytes())

@@ -11,29 +11,10 @@ use crate::content::CONTENT_BYTES_MIN;
 use crate::schedule::{Arrivals, Rate, STEPS_MAX};
 use crate::session::Receipts;
 
-const EXAMPLES: &str = "\
-Examples:
-  # Against `carillon` on this machine, with the development key of its data directory:
-  loadgen --data-dir carillon-data --clients 200 --rate 1000 --duration 30s
-
-  # Groups only, in the binary encoding, everything read, with a report:
-  loadgen --data-dir carillon-data --encoding rkyv --mix group=1 --group-size 20 --receipts read --report report.json
-
-  # Where does it saturate? From 500/s, half as much again every 5 s, with the CPU of the server's threads:
-  loadgen --data-dir carillon-data --clients 400 --ramp 500:1.5:5 --server-pid $(pidof carillon)
-
-  # Memory of idle connections:
-  loadgen --data-dir carillon-data --clients 15000 --idle --duration 60s --server-pid $(pidof carillon)
-
-The rate is an open loop: messages leave when the schedule says, however the server does, and latencies count from
-then. The server's default limit is 20 messages a second and user: use more clients, or `--set limits.send_per_s=0`.
-
-Exit status: 0 all promises kept; 2 a promise broken; 3 invalid: the plan cannot work, or the generator was late.";
-
 /// Open-loop load over real WebSockets, with an oracle that decides whether anything was lost, duplicated, reordered,
 /// skipped, invented, misdelivered or changed.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "loadgen", version, after_help = EXAMPLES, args_override_self = true)]
+#[command(name = "loadgen", version, args_override_self = true)]
 pub struct Options {
     /// Public address of the server; several gateways with commas, clients take turns, and go on at the next one when
     /// they lose a connection

@@ -4,6 +4,7 @@
 // The ground floor: the rule that keeps the world out elsewhere ends here.
 #![expect(clippy::disallowed_methods)]
 
+mod compare;
 mod control;
 mod engine;
 mod http;
@@ -16,4 +17,5 @@ mod run;
 mod socket;
 mod watch;
 
+pub use compare::compare;
 pub use run::{Outcome, run};

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     ACHIEVED_SHARE_MIN, Asked, AskedMix, AskedRamp, Course, CurvePoint, Curves, Found, GOOD, Generator,
-    INVALID, Idle, LAG_P99_US_MAX, Machine, ON_TIME_SHARE_MIN, Report, SCHEMA, StepReport, VIOLATION, Word,
+    INVALID, Idle, LAG_P99_US_MAX, Machine, ON_TIME_SHARE_MIN, Report, SCHEMA, StepReport, VIOLATION, Whole,
+    Word,
 };
 use crate::options::Options;
 use crate::oracle::{Kind, Verdict};
@@ -36,6 +37,7 @@ pub fn judge_step(
     };
     StepReport {
         rate_per_s,
+        seconds,
         achieved_per_s: step.acked_count as f64 / seconds,
         to_ack_us,
         to_delivered_us: step.to_delivered.summary(),
@@ -159,11 +161,35 @@ impl Findings {
             },
             troubles: stats.troubles,
             saturates_at_per_s: saturation.filter(|_| options.ramp.is_some()).map(|step| step.rate_per_s),
+            whole: whole_report(&whole, &self.steps),
             steps: self.steps,
             idle: self.idle,
             curves: Curves { to_ack: curve(&whole.to_ack), to_delivered: curve(&whole.to_delivered) },
             series: self.course,
         }
+    }
+}
+
+/// All steps together: rates weighed by time, CPU by messages.
+fn whole_report(whole: &Step, steps: &[StepReport]) -> Whole {
+    let mean = |of: &dyn Fn(&StepReport) -> f64| {
+        let weight: f64 = steps.iter().map(|step| step.seconds).sum();
+        steps.iter().map(|step| step.seconds * of(step)).sum::<f64>() / weight.max(f64::MIN_POSITIVE)
+    };
+    let mut cpu_us: BTreeMap<String, f64> = BTreeMap::new();
+    for step in steps {
+        let share = step.to_ack_us.count as f64 / whole.to_ack.0.len().max(1) as f64;
+        for (tier, us) in &step.cpu_us_per_message {
+            *cpu_us.entry(tier.clone()).or_default() += us * share;
+        }
+    }
+    Whole {
+        intended: whole.intended_count,
+        achieved_per_s: mean(&|step| step.achieved_per_s),
+        to_ack_us: whole.to_ack.summary(),
+        to_delivered_us: whole.to_delivered.summary(),
+        generator_lag_us: whole.lag.summary(),
+        cpu_us_per_message: cpu_us,
     }
 }
 
@@ -202,13 +228,19 @@ fn asked(options: &Options) -> Asked {
 }
 
 #[cfg(test)]
+pub(super) fn sample() -> Report {
+    use clap::Parser as _;
+    tests::findings().report(&Options::parse_from(["loadgen"]))
+}
+
+#[cfg(test)]
 mod tests {
     use clap::Parser as _;
 
     use super::*;
     use crate::oracle::{Tally, Violations};
 
-    fn findings() -> Findings {
+    pub(super) fn findings() -> Findings {
         let mut stats = Stats { due_count: 100, on_time_count: 100, ..Stats::default() };
         stats.step(0).intended_count = 100;
         stats.step(0).acked_count = 100;

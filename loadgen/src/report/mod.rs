@@ -69,6 +69,8 @@ pub struct Report {
     pub generator: Generator,
     /// What went wrong and is not for the oracle: how often, by words.
     pub troubles: BTreeMap<String, u64>,
+    /// The whole measured time.
+    pub whole: Whole,
     /// By step of the rate: one for a flat run.
     pub steps: Vec<StepReport>,
     /// Where a rising rate saturated.
@@ -191,11 +193,30 @@ pub struct Generator {
     pub stopped: u64,
 }
 
+/// The whole measured time.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+pub struct Whole {
+    /// Messages meant to leave in it.
+    pub intended: u64,
+    /// Acknowledged per second.
+    pub achieved_per_s: f64,
+    /// Intended to acknowledged.
+    pub to_ack_us: Summary,
+    /// Intended to delivered.
+    pub to_delivered_us: Summary,
+    /// How late the generator was.
+    pub generator_lag_us: Summary,
+    /// Microseconds of the server's CPU per acknowledged message, by tier.
+    pub cpu_us_per_message: BTreeMap<String, f64>,
+}
+
 /// One step of the rate.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct StepReport {
     /// Asked for.
     pub rate_per_s: f64,
+    /// How long it was.
+    pub seconds: f64,
     /// Acknowledged in it, per second.
     pub achieved_per_s: f64,
     /// Intended to acknowledged.
@@ -270,6 +291,12 @@ impl Course {
 #[must_use]
 pub fn schema() -> serde_json::Value {
     schemars::schema_for!(Report).to_value()
+}
+
+/// A report of nothing in particular.
+#[cfg(test)]
+pub(crate) fn sample() -> Report {
+    findings::sample()
 }
 
 #[cfg(test)]

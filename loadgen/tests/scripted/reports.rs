@@ -154,3 +154,44 @@ fn a_ramp_reports_its_steps() {
     assert!(!steps.is_empty() && steps[0]["rate_per_s"] == 20.0, "{report:#}");
     assert!(std::fs::read_to_string(hlog).unwrap().contains("Tag=ack"));
 }
+
+#[test]
+fn reports_are_compared_from_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, mut report) = run(Script::Behaves, &["--duration", "1s"]);
+    let write = |name: &str, report: &Value| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, report.to_string()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let short = write("short.json", &report);
+    // A loaded machine may have made the run invalid; what is compared here is made.
+    (report["verdict"], report["invalid_because"]) = ("good".into(), Value::Array(Vec::new()));
+    let row = report["series"]["rows"][0].clone();
+    let course = |factor: u64| -> Vec<Value> {
+        let at = |t_s: u64| {
+            let mut row = row.clone();
+            row["t_s"] = t_s.into();
+            for what in ["to_ack_us", "to_delivered_us"] {
+                row[what]["p50_us"] = (factor * (1_000 + t_s)).into();
+                row[what]["p99_us"] = (factor * (2_000 + t_s)).into();
+            }
+            row
+        };
+        (0..20).map(at).collect()
+    };
+    (report["series"]["measured_from_s"], report["series"]["measured_to_s"]) = (0.into(), 20.into());
+    report["series"]["rows"] = course(1).into();
+    let before = write("before.json", &report);
+    report["series"]["rows"] = course(2).into();
+    let after = write("after.json", &report);
+    let exit = |args: &[&str]| carillon_loadgen::main_with([&["loadgen", "diff"], args].concat());
+    assert_eq!(exit(&[&before, &before]), 0);
+    assert_eq!(exit(&[&before, &after]), 1);
+    assert_eq!(exit(&[&after, &before, "--json"]), 0);
+    assert_eq!(exit(&[&before, &after, "--tolerance", "2"]), 0);
+    assert_eq!(exit(&[&before, &after, "--figure", "achieved_per_s"]), 0);
+    assert_eq!(exit(&[&before, &short]), 3);
+    assert_eq!(exit(&[&before, "/nowhere/report.json"]), 3);
+    assert_eq!(exit(&[&before, &after, "--figure", "speed"]), 3);
+}

@@ -1,0 +1,73 @@
+//! The command line: a run when no command is named, else what is done with reports and scenarios.
+
+use std::path::PathBuf;
+
+use crate::options::Options;
+
+const EXAMPLES: &str = "\
+Examples:
+  # Against `carillon` on this machine, with the development key of its data directory:
+  loadgen --data-dir carillon-data --clients 200 --rate 1000 --duration 30s
+
+  # Groups only, in the binary encoding, everything read, with a report:
+  loadgen --data-dir carillon-data --encoding rkyv --mix group=1 --group-size 20 --receipts read --report report.json
+
+  # Where does it saturate? From 500/s, half as much again every 5 s, with the CPU of the server's threads:
+  loadgen --data-dir carillon-data --clients 400 --ramp 500:1.5:5 --server-pid $(pidof carillon)
+
+  # Memory of idle connections:
+  loadgen --data-dir carillon-data --clients 15000 --idle --duration 60s --server-pid $(pidof carillon)
+
+The rate is an open loop: messages leave when the schedule says, however the server does, and latencies count from
+then. The server's default limit is 20 messages a second and user: use more clients, or `--set limits.send_per_s=0`.
+
+  # Did it become slower? Runs made in turns, compared pair by pair:
+  loadgen diff before-1.json,before-2.json,before-3.json after-1.json,after-2.json,after-3.json
+
+Exit status: 0 all promises kept; 2 a promise broken; 3 invalid: the plan cannot work, or the generator was late.";
+
+/// Open-loop load over real WebSockets, with an oracle that decides whether anything was lost, duplicated, reordered,
+/// skipped, invented, misdelivered or changed.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "loadgen", version, after_help = EXAMPLES)]
+#[command(args_override_self = true, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do other than run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The run.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What to do other than run.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Compare two reports, or two sets of reports
+    Diff(Diff),
+}
+
+/// Compare two reports, or two sets of reports: figure by figure the ratio, how sure it is, and a word
+///
+/// One report a side is compared second by second. As many on both sides are pairs, in the order given: best made in
+/// turns, before and after. Exit status: 0 nothing is worse beyond the tolerance; 1 something is, or a promise was
+/// broken; 3 it cannot be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Diff {
+    /// Reports of before, with commas
+    #[arg(value_name = "A.json", value_delimiter = ',', required = true, num_args = 1)]
+    pub before: Vec<PathBuf>,
+    /// Reports of after, with commas
+    #[arg(value_name = "B.json", value_delimiter = ',', required = true, num_args = 1)]
+    pub after: Vec<PathBuf>,
+    /// How much worse is not worse yet: 0.1 is a tenth
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    pub tolerance: f64,
+    /// A figure that decides, instead of those that usually do: ack_p50_ms, ack_p99_ms, delivered_p50_ms,
+    /// delivered_p99_ms, achieved_per_s, saturates_at_per_s, cpu_us_per_message, bytes_per_connection
+    #[arg(long, value_name = "NAME")]
+    pub figure: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
