@@ -24,7 +24,8 @@ then. The server's default limit is 20 messages a second and user: use more clie
   # Did it become slower? Runs made in turns, compared pair by pair:
   loadgen diff before-1.json,before-2.json,before-3.json after-1.json,after-2.json,after-3.json
 
-Exit status: 0 all promises kept; 2 a promise broken; 3 invalid: the plan cannot work, or the generator was late.";
+Exit status: 0 all promises kept; 2 a promise broken; 3 invalid: the plan cannot work, or the generator was
+late; 99 a threshold missed.";
 
 /// Open-loop load over real WebSockets, with an oracle that decides whether anything was lost, duplicated, reordered,
 /// skipped, invented, misdelivered or changed.

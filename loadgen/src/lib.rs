@@ -6,7 +6,7 @@
 //! - [`schedule`], [`plan`], [`content`]: when who says what to whom.
 //! - [`session`] on a [`turn`]: one client's side of the protocol.
 //! - [`stats`], [`series`], [`report`], [`journal`]: what is measured and told.
-//! - [`figures`], [`diff`]: what reports are asked and compared by.
+//! - [`figures`], [`thresholds`], [`diff`]: what reports are asked and compared by.
 //! - [`cli`], [`options`]: the command line, and what is impossible about it.
 //! - [`io`]: sockets, threads, files.
 //!
@@ -35,10 +35,11 @@ pub mod schedule;
 pub mod series;
 pub mod session;
 pub mod stats;
+pub mod thresholds;
 pub mod turn;
 
 /// The command: parses, runs, prints, and returns the exit status. Of a run, 0: good, or help was asked for;
-/// 2: a violation; 3: invalid, a command line that cannot be read included. Of a comparison, [`diff`] says.
+/// 2: a violation; 99: a threshold missed; 3: invalid, a command line that cannot be read included. Of a comparison, [`diff`] says.
 pub fn main_with<T: Into<OsString> + Clone>(args: impl IntoIterator<Item = T>) -> u8 {
     let cli = match cli::Cli::try_parse_from(args) {
         Ok(cli) => cli,

@@ -10,6 +10,7 @@ use carillon_protocol::limits::CONTENT_BYTES_MAX;
 use crate::content::CONTENT_BYTES_MIN;
 use crate::schedule::{Arrivals, Rate, STEPS_MAX};
 use crate::session::Receipts;
+use crate::thresholds::Threshold;
 
 /// Open-loop load over real WebSockets, with an oracle that decides whether anything was lost, duplicated, reordered,
 /// skipped, invented, misdelivered or changed.
@@ -74,6 +75,9 @@ pub struct Options {
     /// Send nothing: connect, identify, keep up heartbeats, and report the server's memory per connection
     #[arg(long)]
     pub idle: bool,
+    /// What the run has to reach, such as 'ack_p99_ms<50'; may be given several times; exit status 99 when one is missed
+    #[arg(long, value_name = "FIGURE<BOUND")]
+    pub threshold: Vec<Threshold>,
     /// The server's metrics, for its CPU and memory
     #[arg(long, value_name = "URL")]
     pub metrics: Vec<String>,

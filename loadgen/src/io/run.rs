@@ -21,6 +21,7 @@ use crate::plan::{self, Outlets, Planned};
 use crate::report::{Course, Findings, INVALID, Idle, StepReport, judge_step, text};
 use crate::schedule::{Rate, STEPS_MAX};
 use crate::series::row_ns;
+use crate::thresholds;
 use crate::turn::{Shared, Window};
 
 /// Everybody has to be connected after this, and a while for each client.
@@ -34,7 +35,8 @@ const HAND_OVER_NS: u64 = 30_000_000_000;
 /// What a run came to.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The exit status: [`crate::report::GOOD`], [`crate::report::VIOLATION`] or [`crate::report::INVALID`].
+    /// The exit status: [`crate::report::GOOD`], [`crate::report::VIOLATION`],
+    /// [`crate::report::INVALID`] or [`crate::report::MISSED`].
     pub exit: u8,
     /// The report; absent when the plan was refused.
     pub report: Option<Value>,
@@ -146,7 +148,8 @@ impl<'o> Run<'o> {
             idle,
             invalid: sent.invalid,
         };
-        let report = findings.report(self.options);
+        let mut report = findings.report(self.options);
+        thresholds::apply(&self.options.threshold, &mut report);
         outputs::write(&report, self.options)?;
         let json = serde_json::to_value(&report).map_err(|error| error.to_string())?;
         Ok(Outcome { exit: report.exit, report: Some(json), text: text::lines(&report) })

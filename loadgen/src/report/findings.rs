@@ -143,6 +143,7 @@ impl Findings {
                 _ => Word::Invalid,
             },
             invalid_because,
+            thresholds: Vec::new(),
             oracle: Found {
                 violations: Kind::ALL
                     .iter()

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::plot::{Axis, Chart, Line, Scale, Unit, escaped};
-use super::{Course, CurvePoint, Report, StepReport, Word, text};
+use super::{Course, CurvePoint, Report, StepReport, ThresholdReport, Word, text};
 use crate::series::Row;
 use crate::stats::Summary;
 
@@ -24,6 +24,10 @@ pub fn page(report: &Report) -> String {
         charts(report).into_iter().map(|(name, words, chart)| section(name, words, &chart)).collect();
     sections.push(section("What was asked for", "The run, as the command line had it.", &asked(report)));
     sections.push(section("Oracle", oracle_words(report), &oracle(report)));
+    if !report.thresholds.is_empty() {
+        let words = "What the whole measured time had to reach.";
+        sections.push(section("Thresholds", words, &thresholds(&report.thresholds)));
+    }
     let words = "Counted by the generator; none of it breaks a promise.";
     sections.push(section("What else happened", words, &troubles(report)));
     let _ = write!(body, "<div class=\"grid2\">{}</div>", sections.concat());
@@ -59,7 +63,7 @@ fn header(report: &Report) -> String {
     let class = match report.verdict {
         Word::Good => "good",
         Word::Violation => "violation",
-        Word::Invalid => "invalid",
+        Word::Invalid | Word::Missed => "invalid",
     };
     let asked = &report.options;
     let what = if asked.idle {
@@ -297,6 +301,16 @@ fn oracle(report: &Report) -> String {
         let _ = write!(out, "<p class=\"no\">{}</p>", escaped(words));
     }
     out
+}
+
+fn thresholds(thresholds: &[ThresholdReport]) -> String {
+    let mut out = "<table>".to_owned();
+    for ThresholdReport { threshold, value, is_met } in thresholds {
+        let value = value.map_or("not known".to_owned(), |value| format!("{}", (value * 1e3).round() / 1e3));
+        let (class, mark) = if *is_met { ("yes", "✓") } else { ("no", "✗") };
+        let _ = write!(out, "<tr><td>{}<td class=\"n {class}\">{mark} {value}", escaped(threshold));
+    }
+    out + "</table>"
 }
 
 fn asked(report: &Report) -> String {

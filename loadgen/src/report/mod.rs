@@ -29,6 +29,8 @@ pub const GOOD: u8 = 0;
 pub const VIOLATION: u8 = 2;
 /// The plan could not work, or the generator was late: the run says nothing about the server.
 pub const INVALID: u8 = 3;
+/// Every promise was kept, and a threshold was missed.
+pub const MISSED: u8 = 99;
 
 /// The version of the schema: `docs/loadgen-report.schema.json`.
 pub const SCHEMA: &str = "carillon-loadgen-report/1";
@@ -63,6 +65,8 @@ pub struct Report {
     pub verdict: Word,
     /// Why the run says nothing about the server; empty when it does.
     pub invalid_because: Vec<String>,
+    /// What the run had to reach.
+    pub thresholds: Vec<ThresholdReport>,
     /// What the oracle found.
     pub oracle: Found,
     /// How the generator itself did.
@@ -93,6 +97,8 @@ pub enum Word {
     Violation,
     /// The run says nothing.
     Invalid,
+    /// Every promise was kept, and a threshold was missed.
+    Missed,
 }
 
 /// A machine.
@@ -163,6 +169,17 @@ pub struct AskedMix {
     pub one_to_one: f64,
     /// Into groups.
     pub group: f64,
+}
+
+/// A bound on a figure.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+pub struct ThresholdReport {
+    /// As it was given.
+    pub threshold: String,
+    /// What the run came to; null when it does not know.
+    pub value: Option<f64>,
+    /// Whether it was reached.
+    pub is_met: bool,
 }
 
 /// What the oracle found.

@@ -1,6 +1,6 @@
 //! A report for people at a terminal.
 
-use super::{Idle, Report, Word};
+use super::{Idle, Report, ThresholdReport, Word};
 use crate::stats::Summary;
 
 /// The lines.
@@ -46,8 +46,18 @@ pub fn lines(report: &Report) -> String {
     lines.push(format!("oracle: {}", found.collect::<Vec<_>>().join(", ")));
     lines.extend(report.oracle.examples.iter().map(|words| format!("  {words}")));
     lines.extend(report.invalid_because.iter().map(|words| format!("INVALID: {words}")));
+    lines.extend(report.thresholds.iter().map(threshold));
     lines.push(verdict(report.verdict).to_owned());
     lines.join("\n")
+}
+
+fn threshold(threshold: &ThresholdReport) -> String {
+    let ThresholdReport { threshold, value, is_met } = threshold;
+    match value {
+        Some(value) if *is_met => format!("met: {threshold}, and it is {value}"),
+        Some(value) => format!("MISSED: {threshold}, and it is {value}"),
+        None => format!("MISSED: {threshold}, and this run does not know it"),
+    }
 }
 
 /// The last word.
@@ -57,6 +67,7 @@ pub fn verdict(word: Word) -> &'static str {
         Word::Good => "GOOD",
         Word::Violation => "VIOLATION",
         Word::Invalid => "INVALID",
+        Word::Missed => "MISSED",
     }
 }
 

@@ -195,3 +195,16 @@ fn reports_are_compared_from_files() {
     assert_eq!(exit(&[&before, "/nowhere/report.json"]), 3);
     assert_eq!(exit(&[&before, &after, "--figure", "speed"]), 3);
 }
+
+#[test]
+fn a_threshold_that_is_missed_is_its_own_exit_status() {
+    let more = ["--threshold", "achieved_per_s>1", "--threshold", "ack_max_ms<0.001"];
+    let (exit, report) = run(Script::Behaves, &more);
+    is_as_the_schema_says(&report);
+    let met: Vec<_> = report["thresholds"].as_array().unwrap().iter().map(|each| &each["is_met"]).collect();
+    assert_eq!(met, [true, false], "{report:#}");
+    // A loaded machine may make the generator late: then the run says nothing, and nothing was missed.
+    let expected = if report["invalid_because"] == serde_json::json!([]) { 99 } else { 3 };
+    assert_eq!(exit, expected, "{report:#}");
+    assert_eq!(run(Script::Behaves, &["--threshold", "speed>1"]).0, 3);
+}
