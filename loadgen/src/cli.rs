@@ -9,6 +9,9 @@ Examples:
   # Against `carillon` on this machine, with the development key of its data directory:
   loadgen --data-dir carillon-data --clients 200 --rate 1000 --duration 30s
 
+  # A scenario: `loadgen presets` lists those there are, `loadgen presets NAME` prints one to begin with:
+  loadgen --data-dir carillon-data --preset mixed-day --html day.html
+
   # Groups only, in the binary encoding, everything read, with a report:
   loadgen --data-dir carillon-data --encoding rkyv --mix group=1 --group-size 20 --receipts read --report report.json
 
@@ -36,9 +39,23 @@ pub struct Cli {
     /// What to do other than run.
     #[command(subcommand)]
     pub command: Option<Command>,
+    /// Where the run is written down.
+    #[command(flatten)]
+    pub source: Source,
     /// The run.
     #[command(flatten)]
     pub options: Options,
+}
+
+/// A scenario to begin with: what the command line says beside goes before.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Source {
+    /// A scenario: clients, stages of the rate, storms, thresholds, in TOML; flags beside it go before it
+    #[arg(long, value_name = "FILE")]
+    pub scenario: Option<PathBuf>,
+    /// A scenario that comes with the generator: `loadgen presets` lists them
+    #[arg(long, value_name = "NAME", conflicts_with = "scenario")]
+    pub preset: Option<String>,
 }
 
 /// What to do other than run.
@@ -46,6 +63,11 @@ pub struct Cli {
 pub enum Command {
     /// Compare two reports, or two sets of reports
     Diff(Diff),
+    /// List the presets, or print one as TOML, to be changed and given to --scenario
+    Presets {
+        /// Which to print
+        name: Option<String>,
+    },
 }
 
 /// Compare two reports, or two sets of reports: figure by figure the ratio, how sure it is, and a word

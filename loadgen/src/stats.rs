@@ -124,6 +124,8 @@ pub struct Stats {
     pub reconnects: u64,
     /// Clients that stopped for good.
     pub stopped: u64,
+    /// How often clients were told how another user is.
+    pub presence_count: u64,
     /// Errors by code, close codes and broken connections by their words.
     pub troubles: BTreeMap<String, u64>,
 }
@@ -172,6 +174,7 @@ impl Stats {
         self.dropped_count += other.dropped_count;
         self.reconnects += other.reconnects;
         self.stopped += other.stopped;
+        self.presence_count += other.presence_count;
         for (words, count) in &other.troubles {
             *self.troubles.entry(words.clone()).or_default() += count;
         }

@@ -13,7 +13,7 @@ use crate::report::{Report, SCHEMA};
 pub fn compare(options: &Diff) -> Outcome {
     match compared(options) {
         Ok(outcome) => outcome,
-        Err(sentence) => Outcome { exit: SAYS_NOTHING, report: None, text: format!("loadgen: {sentence}") },
+        Err(sentence) => Outcome { exit: SAYS_NOTHING, ..Outcome::refused(&sentence) },
     }
 }
 
@@ -25,7 +25,7 @@ fn compared(options: &Diff) -> Result<Outcome, String> {
     let comparison = diff::compare(&all(&options.before)?, &all(&options.after)?, &rule);
     let json = serde_json::to_value(&comparison).map_err(|error| error.to_string())?;
     let text = if options.json { format!("{json:#}") } else { diff::text(&comparison, options.tolerance) };
-    Ok(Outcome { exit: comparison.exit, report: Some(json), text })
+    Ok(Outcome { exit: comparison.exit, report: Some(json), text, is_refusal: false })
 }
 
 fn all(paths: &[PathBuf]) -> Result<Vec<Report>, String> {

@@ -14,8 +14,10 @@ mod observer;
 mod outputs;
 mod rest;
 mod run;
+mod scenario;
 mod socket;
 mod watch;
 
 pub use compare::compare;
 pub use run::{Outcome, run};
+pub use scenario::{apply, presets};

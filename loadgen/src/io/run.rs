@@ -19,7 +19,7 @@ use crate::options::{self, Options};
 use crate::oracle::{Judge, Ledger, Roster, Verdict};
 use crate::plan::{self, Outlets, Planned};
 use crate::report::{Course, Findings, INVALID, Idle, StepReport, judge_step, text};
-use crate::schedule::{Rate, STEPS_MAX};
+use crate::schedule::Rates;
 use crate::series::row_ns;
 use crate::thresholds;
 use crate::turn::{Shared, Window};
@@ -42,6 +42,16 @@ pub struct Outcome {
     pub report: Option<Value>,
     /// The same for people, or the sentence that refuses the plan.
     pub text: String,
+    /// Whether it is that sentence.
+    pub is_refusal: bool,
+}
+
+impl Outcome {
+    /// Nothing was done, because of this.
+    #[must_use]
+    pub fn refused(sentence: &str) -> Outcome {
+        Outcome { exit: INVALID, report: None, text: format!("loadgen: {sentence}"), is_refusal: true }
+    }
 }
 
 /// Runs. Prints progress on standard error; writes the files that the options name.
@@ -49,7 +59,7 @@ pub struct Outcome {
 pub fn run(options: &Options) -> Outcome {
     match Run::prepare(options).and_then(Run::execute) {
         Ok(outcome) => outcome,
-        Err(sentence) => Outcome { exit: INVALID, report: None, text: format!("loadgen: {sentence}") },
+        Err(sentence) => Outcome::refused(&sentence),
     }
 }
 
@@ -152,7 +162,7 @@ impl<'o> Run<'o> {
         thresholds::apply(&self.options.threshold, &mut report);
         outputs::write(&report, self.options)?;
         let json = serde_json::to_value(&report).map_err(|error| error.to_string())?;
-        Ok(Outcome { exit: report.exit, report: Some(json), text: text::lines(&report) })
+        Ok(Outcome { exit: report.exit, report: Some(json), text: text::lines(&report), is_refusal: false })
     }
 
     fn course(&self, plan: &Plan, observer: Observer<'_>) -> Course {
@@ -179,7 +189,8 @@ impl<'o> Run<'o> {
             window: Window {
                 start_ns: 0,
                 measure_from_ns: u64::MAX,
-                rate: Rate::flat(1.0),
+                rates: Rates::new(0, &[]),
+                steps_end: false,
                 row_ns: u64::MAX,
             },
             outlets: Vec::new(),
@@ -202,6 +213,7 @@ impl<'o> Run<'o> {
                 mix: options.mix,
                 arrivals: options.arrivals,
                 retry: options.retry,
+                manners: options.manners.clone(),
                 prng: root.fork(),
                 journal: options.journal.as_deref().map(outputs::open_journal).transpose()?,
             };
@@ -245,14 +257,15 @@ impl<'o> Run<'o> {
         let outlets = outlets(options.clients, &planned);
         let start_ns = Clock.now_ns() + LEAD_NS;
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let warmup_ns = if options.ramp.is_some() { 0 } else { nanoseconds(options.warmup) };
+        let rates = options.rates();
         let plan = Arc::new(Plan {
             shared: Shared::new(conversations.len()),
             roster: Arc::new(Roster::new(self.run, self.users.clone(), conversations)),
             window: Window {
                 start_ns,
-                measure_from_ns: start_ns + warmup_ns,
-                rate: options.schedule_rate(),
+                measure_from_ns: start_ns + rates.warmup_ns(),
+                rates,
+                steps_end: options.ramp.is_some(),
                 row_ns: row_ns(nanoseconds(options.send_time())),
             },
             outlets,
@@ -270,32 +283,23 @@ impl<'o> Run<'o> {
     /// Lets the schedule run; a ramp until it saturates.
     fn send(&self, plan: &Plan, observer: &mut Observer<'_>) -> Sent {
         let mut sent = Sent::default();
-        let Window { start_ns, measure_from_ns, rate, .. } = plan.window;
-        let stop_ns = self.control.stop_ns.load(Ordering::SeqCst);
+        let Window { start_ns, measure_from_ns, rates, steps_end, .. } = &plan.window;
         let sample = || Sample::take(&self.options.server_pid, &self.options.metrics);
-        observer.wait_until(measure_from_ns);
+        observer.wait_until(*measure_from_ns);
         let mut earlier = sample();
-        let p99_ms_max = self.options.ramp_p99_ms;
-        if self.options.ramp.is_none() {
-            observer.wait_until(stop_ns);
-            let later = sample();
-            let step = self.control.total().steps.into_iter().next().unwrap_or_default();
-            let seconds = stop_ns.saturating_sub(measure_from_ns) as f64 / 1e9;
-            let cpu = later.us_per_message(&earlier, step.acked_count);
-            sent.steps.push(judge_step(rate.start_per_s, seconds, &step, cpu, p99_ms_max));
-            return sent;
-        }
-        for index in 0..STEPS_MAX {
-            observer.wait_until(start_ns + (index as u64 + 1) * rate.step_ns);
+        let mut begun_ns = rates.warmup_ns();
+        for (index, stage) in rates.steps().iter().enumerate() {
+            let end_ns = rates.step_end_ns(index);
+            observer.wait_until(start_ns.saturating_add(end_ns));
             let later = sample();
             let step = self.control.total().steps.into_iter().nth(index).unwrap_or_default();
             let cpu = later.us_per_message(&earlier, step.acked_count);
-            let seconds = rate.step_ns as f64 / 1e9;
-            let report = judge_step(rate.per_s(index), seconds, &step, cpu, p99_ms_max);
-            earlier = later;
+            let seconds = (end_ns - begun_ns) as f64 / 1e9;
+            let report = judge_step(stage.mean_per_s(), seconds, &step, cpu, self.options.ramp_p99_ms);
+            (earlier, begun_ns) = (later, end_ns);
             let is_saturated = report.saturated.is_some();
             sent.steps.push(report);
-            if is_saturated {
+            if is_saturated && *steps_end {
                 break;
             }
         }
@@ -320,15 +324,13 @@ impl<'o> Run<'o> {
         observer.wait_for(settle_ns, &|| {
             self.control.settled.iter().all(|settled| settled.load(Ordering::SeqCst))
         });
-        if let Some(step) = sent.steps.first_mut()
-            && self.options.ramp.is_none()
-        {
-            // The slowest messages are those that came last: a flat run counts all of them.
-            let whole = self.control.total().steps.into_iter().next().unwrap_or_default();
-            let cpu = std::mem::take(&mut step.cpu_us_per_message);
-            let achieved_per_s = step.achieved_per_s;
-            let seconds = self.options.duration.as_secs_f64();
-            *step = judge_step(step.rate_per_s, seconds, &whole, cpu, self.options.ramp_p99_ms);
+        if plan.window.steps_end {
+            return;
+        }
+        // The slowest messages are those that came last: all of them count, except as achieved in time.
+        for (step, whole) in sent.steps.iter_mut().zip(self.control.total().steps) {
+            let (cpu, achieved_per_s) = (std::mem::take(&mut step.cpu_us_per_message), step.achieved_per_s);
+            *step = judge_step(step.rate_per_s, step.seconds, &whole, cpu, self.options.ramp_p99_ms);
             step.achieved_per_s = achieved_per_s;
         }
     }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ACHIEVED_SHARE_MIN, Asked, AskedMix, AskedRamp, Course, CurvePoint, Curves, Found, GOOD, Generator,
-    INVALID, Idle, LAG_P99_US_MAX, Machine, ON_TIME_SHARE_MIN, Report, SCHEMA, StepReport, VIOLATION, Whole,
-    Word,
+    ACHIEVED_SHARE_MIN, Asked, AskedMix, AskedRamp, AskedSlow, AskedStage, AskedStorm, Course, CurvePoint,
+    Curves, Found, GOOD, Generator, INVALID, Idle, LAG_P99_US_MAX, Machine, ON_TIME_SHARE_MIN, Report,
+    SCHEMA, StepReport, VIOLATION, Whole, Word,
 };
 use crate::options::Options;
 use crate::oracle::{Kind, Verdict};
-use crate::schedule::Rate;
+use crate::scenario::Storm;
+use crate::schedule::Stage;
 use crate::stats::{Latency, Stats, Step};
 
 /// Points of a curve between a share of messages and half of the rest.
@@ -28,7 +29,7 @@ pub fn judge_step(
     let achieved_share = step.acked_count as f64 / step.intended_count.max(1) as f64;
     let saturated = if generator_lag_us.p99_us > LAG_P99_US_MAX {
         Some(format!("the generator was late: p99 {} us", generator_lag_us.p99_us))
-    } else if achieved_share < ACHIEVED_SHARE_MIN {
+    } else if step.intended_count > 0 && achieved_share < ACHIEVED_SHARE_MIN {
         Some(format!("{:.1} % of the rate was achieved", achieved_share * 100.0))
     } else if to_ack_us.p99_us > p99_ms_max * 1_000 {
         Some(format!("p99 to the ack is {} us", to_ack_us.p99_us))
@@ -75,11 +76,10 @@ pub struct Findings {
 impl Findings {
     /// Every reason why the run says nothing.
     #[must_use]
-    pub fn invalid_reasons(&self, rate: &Rate) -> Vec<String> {
+    pub fn invalid_reasons(&self, is_ramp: bool) -> Vec<String> {
         let mut reasons = self.invalid.clone();
         let stats = &self.stats;
         // Of a ramp, the step that saturates is meant to be too much.
-        let is_ramp = rate.factor > 1.0;
         for (index, step) in self.steps.iter().enumerate() {
             let lag_us = step.generator_lag_us.p99_us;
             if lag_us > LAG_P99_US_MAX && !(is_ramp && step.saturated.is_some() && index > 0) {
@@ -106,10 +106,10 @@ impl Findings {
 
     /// The exit status: a broken promise is one, also in an invalid run.
     #[must_use]
-    pub fn exit(&self, rate: &Rate) -> u8 {
+    pub fn exit(&self, is_ramp: bool) -> u8 {
         if !self.verdict.is_clean() {
             VIOLATION
-        } else if self.invalid_reasons(rate).is_empty() {
+        } else if self.invalid_reasons(is_ramp).is_empty() {
             GOOD
         } else {
             INVALID
@@ -119,8 +119,8 @@ impl Findings {
     /// The report.
     #[must_use]
     pub fn report(self, options: &Options) -> Report {
-        let rate = options.schedule_rate();
-        let (exit, invalid_because) = (self.exit(&rate), self.invalid_reasons(&rate));
+        let is_ramp = options.ramp.is_some();
+        let (exit, invalid_because) = (self.exit(is_ramp), self.invalid_reasons(is_ramp));
         let saturation = self.steps.iter().find(|step| step.saturated.is_some());
         let Verdict { violations, tally, history_messages } = self.verdict;
         let stats = self.stats;
@@ -159,6 +159,7 @@ impl Findings {
                 dropped: stats.dropped_count,
                 reconnects: stats.reconnects,
                 stopped: stats.stopped,
+                presence: stats.presence_count,
             },
             troubles: stats.troubles,
             saturates_at_per_s: saturation.filter(|_| options.ramp.is_some()).map(|step| step.rate_per_s),
@@ -206,14 +207,39 @@ fn curve(latency: &Latency) -> Vec<CurvePoint> {
     points
 }
 
+fn asked_stage(stage: &Stage) -> AskedStage {
+    let Stage { from_per_s, to_per_s, length_ns } = *stage;
+    AskedStage { from_per_s, to_per_s, length_ms: length_ns / 1_000_000 }
+}
+
+fn asked_storm(storm: &Storm) -> AskedStorm {
+    AskedStorm { at_ms: storm.at_ns / 1_000_000, share: storm.share }
+}
+
+fn measured_ms(options: &Options) -> u64 {
+    if options.stages.is_empty() {
+        return options.duration.as_millis() as u64;
+    }
+    let rates = options.rates();
+    (rates.length_ns() - rates.warmup_ns()) / 1_000_000
+}
+
 fn asked(options: &Options) -> Asked {
     Asked {
         server: options.server.iter().map(ToString::to_string).collect(),
         clients: options.clients,
-        rate_per_s: if options.idle { 0.0 } else { options.schedule_rate().start_per_s },
+        scenario: options.scenario.clone(),
+        rate_per_s: if options.idle { 0.0 } else { options.rates().start_per_s() },
+        stages: options.stages.iter().map(asked_stage).collect(),
+        storms: options.manners.storms.iter().map(asked_storm).collect(),
+        slow_readers: options
+            .manners
+            .slow_readers
+            .map(|slow| AskedSlow { share: slow.share, bytes_per_s: slow.bytes_per_s }),
+        watch: options.manners.watch,
         ramp: options.ramp.map(|ramp| AskedRamp { factor: ramp.factor, step_s: ramp.step_s }),
         idle: options.idle,
-        duration_ms: options.duration.as_millis() as u64,
+        duration_ms: measured_ms(options),
         warmup_ms: options.warmup.as_millis() as u64,
         encoding: options.encoding.wire().subprotocol().to_owned(),
         mix: AskedMix { one_to_one: options.mix.one_to_one, group: options.mix.group },
@@ -264,22 +290,21 @@ mod tests {
 
     #[test]
     fn the_exit_status_says_good_violation_or_invalid() {
-        let flat = Rate::flat(100.0);
-        assert_eq!(findings().exit(&flat), GOOD);
+        assert_eq!(findings().exit(false), GOOD);
         let mut late = findings();
         late.steps[0].generator_lag_us.p99_us = LAG_P99_US_MAX + 1;
-        assert_eq!(late.exit(&flat), INVALID);
+        assert_eq!(late.exit(false), INVALID);
         let mut slow = findings();
         slow.stats.on_time_count = 98;
-        assert_eq!(slow.exit(&flat), INVALID);
+        assert_eq!(slow.exit(false), INVALID);
         let mut silent = findings();
         silent.verdict.tally.acked = 0;
-        assert_eq!(silent.exit(&flat), INVALID);
+        assert_eq!(silent.exit(false), INVALID);
         let mut broken = slow;
         let mut violations = Violations::default();
         violations.add(Kind::Lost, format_args!("one"));
         broken.verdict.violations = violations;
-        assert_eq!(broken.exit(&flat), VIOLATION, "a broken promise counts also in an invalid run");
+        assert_eq!(broken.exit(false), VIOLATION, "a broken promise counts also in an invalid run");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::plot::{Axis, Chart, Line, Scale, Unit, escaped};
-use super::{Course, CurvePoint, Report, StepReport, ThresholdReport, Word, text};
+use super::{AskedStage, Course, CurvePoint, Report, StepReport, ThresholdReport, Word, text};
 use crate::series::Row;
 use crate::stats::Summary;
 
@@ -319,9 +319,20 @@ fn asked(report: &Report) -> String {
         |part: f64| Unit::Share.words(part / (asked.mix.one_to_one + asked.mix.group).max(f64::MIN_POSITIVE));
     let rate = match asked.ramp {
         Some(ramp) => format!("from {}/s, × {} every {} s", asked.rate_per_s, ramp.factor, ramp.step_s),
+        None if !asked.stages.is_empty() => {
+            let ends = |stage: &AskedStage| stage.from_per_s.max(stage.to_per_s);
+            let peak = asked.stages.iter().map(ends).fold(0.0, f64::max);
+            format!(
+                "{} stages, up to {}/s, {} gaps",
+                asked.stages.len(),
+                Unit::Count.words(peak),
+                asked.arrivals
+            )
+        }
         None => format!("{}/s, {} gaps", asked.rate_per_s, asked.arrivals),
     };
     let rows = [
+        ("scenario", asked.scenario.clone().unwrap_or_else(|| "none".to_owned())),
         ("clients", asked.clients.to_string()),
         ("rate", rate),
         (
@@ -353,6 +364,7 @@ fn troubles(report: &Report) -> String {
         ("not sent: too many waiting", generator.dropped.to_string()),
         ("reconnects", generator.reconnects.to_string()),
         ("clients lost for good", generator.stopped.to_string()),
+        ("told how another user is", generator.presence.to_string()),
     ];
     let own = own.iter().map(|(name, value)| (*name, value.clone(), ""));
     let met = report.troubles.iter().map(|(words, count)| (words.as_str(), count.to_string(), "note"));

@@ -121,8 +121,18 @@ pub struct Asked {
     pub server: Vec<String>,
     /// Connected clients.
     pub clients: u32,
+    /// The scenario's name, when it was one.
+    pub scenario: Option<String>,
     /// Messages a second at the start.
     pub rate_per_s: f64,
+    /// How the rate went, in a scenario.
+    pub stages: Vec<AskedStage>,
+    /// When connections were cut.
+    pub storms: Vec<AskedStorm>,
+    /// Who read slowly.
+    pub slow_readers: Option<AskedSlow>,
+    /// Each client watched the presence of so many others.
+    pub watch: u32,
     /// A rate that rises until it saturates.
     pub ramp: Option<AskedRamp>,
     /// Nothing was sent.
@@ -160,6 +170,35 @@ pub struct AskedRamp {
     pub factor: f64,
     /// How long a step is.
     pub step_s: u64,
+}
+
+/// A stage: the rate went evenly from one to the other.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct AskedStage {
+    /// Messages a second at its start.
+    pub from_per_s: f64,
+    /// And at its end.
+    pub to_per_s: f64,
+    /// How long it was.
+    pub length_ms: u64,
+}
+
+/// Connections that were cut at the same time.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct AskedStorm {
+    /// Since the end of the warm-up.
+    pub at_ms: u64,
+    /// Of the clients.
+    pub share: f64,
+}
+
+/// Clients that read slowly.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct AskedSlow {
+    /// Of the clients.
+    pub share: f64,
+    /// What they read.
+    pub bytes_per_s: u64,
 }
 
 /// Shares of the messages.
@@ -208,6 +247,8 @@ pub struct Generator {
     pub reconnects: u64,
     /// Clients that stopped for good.
     pub stopped: u64,
+    /// How often clients were told how another user is.
+    pub presence: u64,
 }
 
 /// The whole measured time.

@@ -5,31 +5,25 @@
 
 mod promises;
 mod reports;
+mod scenarios;
 mod server;
 
 use server::{Script, Server};
 
-/// Runs the generator against a server with this script; the exit status and the report.
+/// Runs the generator against a server with this script, small and short; the exit status and the report.
 pub(crate) fn run(script: Script, more: &[&str]) -> (u8, serde_json::Value) {
+    let small = "--clients 6 --group-size 3 --rate 150 --duration 700ms --warmup 100ms --settle 500ms";
+    run_with(script, &[&small.split(' ').collect::<Vec<_>>(), more].concat())
+}
+
+/// Runs the generator against a server with this script, and with these words alone.
+pub(crate) fn run_with(script: Script, words: &[&str]) -> (u8, serde_json::Value) {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(script, dir.path()).to_string();
     let (data_dir, report) = (dir.path().to_str().unwrap(), dir.path().join("report.json"));
     let path = report.to_str().unwrap();
-    let mut args =
-        vec!["loadgen", "--server", &server, "--data-dir", data_dir, "--report", path, "--settle", "500ms"];
-    args.extend([
-        "--clients",
-        "6",
-        "--group-size",
-        "3",
-        "--rate",
-        "150",
-        "--duration",
-        "700ms",
-        "--warmup",
-        "100ms",
-    ]);
-    args.extend(more);
+    let mut args = vec!["loadgen", "--server", &server, "--data-dir", data_dir, "--report", path];
+    args.extend(words);
     let exit = carillon_loadgen::main_with(args);
     let report =
         std::fs::read(&report).map_or(serde_json::Value::Null, |text| serde_json::from_slice(&text).unwrap());

@@ -28,6 +28,14 @@ const OPENING_MS: u64 = 30_000;
 const BACKOFF_MS: (u64, u64) = (50, 2_000);
 const COME_BACK_MS_MAX: u64 = 30_000;
 
+/// What a slow reader reads at once.
+const SLOW_BYTES_MAX: usize = 2 * 1024;
+
+/// How a client's connection is called in epoll.
+fn name(local: u32, generation: u32) -> EventData {
+    EventData::new_u64(u64::from(local) | u64::from(generation) << 32)
+}
+
 /// Why a connection ends.
 struct Broken(String);
 
@@ -53,10 +61,14 @@ impl Engine {
             client.heard_ns = self.desk.now_ns;
             self.opening_count += 1;
             let generation = client.generation;
-            let data = EventData::new_u64(u64::from(local) | u64::from(generation) << 32);
+            let is_slow = client.is_slow;
+            let data = name(local, generation);
             let source = source(server, number, self.desk.setup.addresses_count);
             let dialled = Socket::connect(server, source).and_then(|socket| {
-                epoll::add(&self.epoll, &socket.fd, data, EventFlags::IN | EventFlags::OUT)?;
+                if is_slow {
+                    socket.hold_little()?;
+                }
+                epoll::add(&self.epoll, &socket.fd, data, socket.interest())?;
                 Ok(socket)
             });
             match dialled {
@@ -91,7 +103,7 @@ impl Engine {
                 return;
             }
         } else if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR)
-            && let Err(Broken(words)) = self.read(local, stats)
+            && let Err(Broken(words)) = self.read(local, stats).and_then(|bytes| Ok(self.rest(local, bytes)?))
         {
             self.lose(local, stats, &words);
             return;
@@ -99,20 +111,24 @@ impl Engine {
         self.mark(local);
     }
 
-    fn read(&mut self, local: u32, stats: &mut Stats) -> Result<(), Broken> {
+    /// Reads what there is, or the little that a slow reader takes at once; returns how many bytes that was.
+    fn read(&mut self, local: u32, stats: &mut Stats) -> Result<usize, Broken> {
         let mut input = std::mem::take(&mut self.input);
+        let at_once = self.slow_bytes(local).unwrap_or(READ_BYTES);
         let mut result = Ok(());
+        let mut taken = 0;
         for _ in 0..READS_MAX {
             let Some(socket) = self.clients.get(local as usize).and_then(|client| client.socket.as_ref())
             else {
                 break;
             };
-            match rustix::io::read(&socket.fd, &mut input[..]) {
+            match rustix::io::read(&socket.fd, &mut input[..at_once]) {
                 Ok(0) => {
                     result = Err(Broken("connection closed without a close frame".to_owned()));
                     break;
                 }
                 Ok(count) => {
+                    taken += count;
                     result = self.take(local, input.get(..count).unwrap_or_default(), stats);
                     if result.is_err() || count < READ_BYTES {
                         break;
@@ -126,7 +142,38 @@ impl Engine {
             }
         }
         self.input = input;
-        result
+        result.map(|()| taken)
+    }
+
+    /// What a client reads at once that is slow now: at most what it may in a second.
+    fn slow_bytes(&self, local: u32) -> Option<usize> {
+        let slow = self.desk.setup.manners.slow_readers?;
+        let client = self.clients.get(local as usize)?;
+        let is_slow = client.is_slow && client.is_live && self.schedule.is_some() && !self.has_sent_all;
+        is_slow.then(|| usize::try_from(slow.bytes_per_s).unwrap_or(SLOW_BYTES_MAX).clamp(1, SLOW_BYTES_MAX))
+    }
+
+    /// Leaves the socket of a slow reader alone for as long as those bytes are to take.
+    fn rest(&mut self, local: u32, bytes: usize) -> io::Result<()> {
+        let (Some(_), Some(slow)) = (self.slow_bytes(local), self.desk.setup.manners.slow_readers) else {
+            return Ok(());
+        };
+        let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
+        let Some(socket) = client.socket.as_mut().filter(|_| bytes > 0) else { return Ok(()) };
+        let pause_ns = bytes as u64 * 1_000_000_000 / slow.bytes_per_s.max(1);
+        socket.is_paused = true;
+        epoll::modify(&self.epoll, &socket.fd, name(local, client.generation), socket.interest())?;
+        let due = Due::Read(client.generation);
+        self.timers.push(Reverse((self.desk.now_ns.saturating_add(pause_ns), local, due)));
+        Ok(())
+    }
+
+    /// A slow reader looks again.
+    pub(super) fn read_on(&mut self, local: u32) -> io::Result<()> {
+        let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
+        let Some(socket) = client.socket.as_mut().filter(|socket| socket.is_paused) else { return Ok(()) };
+        socket.is_paused = false;
+        Ok(epoll::modify(&self.epoll, &socket.fd, name(local, client.generation), socket.interest())?)
     }
 
     /// Bytes from the server.
@@ -304,9 +351,7 @@ impl Engine {
         }
         if is_full != socket.awaits_room {
             socket.awaits_room = is_full;
-            let flags = if is_full { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
-            let data = EventData::new_u64(u64::from(local) | u64::from(client.generation) << 32);
-            epoll::modify(&self.epoll, &socket.fd, data, flags)?;
+            epoll::modify(&self.epoll, &socket.fd, name(local, client.generation), socket.interest())?;
         }
         Ok(())
     }

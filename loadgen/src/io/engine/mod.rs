@@ -31,6 +31,7 @@ use super::control::{Control, Phase, Plan};
 use super::socket::Socket;
 use crate::options::Mix;
 use crate::oracle::Ledger;
+use crate::scenario::Manners;
 use crate::schedule::{Arrivals, Schedule};
 use crate::session::{Receipts, Session};
 use crate::stats::Stats;
@@ -64,6 +65,7 @@ pub(in crate::io) struct Setup {
     pub(in crate::io) mix: Mix,
     pub(in crate::io) arrivals: Arrivals,
     pub(in crate::io) retry: bool,
+    pub(in crate::io) manners: Manners,
     pub(in crate::io) prng: Prng,
     pub(in crate::io) journal: Option<File>,
 }
@@ -87,6 +89,7 @@ struct Client {
     /// Will not connect again.
     is_stopped: bool,
     is_dirty: bool,
+    is_slow: bool,
     come_back_ms: Option<u64>,
 }
 
@@ -96,6 +99,10 @@ enum Due {
     Opening(u32),
     Heartbeat(u32),
     Retry(u64),
+    /// A slow reader's pause is over.
+    Read(u32),
+    /// A storm cuts the connection.
+    Cut,
 }
 
 /// What sessions are handed, beside their buffers.
@@ -118,12 +125,13 @@ impl Desk {
             roster: &self.plan.roster,
             ledger: &mut self.ledger,
             stats,
-            window: self.plan.window,
+            window: &self.plan.window,
             shared: &self.plan.shared,
             prng: &mut self.setup.prng,
             wire: self.setup.wire,
             content_bytes: self.setup.content_bytes,
             receipts: self.setup.receipts,
+            watch: self.setup.manners.watch,
             out,
             json: &mut self.json,
             binary: &mut self.binary,
@@ -168,6 +176,7 @@ impl Engine {
             is_live: false,
             is_stopped: false,
             is_dirty: false,
+            is_slow: false,
             come_back_ms: None,
         };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -283,8 +292,36 @@ impl Engine {
                 .is_some_and(|outlets| !outlets.pairs.is_empty() || !outlets.groups.is_empty())
         };
         self.senders = (0..count).filter(can_send).collect();
+        self.install_manners();
         let prng = self.desk.setup.prng.fork();
-        self.schedule = Some(Schedule::new(plan.window.rate, arrivals, index, threads, prng));
+        let rates = self.desk.plan.window.rates.clone();
+        self.schedule = Some(Schedule::new(rates, arrivals, index, threads, prng));
+    }
+
+    /// Draws whom each storm cuts, and who reads slowly.
+    fn install_manners(&mut self) {
+        let Setup { manners, prng, .. } = &mut self.desk.setup;
+        let measure_from_ns = self.desk.plan.window.measure_from_ns;
+        for storm in &manners.storms {
+            let due_ns = measure_from_ns.saturating_add(storm.at_ns);
+            let cut = (0..).zip(&self.clients).filter(|_| prng.unit() < storm.share);
+            self.timers.extend(cut.map(|(local, _)| Reverse((due_ns, local, Due::Cut))));
+        }
+        if let Some(slow) = manners.slow_readers {
+            for client in &mut self.clients {
+                client.is_slow = prng.unit() < slow.share;
+                if !client.is_slow {
+                    continue;
+                }
+                client.session.leave_unmeasured();
+                if let Some(socket) = &client.socket {
+                    // A socket that is broken says so when it is read.
+                    let _ = socket.hold_little();
+                }
+            }
+            let clients = &self.clients;
+            self.senders.retain(|local| clients.get(*local as usize).is_some_and(|client| !client.is_slow));
+        }
     }
 
     /// Hands over what the schedule wants by now.
@@ -319,7 +356,7 @@ impl Engine {
         let now_ns = self.desk.now_ns;
         stats.due_count += 1;
         stats.on_time_count += u64::from(now_ns < stop_ns.saturating_add(LATE_NS));
-        let window = self.desk.plan.window;
+        let window = &self.desk.plan.window;
         stats.series.at(window.row(intended_ns)).intended_count += 1;
         if let Some(step) = window.step(intended_ns, intended_ns) {
             let step = stats.step(step);
@@ -372,7 +409,13 @@ impl Engine {
                     client.session.retry(&mut self.desk.turn(stats, &mut client.out), n);
                     self.mark(local);
                 }
-                Due::Opening(_) | Due::Heartbeat(_) => {}
+                Due::Read(generation) if generation == client.generation => {
+                    if let Err(error) = self.read_on(local) {
+                        self.lose(local, stats, &error.kind().to_string());
+                    }
+                }
+                Due::Cut if client.socket.is_some() => self.lose(local, stats, CUT_TROUBLE),
+                Due::Opening(_) | Due::Heartbeat(_) | Due::Read(_) | Due::Cut => {}
             }
         }
     }
@@ -425,6 +468,9 @@ impl Engine {
         }
     }
 }
+
+/// A connection that a storm of the scenario cut.
+const CUT_TROUBLE: &str = "cut by the scenario";
 
 /// A journal that cannot be written makes the run invalid.
 pub(in crate::io) const JOURNAL_TROUBLE: &str = "the journal cannot be written";
