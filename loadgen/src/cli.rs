@@ -18,6 +18,9 @@ Examples:
   # Where does it saturate? From 500/s, half as much again every 5 s, with the CPU of the server's threads:
   loadgen --data-dir carillon-data --clients 400 --ramp 500:1.5:5 --server-pid $(pidof carillon)
 
+  # The same by probes of their own, each with the oracle at its end:
+  loadgen find-limit --data-dir carillon-data --clients 400 --from 500 --duration 10s --html limit.html
+
   # Memory of idle connections:
   loadgen --data-dir carillon-data --clients 15000 --idle --duration 60s --server-pid $(pidof carillon)
 
@@ -63,11 +66,41 @@ pub struct Source {
 pub enum Command {
     /// Compare two reports, or two sets of reports
     Diff(Diff),
+    /// Search the highest rate that holds: at least 98 % achieved, and p99 to the ack within a bound
+    #[command(args_override_self = true)]
+    FindLimit(Box<FindLimit>),
     /// List the presets, or print one as TOML, to be changed and given to --scenario
     Presets {
         /// Which to print
         name: Option<String>,
     },
+}
+
+/// Search the highest rate that holds: at least 98 % achieved, and p99 to the ack within a bound
+///
+/// Each probe is an open-loop run of --duration after --warmup, with the oracle at its end. Rates are doubled (or halved)
+/// until one holds and one does not, then the span between is halved. A probe in which the generator was late does not
+/// hold: with both on one machine that is the limit of both. Exit status as of a run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FindLimit {
+    /// The first rate, messages a second
+    #[arg(long, value_name = "PER_S", default_value_t = 500.0)]
+    pub from: f64,
+    /// p99 from intended to acknowledged, above which a rate does not hold
+    #[arg(long, value_name = "MS", default_value_t = 200)]
+    pub p99_ms: u64,
+    /// How near to each other the ends are found: 0.05 is a twentieth
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    pub precision: f64,
+    /// Probes at most
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub probes: u32,
+    /// Where the run is written down.
+    #[command(flatten)]
+    pub source: Source,
+    /// The run.
+    #[command(flatten)]
+    pub options: Options,
 }
 
 /// Compare two reports, or two sets of reports: figure by figure the ratio, how sure it is, and a word

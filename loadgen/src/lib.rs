@@ -6,7 +6,7 @@
 //! - [`scenario`], [`schedule`], [`plan`], [`content`]: when who says what to whom.
 //! - [`session`] on a [`turn`]: one client's side of the protocol.
 //! - [`stats`], [`series`], [`report`], [`journal`]: what is measured and told.
-//! - [`figures`], [`thresholds`], [`diff`]: what reports are asked and compared by.
+//! - [`figures`], [`thresholds`], [`diff`], [`search`]: what reports are asked and compared by, and the way to a limit.
 //! - [`cli`], [`options`]: the command line, and what is impossible about it.
 //! - [`io`]: sockets, threads, files.
 //!
@@ -33,6 +33,7 @@ pub mod plan;
 pub mod report;
 pub mod scenario;
 pub mod schedule;
+pub mod search;
 pub mod series;
 pub mod session;
 pub mod stats;
@@ -57,6 +58,14 @@ pub fn main_with<T: Into<OsString> + Clone>(args: impl IntoIterator<Item = T>) -
     let outcome = match cli.command {
         None => run(&cli.source, &matches, cli.options),
         Some(cli::Command::Diff(options)) => io::compare(&options),
+        Some(cli::Command::FindLimit(asked)) => {
+            let given = matches.subcommand_matches("find-limit").unwrap_or(&matches);
+            let mut options = asked.options.clone();
+            match io::apply(&asked.source, given, &mut options) {
+                Ok(()) => io::find_limit(&asked, &options),
+                Err(sentence) => io::Outcome::refused(&sentence),
+            }
+        }
         Some(cli::Command::Presets { name }) => io::presets(name.as_deref()),
     };
     let text = format!("{}\n", outcome.text);

@@ -9,6 +9,7 @@ mod control;
 mod engine;
 mod http;
 mod inputs;
+mod limit;
 mod machine;
 mod observer;
 mod outputs;
@@ -19,5 +20,6 @@ mod socket;
 mod watch;
 
 pub use compare::compare;
+pub use limit::find_limit;
 pub use run::{Outcome, run};
 pub use scenario::{apply, presets};

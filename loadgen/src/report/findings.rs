@@ -48,6 +48,27 @@ pub fn judge_step(
     }
 }
 
+/// Judges a whole run as a probe of a rate: what else made it invalid does not hold either.
+#[must_use]
+pub fn judge_probe(report: &Report, rate_per_s: f64, p99_ms_max: u64) -> StepReport {
+    let mut step = report.steps.first().cloned().unwrap_or_default();
+    let intended = report.whole.intended;
+    // As it was when the time was over, and not after everything was waited for.
+    let achieved_share = step.achieved_per_s * step.seconds / intended.max(1) as f64;
+    let p99_us = step.to_ack_us.p99_us;
+    step.rate_per_s = rate_per_s;
+    step.saturated = if step.generator_lag_us.p99_us > LAG_P99_US_MAX {
+        Some(format!("the generator was late: p99 {} us", step.generator_lag_us.p99_us))
+    } else if achieved_share < ACHIEVED_SHARE_MIN {
+        Some(format!("{:.1} % of the rate was achieved", achieved_share * 100.0))
+    } else if p99_us > p99_ms_max * 1_000 {
+        Some(format!("p99 to the ack is {p99_us} us"))
+    } else {
+        (!report.invalid_because.is_empty()).then(|| report.invalid_because.join("; "))
+    };
+    step
+}
+
 /// Everything a run found.
 #[derive(Debug)]
 pub struct Findings {
@@ -165,6 +186,7 @@ impl Findings {
             saturates_at_per_s: saturation.filter(|_| options.ramp.is_some()).map(|step| step.rate_per_s),
             whole: whole_report(&whole, &self.steps),
             steps: self.steps,
+            limit: None,
             idle: self.idle,
             curves: Curves { to_ack: curve(&whole.to_ack), to_delivered: curve(&whole.to_delivered) },
             series: self.course,

@@ -97,6 +97,9 @@ fn tiles(report: &Report) -> String {
         tile(Unit::Count.words(f64::from(idle.connections)), "idle connections");
         tile(format!("{} B", idle.bytes_per_connection), "server memory per connection");
     }
+    if let Some(rate) = report.limit.as_ref().and_then(|limit| limit.holds_per_s) {
+        tile(format!("{}/s", Unit::Count.words(rate)), "the highest rate that held");
+    }
     if let Some(limit) = report.saturates_at_per_s {
         tile(format!("{}/s", Unit::Count.words(limit)), "asked for where it saturates");
     }

@@ -21,7 +21,7 @@ pub mod html;
 mod plot;
 pub mod text;
 
-pub use findings::{Findings, judge_step};
+pub use findings::{Findings, judge_probe, judge_step};
 
 /// Every promise was kept.
 pub const GOOD: u8 = 0;
@@ -79,12 +79,33 @@ pub struct Report {
     pub steps: Vec<StepReport>,
     /// Where a rising rate saturated.
     pub saturates_at_per_s: Option<f64>,
+    /// What a search found; its probes are the steps, by their rates.
+    pub limit: Option<Limit>,
     /// Memory of idle connections, in a run that measured it.
     pub idle: Option<Idle>,
     /// Latencies of the whole measured time, as curves.
     pub curves: Curves,
     /// The run's course.
     pub series: Course,
+}
+
+impl Report {
+    /// Makes the report of the last probe that of the search: the course of one probe is nobody's.
+    pub fn take_probes(&mut self, mut probes: Vec<StepReport>) {
+        probes.sort_by(|one, other| one.rate_per_s.total_cmp(&other.rate_per_s));
+        self.steps = probes;
+        self.series = Course::default();
+        self.curves = Curves::default();
+        let Some(limit) = &self.limit else { return };
+        self.saturates_at_per_s = limit.saturates_per_s;
+        // That a probe beyond the limit came to nothing is what was searched for.
+        if self.verdict != Word::Violation {
+            let none = "no rate held: begin lower, with --from, or allow more with --p99-ms".to_owned();
+            self.invalid_because = if limit.holds_per_s.is_none() { vec![none] } else { Vec::new() };
+            let is_good = self.invalid_because.is_empty();
+            (self.exit, self.verdict) = if is_good { (GOOD, Word::Good) } else { (INVALID, Word::Invalid) };
+        }
+    }
 }
 
 /// What a run came to.
@@ -269,7 +290,7 @@ pub struct Whole {
 }
 
 /// One step of the rate.
-#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 pub struct StepReport {
     /// Asked for.
     pub rate_per_s: f64,
@@ -288,6 +309,19 @@ pub struct StepReport {
     /// Why this is where it saturates; absent while it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saturated: Option<String>,
+}
+
+/// What a search for the limit found.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+pub struct Limit {
+    /// The highest rate that held; null when none did.
+    pub holds_per_s: Option<f64>,
+    /// The lowest rate that did not; null when all did.
+    pub saturates_per_s: Option<f64>,
+    /// p99 from intended to acknowledged, above which a rate did not hold.
+    pub p99_ms_max: u64,
+    /// The share of the intended messages, below which a rate did not hold.
+    pub achieved_share_min: f64,
 }
 
 /// Memory of idle connections.

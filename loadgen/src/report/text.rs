@@ -29,10 +29,17 @@ pub fn lines(report: &Report) -> String {
             lines.push(format!("  CPU per message, us   {tiers}"));
         }
         if let Some(why) = &step.saturated
-            && report.options.ramp.is_some()
+            && (report.options.ramp.is_some() || report.limit.is_some())
         {
             lines.push(format!("  saturated: {why}"));
         }
+    }
+    if let Some(limit) = &report.limit {
+        let rate = |per_s: Option<f64>| per_s.map_or("none".to_owned(), |per_s| format!("{per_s:.0}/s"));
+        let (holds, saturates) = (rate(limit.holds_per_s), rate(limit.saturates_per_s));
+        lines.push(format!(
+            "limit: the highest rate that held is {holds}, the lowest that did not {saturates}"
+        ));
     }
     if let Some(Idle { connections, bytes_per_connection, .. }) = &report.idle {
         lines.push(format!(

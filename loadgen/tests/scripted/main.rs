@@ -7,6 +7,7 @@ mod promises;
 mod reports;
 mod scenarios;
 mod server;
+mod stall;
 
 use server::{Script, Server};
 

@@ -208,3 +208,25 @@ fn a_threshold_that_is_missed_is_its_own_exit_status() {
     assert_eq!(exit, expected, "{report:#}");
     assert_eq!(run(Script::Behaves, &["--threshold", "speed>1"]).0, 3);
 }
+
+#[test]
+fn a_search_ends_with_a_table_of_its_probes() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = crate::server::Server::start(Script::Behaves, dir.path()).to_string();
+    let path = dir.path().join("limit.json");
+    let mut args =
+        vec!["loadgen", "find-limit", "--server", &server, "--data-dir", dir.path().to_str().unwrap()];
+    // A bound that nothing reaches: each probe does not hold, and the rate is halved.
+    let more =
+        "--clients 6 --group-size 3 --from 80 --probes 2 --duration 1s --warmup 0s --p99-ms 0 --report";
+    args.extend(more.split(' '));
+    args.push(path.to_str().unwrap());
+    let exit = carillon_loadgen::main_with(args);
+    let report: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    is_as_the_schema_says(&report);
+    let rates: Vec<_> = report["steps"].as_array().unwrap().iter().map(|step| &step["rate_per_s"]).collect();
+    assert_eq!(rates, [40.0, 80.0]);
+    assert_eq!((exit, &report["limit"]["holds_per_s"]), (3, &Value::Null), "{report:#}");
+    assert_eq!(report["limit"]["saturates_per_s"], 40.0);
+    assert_eq!(carillon_loadgen::main_with(["loadgen", "find-limit", "--probes", "0"]), 3);
+}

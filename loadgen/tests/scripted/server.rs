@@ -44,9 +44,14 @@ pub(crate) enum Script {
     Hangs,
     /// Refuses it once, retryably.
     Busy,
+    /// Does nothing at all for [`STALL`] before it: the one lock is held.
+    Stalls,
 }
 
 const SABOTAGED: u64 = 10;
+
+/// How long a server stalls that does.
+pub(crate) const STALL: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 struct Stored {
@@ -354,6 +359,10 @@ impl Peer<'_> {
         }
         state.sends += 1;
         let now = if state.sends == SABOTAGED { server.script } else { Script::Behaves };
+        if now == Script::Stalls {
+            // The stall is what is scripted: everybody waits for the lock.
+            std::thread::sleep(STALL);
+        }
         let refused = |code| {
             let refusal = Refusal::new(code, "as scripted");
             ServerFrame::Error { id: frame_id.clone(), refusal, request_id: "1".into() }
