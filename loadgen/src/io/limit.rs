@@ -40,12 +40,16 @@ fn search(asked: &FindLimit, options: &Options) -> Result<Outcome, String> {
         }
     }
     let mut report = last.ok_or("--probes 0 finds nothing")?;
+    let saturates_per_s = search.saturates_per_s();
+    let saturating = probes.iter().find(|probe| Some(probe.rate_per_s) == saturates_per_s);
     report.limit = Some(Limit {
         holds_per_s: search.holds_per_s(),
-        saturates_per_s: search.saturates_per_s(),
+        saturates_per_s,
+        because: saturating.and_then(|probe| probe.saturated.clone()),
         p99_ms_max: asked.p99_ms,
         achieved_share_min: ACHIEVED_SHARE_MIN,
     });
+    report.options.rate_per_s = asked.from;
     report.take_probes(probes);
     outputs::write(&report, options)?;
     let json = serde_json::to_value(&report).map_err(|error| error.to_string())?;

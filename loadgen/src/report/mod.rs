@@ -90,10 +90,11 @@ pub struct Report {
 }
 
 impl Report {
-    /// Makes the report of the last probe that of the search: the course of one probe is nobody's.
+    /// Makes the report of the last probe that of the search: what one probe measured alone is in its step.
     pub fn take_probes(&mut self, mut probes: Vec<StepReport>) {
         probes.sort_by(|one, other| one.rate_per_s.total_cmp(&other.rate_per_s));
         self.steps = probes;
+        self.whole = Whole::default();
         self.series = Course::default();
         self.curves = Curves::default();
         let Some(limit) = &self.limit else { return };
@@ -312,12 +313,14 @@ pub struct StepReport {
 }
 
 /// What a search for the limit found.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct Limit {
     /// The highest rate that held; null when none did.
     pub holds_per_s: Option<f64>,
     /// The lowest rate that did not; null when all did.
     pub saturates_per_s: Option<f64>,
+    /// Why it did not.
+    pub because: Option<String>,
     /// p99 from intended to acknowledged, above which a rate did not hold.
     pub p99_ms_max: u64,
     /// The share of the intended messages, below which a rate did not hold.

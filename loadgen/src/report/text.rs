@@ -37,8 +37,9 @@ pub fn lines(report: &Report) -> String {
     if let Some(limit) = &report.limit {
         let rate = |per_s: Option<f64>| per_s.map_or("none".to_owned(), |per_s| format!("{per_s:.0}/s"));
         let (holds, saturates) = (rate(limit.holds_per_s), rate(limit.saturates_per_s));
+        let because = limit.because.as_deref().map(|words| format!(" ({words})")).unwrap_or_default();
         lines.push(format!(
-            "limit: the highest rate that held is {holds}, the lowest that did not {saturates}"
+            "limit: the highest rate that held is {holds}, the lowest that did not {saturates}{because}"
         ));
     }
     if let Some(Idle { connections, bytes_per_connection, .. }) = &report.idle {
