@@ -44,7 +44,6 @@ presets![
     "group-1000",
     "channel-25000",
     "mixed-day",
-    "presence-storm",
     "reconnect-storm",
     "slow-readers",
 ];
