@@ -15,6 +15,7 @@ pub mod greeting;
 mod links;
 pub mod settings_command;
 pub mod start;
+pub mod tier;
 pub mod token;
 
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 use args::{Arguments, Command, ConfigCommand};
 use carillon_node::exit::Fatal;
 use clap::Parser;
+use tier::Tier;
 
 /// Runs the command line of this process.
 #[must_use]
@@ -39,14 +41,14 @@ pub fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<(), Fatal> {
     let settings = &arguments.settings;
     match arguments.command.unwrap_or(Command::Run) {
-        Command::Run => start::start(start::Tier::Both, &configure::load(settings, "run", &[])?),
+        Command::Run => start::start(Tier::Both, &configure::load(settings, "run", &[])?),
         Command::Gateway => {
             // Beside a router on the same machine: the admin port of `run` is this one's, the router takes the next.
-            start::start(start::Tier::Gateway, &configure::load(settings, "gateway", &[])?)
+            start::start(Tier::Gateway, &configure::load(settings, "gateway", &[])?)
         }
         Command::Router => {
             let presets = [("admin.listen", "127.0.0.1:9101")];
-            start::start(start::Tier::Router, &configure::load(settings, "router", &presets)?)
+            start::start(Tier::Router, &configure::load(settings, "router", &presets)?)
         }
         Command::Token(wanted) => token::print(&wanted, &configure::load(settings, "token", &[])?),
         Command::Config(ConfigCommand::Print { short }) => {

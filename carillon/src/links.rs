@@ -17,7 +17,7 @@ use carillon_node::random;
 use carillon_router::Settings as RouterSettings;
 use tokio::runtime::Handle;
 
-use crate::start::Tier;
+use crate::tier::Tier;
 
 /// How often the files of certificates are looked at.
 const CERTIFICATES_PERIOD: Duration = Duration::from_secs(5);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carillon_gateway::io::link::Uplinks;
-use carillon_gateway::io::{Doors, Driver, Gateway, Needs};
+use carillon_gateway::io::{Choice, Doors, Driver, Gateway, Needs};
 use carillon_gateway::rest::{ReadyUser, ReadyUsers};
 use carillon_gateway::settings::Settings as GatewaySettings;
 use carillon_link::quic::{self, Listener, Switchboard};
@@ -35,28 +35,8 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::links::{self, Certificates, GatewayLinks};
+use crate::tier::Tier;
 use crate::{configure, greeting, token};
-
-/// Which tiers this process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tier {
-    /// A gateway and a router.
-    Both,
-    /// Only the gateway.
-    Gateway,
-    /// Only the router.
-    Router,
-}
-
-impl Tier {
-    fn has_gateway(self) -> bool {
-        self != Tier::Router
-    }
-
-    fn has_router(self) -> bool {
-        self != Tier::Gateway
-    }
-}
 
 /// Starts the tiers and serves until SIGTERM or SIGINT.
 ///
@@ -93,7 +73,7 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
         links::check_routers(tier, &gateway_settings.gateway.routers)?;
     }
     let advertise = router_address.map(|address| links::advertised(&router_settings, address)).transpose()?;
-    let driver = tier.has_gateway().then(|| Driver::choose(&gateway_settings.io.driver)).transpose()?;
+    let driver = tier.has_gateway().then(|| Driver::choose(&gateway_settings.io)).transpose()?;
     let admin =
         Admin::start(config.text("admin.listen").unwrap_or_default(), registry.clone(), readiness.clone())?;
 
@@ -133,10 +113,12 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
     let gateway_identity = tier.has_gateway().then(|| identity(Role::Gateway)).transpose()?;
 
     let mut serving = Serving { control, listener, dial, gateway_links: None, gateway: None, router };
-    if let (Some(doors), Some((driver, detail)), Some(identity)) = (doors, driver, gateway_identity) {
-        match driver {
-            Driver::Monoio => info!(driver = driver.name(), "sockets are served by {detail}"),
-            Driver::MonoioEpoll => warn!(driver = driver.name(), "sockets are served by {detail}"),
+    if let (Some(doors), Some(choice), Some(identity)) = (doors, driver, gateway_identity) {
+        let Choice { driver, detail, is_fallback } = choice;
+        if is_fallback {
+            warn!(driver = driver.name(), "sockets are served by {detail}");
+        } else {
+            info!(driver = driver.name(), "sockets are served by {detail}");
         }
         readiness.set("io", true, detail);
         serving.start_gateway(GatewayStart {

@@ -61,8 +61,8 @@ pub struct Counters {
     pub lanes_down: u64,
     /// Link frames and stored events that this build cannot read.
     pub unreadable: u64,
-    /// Closes by the server, in the order of [`CLOSES`].
-    pub closes: [u64; CLOSES.len()],
+    /// Closes by the server, in the order of [`Close::ALL`].
+    pub closes: [u64; Close::ALL.len()],
     /// Frames from clients by kind, in the order of [`HEARD`].
     pub heard: [u64; HEARD.len()],
     /// Frames queued for clients by kind, in the order of [`SAID`].
@@ -140,30 +140,6 @@ pub enum Shared {
     ReadSync = 14,
 }
 
-/// Every reason to close, in the order of [`Counters::closes`].
-pub const CLOSES: [Close; 20] = [
-    Close::Bye,
-    Close::GoingAway,
-    Close::ProtocolError,
-    Close::UnsupportedData,
-    Close::InvalidUtf8,
-    Close::TooBig,
-    Close::Internal,
-    Close::Restart,
-    Close::TryLater,
-    Close::IdentifyTimeout,
-    Close::RateLimited,
-    Close::SlowConsumer,
-    Close::HeartbeatMissed,
-    Close::TokenExpired,
-    Close::AuthenticationFailed,
-    Close::DeviceRevoked,
-    Close::MalformedFrames,
-    Close::TooManyConnections,
-    Close::OriginRefused,
-    Close::Replaced,
-];
-
 impl Counters {
     /// Counts an event queued live for a client, so long after it was given its time in its commit.
     pub fn event_live(&mut self, since_commit_ms: u64) {
@@ -230,7 +206,7 @@ impl Counters {
     /// Counts a close.
     pub fn close(&mut self, close: Close) {
         if let Some(count) =
-            CLOSES.iter().position(|known| *known == close).and_then(|index| self.closes.get_mut(index))
+            Close::ALL.iter().position(|known| *known == close).and_then(|index| self.closes.get_mut(index))
         {
             *count += 1;
         }

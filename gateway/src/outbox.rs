@@ -69,8 +69,8 @@ impl Outbox {
     }
 
     /// What is to be sent, in order.
-    pub(crate) fn pending(&self) -> impl Iterator<Item = &[u8]> {
-        self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter())).map(|item| &item.bytes[..])
+    pub(crate) fn pending(&self) -> impl Iterator<Item = &Bytes> + Clone {
+        self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter())).map(|item| &item.bytes)
     }
 
     /// So many bytes are out.

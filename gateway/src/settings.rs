@@ -53,8 +53,16 @@ pub struct Gateway {
 /// `io.*`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Io {
-    /// `auto`, `monoio` or `monoio-epoll`.
+    /// `auto`, `uring`, `monoio` or `monoio-epoll`.
     pub driver: String,
+    /// 0: the kernel decides.
+    pub send_buffer_bytes: usize,
+    /// Requests; a power of two.
+    pub ring_entries: u32,
+    /// A power of two.
+    pub ring_buffers: u16,
+    /// Bytes of each.
+    pub ring_buffer_bytes: u32,
 }
 
 /// `limits.*`: see `gateway.toml` for each key.

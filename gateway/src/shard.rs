@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use carillon_link::Peer;
 use carillon_node::tokens::KeyTable;
 use carillon_protocol::client::{ServerFrame, Wire, binary, json};
@@ -169,8 +170,9 @@ impl Shard {
         self.wheel.next().into_iter().chain(drain).chain(crowd).min()
     }
 
-    /// What waits to be sent on a connection, in order.
-    pub fn pending(&self, connection: ConnectionId) -> impl Iterator<Item = &[u8]> {
+    /// What waits to be sent on a connection, in order. A driver whose sends outlive the turn keeps its own handle on each
+    /// payload: the shard may forget the connection meanwhile.
+    pub fn pending(&self, connection: ConnectionId) -> impl Iterator<Item = &Bytes> + Clone {
         self.connections.get(connection).into_iter().flat_map(|connection| connection.line.outbox.pending())
     }
 

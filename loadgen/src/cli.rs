@@ -18,6 +18,9 @@ Examples:
   # Where does it saturate? From 500/s, half as much again every 5 s, with the CPU of the server's threads:
   loadgen --data-dir carillon-data --clients 400 --ramp 500:1.5:5 --server-pid $(pidof carillon)
 
+  # The most that 50 pairs get through with eight messages on their way each, from a server that keeps no history:
+  loadgen --data-dir carillon-data --clients 100 --in-flight 8 --receipts none --history false
+
   # The same by probes of their own, each with the oracle at its end:
   loadgen find-limit --data-dir carillon-data --clients 400 --from 500 --duration 10s --html limit.html
 
@@ -25,7 +28,8 @@ Examples:
   loadgen --data-dir carillon-data --clients 15000 --idle --duration 60s --server-pid $(pidof carillon)
 
 The rate is an open loop: messages leave when the schedule says, however the server does, and latencies count from
-then. The server's default limit is 20 messages a second and user: use more clients, or `--set limits.send_per_s=0`.
+then. --in-flight is a closed one: it says how much a server gets through, and nothing about latency. The server's
+default limit is 20 messages a second and user: use more clients, or `--set limits.send_per_s=0`.
 
   # Did it become slower? Runs made in turns, compared pair by pair:
   loadgen diff before-1.json,before-2.json,before-3.json after-1.json,after-2.json,after-3.json

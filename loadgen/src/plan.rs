@@ -1,4 +1,5 @@
-//! Who talks to whom: a ring of pairs, so that each client has two partners, and groups of neighbours.
+//! Who talks to whom: a ring of pairs, so that each client has two partners, and groups of neighbours. In a closed loop
+//! neighbours are pairs, and the first of each talks.
 //!
 //! # Invariants
 //! - Pure: a function of the number of clients, the mix and the seed.
@@ -21,7 +22,12 @@ pub struct Planned {
 pub fn conversations(options: &Options) -> Vec<Planned> {
     let clients = options.clients;
     let mut planned = Vec::new();
-    if options.uses_pairs() {
+    if options.in_flight.is_some() {
+        planned.extend((0..clients / 2).map(|pair| {
+            let members = vec![2 * pair, 2 * pair + 1];
+            Planned { is_group: false, members }
+        }));
+    } else if options.uses_pairs() {
         // With two clients the ring closes on itself after one step.
         let pairs = if clients == 2 { 1 } else { clients };
         planned.extend((0..pairs).map(|first| {
@@ -55,6 +61,21 @@ pub struct Outlets {
     pub pairs: Vec<u32>,
     /// Numbers of its groups.
     pub groups: Vec<u32>,
+}
+
+/// Of each client, what it may send into.
+#[must_use]
+pub fn outlets(options: &Options, planned: &[Planned]) -> Vec<Outlets> {
+    let mut outlets = vec![Outlets::default(); options.clients as usize];
+    for (number, conversation) in (0u32..).zip(planned) {
+        let senders_count = if options.in_flight.is_some() { 1 } else { conversation.members.len() };
+        for client in conversation.members.iter().take(senders_count) {
+            if let Some(outlets) = outlets.get_mut(*client as usize) {
+                if conversation.is_group { &mut outlets.groups } else { &mut outlets.pairs }.push(number);
+            }
+        }
+    }
+    outlets
 }
 
 impl Outlets {
@@ -102,6 +123,16 @@ mod tests {
             assert!((0..2).all(|client| members(client) > 0));
         }
         assert!(planned("--clients 3 --idle").is_empty());
+    }
+
+    #[test]
+    fn in_a_closed_loop_the_first_of_each_pair_talks() {
+        let line = "loadgen --clients 4 --in-flight 1";
+        let options = Options::try_parse_from(line.split(' ')).unwrap();
+        let all = conversations(&options);
+        assert_eq!(all.iter().map(|each| each.members.clone()).collect::<Vec<_>>(), [[0, 1], [2, 3]]);
+        let pairs: Vec<_> = outlets(&options, &all).into_iter().map(|outlets| outlets.pairs).collect();
+        assert_eq!(pairs, [vec![0], vec![], vec![1], vec![]]);
     }
 
     #[test]

@@ -209,7 +209,7 @@ impl Scenario {
         if !options.retry && !options.manners.storms.is_empty() {
             return Err("--retry false and storms: nobody would come back".to_owned());
         }
-        if given("rate") || given("ramp") || given("idle") {
+        if ["rate", "ramp", "in_flight", "idle"].into_iter().any(&given) {
             return Ok(());
         }
         if given("duration") && !self.stages.is_empty() {
@@ -344,6 +344,7 @@ mod tests {
         let options = applied(SMALL, "--clients 50 --rate 5 --duration 3s").unwrap();
         assert_eq!((options.clients, options.stages.len(), options.peak_per_s()), (50, 0, 5.0));
         assert!(applied(SMALL, "--ramp 10:2:1").unwrap().stages.is_empty());
+        assert!(applied(SMALL, "--in-flight 2").unwrap().stages.is_empty());
         assert!(applied(SMALL, "--duration 3s").unwrap_err().contains("--duration goes with --rate"));
         let storm = "[[storm]]\nat = '1s'\nshare = 1.0\n";
         assert!(applied(storm, "--retry false").unwrap_err().contains("come back"));

@@ -144,6 +144,12 @@ impl Session {
         self.send_per_s
     }
 
+    /// Messages that wait for an answer.
+    #[must_use]
+    pub fn pending_count(&self) -> usize {
+        self.pending.len()
+    }
+
     /// The connection is gone.
     pub fn disconnected(&mut self, turn: &mut Turn<'_>) {
         self.phase = Phase::Offline;
@@ -293,6 +299,7 @@ impl Session {
                     self.unconfirmed.push(number);
                 }
                 if let Some(mark) = mark.filter(|_| self.is_measured) {
+                    turn.ledger.arrived(number, seq, mark.intended_ns, turn.now_ns);
                     turn.delivered(mark.intended_ns);
                 }
             }

@@ -15,8 +15,8 @@ mod live;
 mod page;
 
 pub use cluster::{
-    ArchivedGiven, ArchivedLapsed, ArchivedNotified, ArchivedNotify, ArchivedOwn, ArchivedOwned,
-    ArchivedOwnedSlot, ArchivedOwners, ArchivedReadBy, ArchivedRouterAddress, Given, Lapsed, Notified,
+    ArchivedLapsed, ArchivedMoved, ArchivedNotified, ArchivedNotify, ArchivedOwn, ArchivedOwned,
+    ArchivedOwnedSlot, ArchivedOwners, ArchivedReadBy, ArchivedRouterAddress, Lapsed, Moved, Notified,
     Notify, Own, Owned, OwnedSlot, Owners, ReadBy, RouterAddress,
 };
 pub use command::{ArchivedChange, ArchivedCommand, Change, Command};
@@ -202,8 +202,8 @@ frames! {
     0x11e Lapsed,
     /// Router to router: a user of yours read on one device.
     0x11f ReadBy,
-    /// Router to router: these slots were mine, and are yours.
-    0x120 Given,
+    /// Router to router: who has slots that were yours, or are now.
+    0x120 Moved,
 }
 
 /// Both ways, first on a lane; between routers as well.

@@ -205,8 +205,9 @@ impl Cache {
             }
             _ => false,
         };
+        // What is not to be held has grown, too, until it is dropped.
+        self.held_bytes = self.held_bytes - bytes_before + held.bytes();
         if is_held {
-            self.held_bytes = self.held_bytes - bytes_before + held.bytes();
             self.shrink();
         } else {
             self.put(*conversation, 0, State::Resting(now.after_ms(REST_MS)));
@@ -289,5 +290,44 @@ fn has_changed(result: &Result<Outcome, Failure>) -> bool {
         Ok(Outcome::Refused(_) | Outcome::Unchanged { .. }) => false,
         Ok(_) => true,
         Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_protocol::record::{ConversationRow, ConversationType, HeadRow, History, MemberRow};
+    use carillon_store::verb::{Opened, Receipted};
+
+    use super::*;
+
+    /// A receipt that does not follow what is held drops it, with every byte that it took.
+    #[test]
+    fn what_is_dropped_leaves_no_bytes_behind() {
+        let (conversation, user) = (ConversationId(1), UserId(2));
+        let opened = Opened {
+            row: ConversationRow {
+                conversation_type: ConversationType::Group,
+                history: History::All,
+                created_at: WallMs(1),
+                created_by: user,
+                group_name: None,
+                named_seq: 1,
+            },
+            head: HeadRow { seq: 9, ..HeadRow::default() },
+            members: vec![(user, MemberRow { delivered_seq: 3, ..MemberRow::default() })],
+            tail: Vec::new(),
+            reactions: Vec::new(),
+            deleted: Vec::new(),
+        };
+        let mut cache = Cache::default();
+        assert!(cache.begin(Time(1), conversation));
+        let asked = (conversation, cache.id(conversation));
+        cache.opened(Time(1), asked, Some(Box::new(Held::new(conversation, opened))), true);
+        assert_eq!(cache.held_count(), 1);
+        assert!(cache.held_bytes() > 0);
+        let (delivered, read) = ((4, 5), (0, 0));
+        let receipted = Receipted { user, conversation, delivered, read, unread_count: 0, small: true };
+        cache.settled(Time(1), &Touches::Marks(conversation), &Ok(Outcome::Receipted(receipted)));
+        assert_eq!((cache.held_count(), cache.held_bytes()), (0, 0));
     }
 }

@@ -10,6 +10,8 @@
 //! - What is handed on for a user leaves for the router that owns them *now*, as far as is known; a peek of a user is
 //!   answered only to that router. So a session hears, after its peek, everything that its peek did not know: when its
 //!   user's owner changes, it registers again and peeks again.
+//! - Whoever had a slot is told before anything is handed on to its users elsewhere ([`Moved`]): what a router tells its
+//!   gateways behind that never leaves out users whom they still believe to be its own.
 //! - A `Notify` of an owner whose slot is somebody else's by a higher epoch is answered, and nobody hears it.
 //! - Every `Notify` is passed on once, in the order of its sender (see [`notices`]).
 
@@ -20,7 +22,7 @@ pub mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use carillon_protocol::frame::{Given, Notify, OwnedSlot, Owners, RouterAddress};
+use carillon_protocol::frame::{Moved, Notify, OwnedSlot, Owners, RouterAddress};
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::placement::{SLOTS_COUNT, Slot, slot_of_conversation, slot_of_user};
 use carillon_protocol::time::Time;
@@ -197,8 +199,13 @@ impl Cluster {
         .collect()
     }
 
-    /// A lane to another router is there: what it has not answered leaves on it first.
+    /// A lane to another router is there: what it has not answered leaves on it first, behind what it may not know of slots
+    /// that were its own.
     pub(crate) fn router_up(&mut self, now: Time, router: Incarnation, lane: LaneId, outbox: &mut Outbox) {
+        let is_elsewhere =
+            |slot: &Slot| ![Owner::Nobody, Owner::Other(router)].contains(&self.table.owner(*slot));
+        let slots = (0..SLOTS_COUNT).map(Slot).filter(is_elsewhere).map(|slot| self.owned(slot)).collect();
+        outbox.send(lane, &Moved { slots });
         let peer = self.peers.entry(router).or_default();
         (peer.lane, peer.opened_at) = (Some(lane), now);
         peer.notices.resend(lane, outbox);
@@ -225,18 +232,16 @@ impl Cluster {
         }
     }
 
-    /// Slots were given away: who has them now is told, and does not wait for its next poll.
-    pub(crate) fn tell_receivers(&self, left: &[Slot], outbox: &mut Outbox) {
-        let mut gifts: BTreeMap<LaneId, Vec<OwnedSlot>> = BTreeMap::new();
-        for slot in left {
-            if let Owner::Other(owner) = self.table.owner(*slot)
-                && let Some(lane) = self.lane_to(owner)
-            {
-                gifts.entry(lane).or_default().push(self.owned(*slot));
+    /// Slots changed hands: who else has to know is told.
+    pub(crate) fn tell_routers(&self, moved: &[(Slot, Incarnation)], outbox: &mut Outbox) {
+        let mut told: BTreeMap<LaneId, Vec<OwnedSlot>> = BTreeMap::new();
+        for (slot, whom) in moved {
+            if let Some(lane) = self.lane_to(*whom) {
+                told.entry(lane).or_default().push(self.owned(*slot));
             }
         }
-        for (lane, slots) in gifts {
-            outbox.send(lane, &Given { slots });
+        for (lane, slots) in told {
+            outbox.send(lane, &Moved { slots });
         }
     }
 

@@ -14,6 +14,7 @@
 //! - A slot is given away only when its owner has nothing in flight there, and then it begins nothing there any more.
 
 mod hands;
+pub mod orders;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -329,6 +330,7 @@ impl Lease {
         if self.owners == owners {
             return;
         }
+        self.forget_given(&owners);
         let mut gained = Vec::new();
         for (slot, held) in (0..).map(Slot).zip(&owners) {
             // A gift, or what an attempt of unknown outcome has taken.
@@ -339,6 +341,24 @@ impl Lease {
         self.owners = owners;
         self.changed();
         self.gained(gained);
+    }
+
+    /// What an attempt of unknown outcome has given is on its way no more: whoever has it may have passed it on since, also
+    /// to us, and by which epoch the map knows better than we do.
+    fn forget_given(&mut self, owners: &[Holder]) {
+        let Some(leaving) = &mut self.leaving else { return };
+        let is_news = |slot: &mut Slot| {
+            let place = usize::from(slot.0);
+            owners.get(place) != self.owners.get(place)
+        };
+        let given: Vec<Slot> = leaving.slots.extract_if(.., is_news).collect();
+        if leaving.slots.is_empty() {
+            self.leaving = None;
+        }
+        if !given.is_empty() {
+            self.mine.retain(|slot| given.binary_search(slot).is_err());
+            self.outputs.push_back(Output::Left(given));
+        }
     }
 
     fn changed(&mut self) {
@@ -416,7 +436,7 @@ impl Lease {
                 self.look(now);
                 self.outputs.push_back(Output::Left(slots));
             }
-            // Perhaps they are gone: the same gift again, and nothing else in them meanwhile.
+            // Perhaps they are gone: the same gift again, unless the next poll shows it, and nothing in them meanwhile.
             Told::Failed => self.failed(now),
             Told::Fenced => self.end(),
         }
@@ -567,5 +587,49 @@ mod tests {
         let owners = vec![Holder::default(); usize::from(SLOTS_COUNT)];
         lease.handle(at(2), Input::Polled(Told::Done(Ownership { living, owners })));
         assert_eq!(lease.poll_output(), Some(Output::Poll));
+    }
+
+    /// G7, G15: a gift of unknown outcome that a poll shows to have come is not given again: whoever has the slots may have
+    /// passed them on, also back, and the lease believes no epoch that the store does not know.
+    #[test]
+    fn g7_a_gift_that_came_unheard_of_is_over() {
+        let (me, other) = (Incarnation(1), Incarnation(2));
+        let at = |millis| Time(0).after_ms(millis);
+        let outputs = |lease: &mut Lease| std::iter::from_fn(|| lease.poll_output()).collect::<Vec<_>>();
+        let shown = |beat, owners: &[Holder]| {
+            let one = |incarnation| Living { incarnation, beat, address: String::new() };
+            Input::Polled(Told::Done(Ownership {
+                living: vec![one(me), one(other)],
+                owners: owners.to_vec(),
+            }))
+        };
+        let mut lease = Lease::new(me, at(0));
+        let mut owners = vec![Holder { owner: Some(me), epoch: 1 }; usize::from(SLOTS_COUNT)];
+        lease.handle(at(0), Input::Tick);
+        lease.handle(at(1), Input::Beaten(Told::Done(())));
+        lease.handle(at(2), shown(BEATS_BEFORE_GIFTS, &owners));
+        lease.handle(at(3), Input::Quiet);
+        let out = outputs(&mut lease);
+        let Some(Output::Give { slots, to: Some(to) }) = out.last() else { panic!("no gift: {out:?}") };
+        assert_eq!(*to, other);
+        lease.handle(at(4), Input::Given(Told::Failed));
+        assert!(slots.iter().all(|slot| !lease.accepts(*slot)), "they are gone, for all that is known");
+
+        // It came. The first of them was given back since.
+        for slot in slots {
+            owners[usize::from(slot.0)] = Holder { owner: Some(other), epoch: 2 };
+        }
+        let (back, away) = (slots[0], slots[1]);
+        owners[usize::from(back.0)] = Holder { owner: Some(me), epoch: 3 };
+        lease.handle(at(POLL_MS), Input::Tick);
+        lease.handle(at(POLL_MS + 1), shown(BEATS_BEFORE_GIFTS + 1, &owners));
+        assert_eq!(lease.owners(), owners);
+        assert!(lease.accepts(back) && !lease.accepts(away));
+        let out = outputs(&mut lease);
+        assert!(out.contains(&Output::Left(slots.clone())) && out.contains(&Output::Gained(vec![(back, 3)])));
+        lease.handle(at(POLL_MS + 2), Input::Beaten(Told::Done(())));
+        lease.handle(at(POLL_MS + 3), Input::Tick);
+        let again = |output: &Output| matches!(output, Output::Give { slots, .. } if slots.contains(&away));
+        assert!(!outputs(&mut lease).iter().any(again));
     }
 }

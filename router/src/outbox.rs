@@ -159,8 +159,10 @@ impl Asked {
 pub enum Far {
     /// A gateway's shard.
     Gateway,
-    /// Another router.
-    Router,
+    /// Another router, which called this one.
+    Caller,
+    /// Another router, which this one called.
+    Called,
 }
 
 /// Who that is, once it was said.
@@ -338,15 +340,17 @@ impl Outbox {
         self.lanes.remove(&lane).is_some()
     }
 
-    /// Learns who is at the end of a lane, and returns the older lane of the same one, if there is one: an orphan that the
-    /// far end has given up.
-    pub(crate) fn lane_opened(&mut self, lane: LaneId, peer: Peer) -> Option<LaneId> {
-        let orphan =
-            self.lanes.iter().find(|(other, at)| **other != lane && at.1 == Some(peer)).map(|(id, _)| *id);
+    /// Learns who is at the end of a lane.
+    pub(crate) fn lane_opened(&mut self, lane: LaneId, peer: Peer) {
         if let Some(at) = self.lanes.get_mut(&lane) {
             at.1 = Some(peer);
         }
-        orphan
+    }
+
+    /// The lane at whose end somebody is.
+    #[must_use]
+    pub(crate) fn lane_of(&self, peer: Peer) -> Option<LaneId> {
+        self.lanes.iter().find(|(_, at)| at.1 == Some(peer)).map(|(id, _)| *id)
     }
 
     /// Sends a frame to every gateway shard that said who it is.

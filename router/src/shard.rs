@@ -366,14 +366,17 @@ impl Shard {
 
     fn open(&mut self, lane: LaneId, open: Open) {
         let Open { incarnation, shard } = open;
-        let far = self.outbox.far(lane);
-        let peer = match far {
-            Some(Far::Router) => Peer::Router(Incarnation(incarnation)),
+        let peer = match self.outbox.far(lane) {
+            Some(Far::Caller | Far::Called) => Peer::Router(Incarnation(incarnation)),
             _ => Peer::Gateway(GatewayShard { epoch: incarnation, shard }),
         };
-        if let Some(orphan) = self.outbox.lane_opened(lane, peer) {
-            self.close_lane(orphan);
+        if let Some(other) = self.outbox.lane_of(peer) {
+            if self.is_needless(lane, other, peer) {
+                return self.close_lane(lane);
+            }
+            self.close_lane(other);
         }
+        self.outbox.lane_opened(lane, peer);
         match peer {
             Peer::Gateway(_) => {
                 let owners = self.cluster.owners();
@@ -381,6 +384,15 @@ impl Shard {
             }
             Peer::Router(router) => self.router_up(router, lane),
         }
+    }
+
+    /// Whether a new lane is not needed beside another one with the same peer. Mostly it is: its maker has given up the
+    /// other. But two routers may call each other, while the elder does not know the younger one yet: both keep the lane
+    /// that the younger one made, whichever they hear of first, or each would close what the other makes for ever.
+    fn is_needless(&self, lane: LaneId, other: LaneId, peer: Peer) -> bool {
+        let Peer::Router(router) = peer else { return false };
+        let elder = if router < self.cluster.me() { Far::Caller } else { Far::Called };
+        self.outbox.far(lane) == Some(elder) && self.outbox.far(other) != Some(elder)
     }
 
     fn register(&mut self, lane: LaneId, register: Register) {

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use carillon_node::prng::Prng;
 use carillon_protocol::placement::{SLOTS_COUNT, Slot};
 use carillon_protocol::time::{Time, WallMs};
-use carillon_router::lease::{ANSWERS_FOR_MS, Input, Lease, Output, Told, home};
+use carillon_router::lease::orders::{self, Hands};
+use carillon_router::lease::{ANSWERS_FOR_MS, Input, Lease, Output, home};
 use carillon_store::backend::memory::{Memory, Options};
 use carillon_store::error::ReadError;
 use carillon_store::ops::{self, Ownership};
@@ -148,7 +149,7 @@ impl World {
         if self.is_cut {
             return self.plan_ms(100, Event::Start(node));
         }
-        let joined = control(&self.engine, &mut |txn| ops::join(txn, WallMs(1), "r"));
+        let joined = self.control(&mut |txn| ops::join(txn, WallMs(1), "r"));
         let incarnation = joined.expect("a router may join").incarnation;
         self.shown = None;
         let lease = Some(Lease::new(incarnation, self.now));
@@ -243,29 +244,16 @@ impl World {
         self.plan(at, Event::Hear(node, incarnation, answer));
     }
 
-    fn carry_out(&mut self, me: Incarnation, output: &Output) -> Input {
-        match output {
-            Output::Poll => return Input::Polled(Told::Done(self.shown().clone())),
-            Output::Beat(beat) => {
-                let known = self.shown.iter_mut().flat_map(|shown| &mut shown.living);
-                known.filter(|one| one.incarnation == me).for_each(|one| one.beat = *beat);
-            }
-            _ => self.shown = None,
+    fn carry_out(&mut self, me: Incarnation, order: &Output) -> Input {
+        // All that a beat changes, so that not everything has to be read again.
+        let mut shown = self.shown.take();
+        if let (Output::Beat(beat), Some(shown)) = (order, &mut shown) {
+            shown.living.iter_mut().filter(|one| one.incarnation == me).for_each(|one| one.beat = *beat);
         }
-        let engine = &self.engine;
-        match output {
-            Output::Beat(beat) => Input::Beaten(told(control(engine, &mut |txn| ops::beat(txn, me, *beat)))),
-            Output::Depose { silent, beat_seen } => {
-                let deposed = control(engine, &mut |txn| ops::depose(txn, me, *silent, *beat_seen));
-                Input::Deposed(told(deposed))
-            }
-            Output::Take(slots) => Input::Taken(told(control(engine, &mut |txn| ops::take(txn, me, slots)))),
-            Output::Give { slots, to } => {
-                Input::Given(told(control(engine, &mut |txn| ops::give(txn, me, slots, *to))))
-            }
-            Output::Retire => Input::Retired(told(control(engine, &mut |txn| ops::retire(txn, me)))),
-            other => panic!("{other:?} is nothing for the store"),
+        if matches!(order, Output::Beat(_) | Output::Poll) {
+            self.shown = shown;
         }
+        orders::carry_out(self, me, order).expect("an order to the store")
     }
 
     /// G7, SC3: when nothing has gone wrong for a while, each slot is where it belongs, and everybody knows.
@@ -317,31 +305,21 @@ impl World {
     }
 }
 
-fn control<T>(
-    engine: &Memory,
-    body: &mut dyn FnMut(&mut dyn Txn) -> Result<T, Abort>,
-) -> Result<T, BatchError> {
-    commit_one(engine, engine.control_lane(), body, &mut |_| {})
-}
+impl Hands for World {
+    fn ownership(&mut self) -> Result<Ownership, ReadError> {
+        Ok(self.shown().clone())
+    }
 
-fn told<T>(result: Result<T, BatchError>) -> Told<T> {
-    match result {
-        Ok(value) => Told::Done(value),
-        Err(BatchError::Fenced) => Told::Fenced,
-        Err(_) => Told::Failed,
+    fn control<T>(
+        &mut self,
+        body: &mut dyn FnMut(&mut dyn Txn) -> Result<T, Abort>,
+    ) -> Result<T, BatchError> {
+        commit_one(&self.engine, self.engine.control_lane(), body, &mut |_| {})
     }
 }
 
-fn lost(output: &Output) -> Input {
-    match output {
-        Output::Beat(_) => Input::Beaten(Told::Failed),
-        Output::Poll => Input::Polled(Told::Failed),
-        Output::Depose { .. } => Input::Deposed(Told::Failed),
-        Output::Take(_) => Input::Taken(Told::Failed),
-        Output::Give { .. } => Input::Given(Told::Failed),
-        Output::Retire => Input::Retired(Told::Failed),
-        other => panic!("{other:?} is nothing for the store"),
-    }
+fn lost(order: &Output) -> Input {
+    orders::unknown(order).expect("an order to the store")
 }
 
 /// Everything that can happen to three to five routers, for half a minute; then calm.
@@ -453,14 +431,13 @@ fn g15_an_unreachable_store_kills_nobody() {
 /// A row of the routers' own that cannot be read is no reason to believe that nobody lives.
 #[test]
 fn g14_an_unreadable_row_is_no_answer() {
-    let engine = Memory::new(Options { lanes_count: 1 });
-    let incarnation =
-        control(&engine, &mut |txn| ops::join(txn, WallMs(1), "r")).expect("joined").incarnation;
-    control(&engine, &mut |txn| {
+    let mut world = World::new(1, 0, false);
+    let incarnation = world.control(&mut |txn| ops::join(txn, WallMs(1), "r")).expect("joined").incarnation;
+    let spoil = &mut |txn: &mut dyn Txn| {
         txn.set(carillon_store::keys::router(incarnation), bytes::Bytes::from_static(b"?"));
         Ok(())
-    })
-    .expect("written");
-    let mut snapshot = engine.snapshot().expect("a snapshot");
+    };
+    world.control(spoil).expect("written");
+    let mut snapshot = world.engine.snapshot().expect("a snapshot");
     assert!(matches!(ops::ownership(&mut *snapshot), Err(ReadError::Fatal(_))));
 }

@@ -344,17 +344,17 @@ fn f4_an_operation_twice_in_a_batch_is_done_once_and_told_once() {
 fn f4_any_faults_by_chance_leave_every_message_once_and_in_order() {
     for seed in 1..=24 {
         let mut bench = bench();
-        let late_steps_max = 6;
-        bench.memory.faults().seed(
-            seed,
-            Chances {
-                conflict: 150,
-                unknown_committed: 150,
-                unknown_lost: 150,
-                unknown_late: 250,
-                late_steps_max,
-            },
-        );
+        let chances = Chances {
+            conflict: 150,
+            unknown_committed: 150,
+            unknown_lost: 150,
+            unknown_late: 250,
+            late_steps_max: 6,
+            too_old: 50,
+            too_old_reads_max: 12,
+            slow: 50,
+        };
+        bench.memory.faults().seed(seed, chances);
         let mut chance = Chance::new(seed);
         let mut expected = vec![];
         for batch in 0..30 {

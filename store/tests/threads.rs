@@ -84,8 +84,16 @@ fn or5_lanes_do_not_conflict_and_faults_change_nothing() {
     }
     run_lanes(&memory, &world, &groups, 0);
     assert_eq!(memory.conflicts_count(), 0);
-    let (conflict, unknown_committed, unknown_lost, unknown_late, late_steps_max) = (50, 100, 100, 200, 40);
-    let chances = Chances { conflict, unknown_committed, unknown_lost, unknown_late, late_steps_max };
+    let chances = Chances {
+        conflict: 50,
+        unknown_committed: 100,
+        unknown_lost: 100,
+        unknown_late: 200,
+        late_steps_max: 40,
+        too_old: 50,
+        too_old_reads_max: 12,
+        slow: 50,
+    };
     memory.faults().seed(7, chances);
     run_lanes(&memory, &world, &groups, 1);
     memory.faults().calm();

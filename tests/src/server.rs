@@ -23,6 +23,17 @@ pub enum Deployment {
     Tiers,
 }
 
+impl Deployment {
+    /// Which driver serves the sockets where a test does not say: each scenario runs on both of them, because `auto` takes
+    /// `uring`. The environment variable `CARILLON_TEST_DRIVER` names one for all tests.
+    const fn driver(self) -> &'static str {
+        match self {
+            Deployment::OneProcess => "auto",
+            Deployment::Tiers => "monoio",
+        }
+    }
+}
+
 /// One process.
 pub struct Process {
     child: Child,
@@ -273,9 +284,13 @@ impl Server {
         {
             arguments.extend(["--set".into(), setting.into()]);
         }
+        let asked = std::env::var_os("CARILLON_TEST_DRIVER").map(|driver| driver.display().to_string());
+        let driver = |name: &str| ["--set".into(), format!("io.driver={name}")];
+        arguments.extend(driver(self.deployment.driver()));
         for setting in &self.settings {
             arguments.extend(["--set".into(), setting.clone()]);
         }
+        arguments.extend(asked.iter().flat_map(|name| driver(name)));
         arguments
     }
 

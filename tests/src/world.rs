@@ -17,6 +17,7 @@ mod gateways;
 mod judge;
 mod lanes;
 mod line;
+mod members;
 mod plan;
 mod routers;
 mod shrink;
@@ -36,13 +37,13 @@ use carillon_store::ops::Ownership;
 
 use agenda::{Agenda, Event};
 use book::Book;
-pub use book::Stats;
+pub use book::{FAULTS, Stats};
 use device::Device;
-use faults::Crash;
+use faults::{Crash, OrderFault};
 use gateways::Gateway;
 use lanes::{Lane, Place};
 use plan::{CALM_MS, HUSH_MS, MS, Plan};
-use routers::Router;
+use routers::{OrderKind, Router};
 pub use shrink::shrink;
 use sockets::Socket;
 pub use trace::Reader;
@@ -115,7 +116,12 @@ pub fn run_without(
     let mut world = World::new(grounds, seed, without, reader);
     world.live();
     world.judge();
+    let met = world.engine.faults().met();
     let World { mut book, trace, plan, .. } = world;
+    book.stats.conflicts = met.conflict;
+    book.stats.unknown_commits = met.unknown;
+    book.stats.too_old_commits = met.too_old;
+    book.stats.slow_commits = met.slow;
     book.violations.dedup();
     let mishaps = plan.mishaps.iter().map(ToString::to_string).collect();
     Outcome { violations: book.violations, trace_hash: trace.hash(), stats: book.stats, mishaps }
@@ -144,6 +150,8 @@ struct World<'a> {
     slowness: u64,
     /// A crash that waits for its moment.
     armed: Option<(usize, Crash)>,
+    /// What the next transaction of this kind of any lease meets.
+    armed_order: Option<(OrderKind, OrderFault)>,
     /// Who owns what, until somebody changes it: reading all slots for every poll would be most of what a world does.
     shown: Option<Ownership>,
     /// A transaction about it may still come.
@@ -175,6 +183,7 @@ impl<'a> World<'a> {
             is_calm: false,
             slowness: 1,
             armed: None,
+            armed_order: None,
             shown: None,
             is_moving: false,
             blocks: BTreeMap::new(),
@@ -201,6 +210,10 @@ impl<'a> World<'a> {
         for number in 0..world.plan.late_conversations_count {
             let at = world.prng.below(calm_at);
             world.agenda.put(at, Event::Create { number });
+        }
+        for number in 0..world.plan.changes_count {
+            let at = world.prng.below(calm_at);
+            world.agenda.put(at, Event::Change { number });
         }
         world
     }
@@ -245,6 +258,7 @@ impl<'a> World<'a> {
             Event::Device { device, at } => self.wake_device(device, at),
             Event::Fault { number } => self.mishap(number),
             Event::Create { number } => self.create(number),
+            Event::Change { number } => self.change_members(number),
             Event::Land => {
                 self.engine.land();
                 self.may_have_moved();

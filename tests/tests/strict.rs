@@ -1,4 +1,4 @@
-//! Bad input, one row each: what the server answers, and that a neighbour notices nothing.
+//! Bad input, one row each: what the server answers, and that a neighbour notices nothing. On each driver.
 
 #![expect(clippy::disallowed_methods, reason = "tests wait for deadlines")]
 
@@ -14,8 +14,28 @@ use tungstenite::Message;
 const JSON: &str = "carillon.v1.json";
 const RKYV: &str = "carillon.v1.rkyv";
 
-fn stage(wire: Wire, settings: &[&str]) -> Stage {
-    Stage::shared(env!("CARGO_BIN_EXE_carillon-under-test"), Deployment::OneProcess, wire, settings)
+/// Each rule holds on each driver of the sockets.
+macro_rules! everywhere {
+    (io.driver; $($rule:ident),+ $(,)?) => {
+        mod auto { $(#[test] fn $rule() { super::$rule("io.driver=auto"); })+ }
+        mod monoio { $(#[test] fn $rule() { super::$rule("io.driver=monoio"); })+ }
+    };
+}
+
+everywhere!(io.driver;
+    frames_that_break_a_rule_close_their_connection_only,
+    odd_frames_that_are_allowed_work,
+    upgrades_are_read_strictly,
+    frames_that_cannot_be_done_are_answered,
+    binary_garbage_is_answered,
+    repeated_malformed_frames_end_the_connection,
+    identify_decides_who_is_there,
+    who_is_silent_or_expired_has_to_go,
+);
+
+fn stage(driver: &str, wire: Wire, settings: &[&str]) -> Stage {
+    let settings = [settings, &[driver]].concat();
+    Stage::shared(env!("CARGO_BIN_EXE_carillon-under-test"), Deployment::OneProcess, wire, &settings)
 }
 
 /// A client that is served all the while: `is_quiet` proves that it still is, and that it heard nothing.
@@ -25,9 +45,8 @@ fn neighbour(stage: &Stage) -> Client {
 }
 
 /// RFC 6455, and what protocol.md adds to it: the connection that breaks a rule is closed with the rule's code.
-#[test]
-fn frames_that_break_a_rule_close_their_connection_only() {
-    let stage = stage(Wire::Json, &[]);
+fn frames_that_break_a_rule_close_their_connection_only(driver: &str) {
+    let stage = stage(driver, Wire::Json, &[]);
     let mut near = neighbour(&stage);
     let mask = [0u8; 4];
     let with = |head: &[u8], payload: &[u8]| [head, &mask, payload].concat();
@@ -73,9 +92,8 @@ fn frames_that_break_a_rule_close_their_connection_only() {
 }
 
 /// RFC 6455 sections 5.4, 5.5.1 and 5.5.2: what looks odd and is allowed.
-#[test]
-fn odd_frames_that_are_allowed_work() {
-    let stage = stage(Wire::Json, &[]);
+fn odd_frames_that_are_allowed_work(driver: &str) {
+    let stage = stage(driver, Wire::Json, &[]);
     let [user] = stage.people();
     let mut raw = Raw::upgrade(stage.server().address(), JSON, &stage.server().token(user, "raw"));
     assert!(raw.frame().is_some_and(|hello| hello.payload.starts_with(b"{\"type\":\"hello\"")));
@@ -101,9 +119,8 @@ fn odd_frames_that_are_allowed_work() {
 }
 
 /// The request to upgrade: status and subprotocol chosen.
-#[test]
-fn upgrades_are_read_strictly() {
-    let stage = stage(Wire::Json, &[]);
+fn upgrades_are_read_strictly(driver: &str) {
+    let stage = stage(driver, Wire::Json, &[]);
     let mut near = neighbour(&stage);
     let [user] = stage.people();
     let server = stage.server();
@@ -189,9 +206,8 @@ fn foreign(user: u64) -> String {
 }
 
 /// Frames of an identified client that cannot be done: an error that names the field, and no close.
-#[test]
-fn frames_that_cannot_be_done_are_answered() {
-    let stage = stage(Wire::Json, &["limits.malformed_max=1000"]);
+fn frames_that_cannot_be_done_are_answered(driver: &str) {
+    let stage = stage(driver, Wire::Json, &["limits.malformed_max=1000"]);
     let mut near = neighbour(&stage);
     let [alice, bob] = stage.people();
     let conversation = stage.pair(alice, bob);
@@ -319,9 +335,8 @@ fn frames_that_cannot_be_done_are_answered() {
 }
 
 /// The binary wire refuses frame by frame as well.
-#[test]
-fn binary_garbage_is_answered() {
-    let stage = stage(Wire::Rkyv, &["limits.malformed_max=1000"]);
+fn binary_garbage_is_answered(driver: &str) {
+    let stage = stage(driver, Wire::Rkyv, &["limits.malformed_max=1000"]);
     let mut near = neighbour(&stage);
     let [alice] = stage.people();
     let mut client = stage.live(alice, "phone");
@@ -348,10 +363,9 @@ fn binary_garbage_is_answered() {
 }
 
 /// Sixteen malformed frames within a minute, on either wire: 4503.
-#[test]
-fn repeated_malformed_frames_end_the_connection() {
+fn repeated_malformed_frames_end_the_connection(driver: &str) {
     for wire in [Wire::Json, Wire::Rkyv] {
-        let stage = stage(wire, &[]);
+        let stage = stage(driver, wire, &[]);
         let mut near = neighbour(&stage);
         let [alice] = stage.people();
         let mut client = stage.live(alice, "phone");
@@ -370,9 +384,8 @@ fn repeated_malformed_frames_end_the_connection() {
 }
 
 /// Before `identify`: errors and no close; a token that is no good there: the error, then 4500.
-#[test]
-fn identify_decides_who_is_there() {
-    let stage = stage(Wire::Json, &[]);
+fn identify_decides_who_is_there(driver: &str) {
+    let stage = stage(driver, Wire::Json, &[]);
     let mut near = neighbour(&stage);
     let [user] = stage.people();
     let server = stage.server();
@@ -411,11 +424,10 @@ fn identify_decides_who_is_there() {
 }
 
 /// 4003 without `identify` in time; 4012 when the token ends; 4011 after silence.
-#[test]
-fn who_is_silent_or_expired_has_to_go() {
+fn who_is_silent_or_expired_has_to_go(driver: &str) {
     // Silence of two intervals and ten seconds ends a connection: the ten seconds cannot be configured away.
     let settings = ["limits.identify_timeout_ms=300", "limits.heartbeat_interval_ms=100"];
-    let stage = stage(Wire::Json, &settings);
+    let stage = stage(driver, Wire::Json, &settings);
     let server = stage.server();
     let [silent, talking, expiring] = stage.people();
     let mut silent = stage.live(silent, "phone");

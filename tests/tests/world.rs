@@ -7,7 +7,7 @@ const SEEDS_COUNT: u64 = 200;
 /// What too few worlds meet to be asked for: nobody falls a thousand events behind, and the others are races.
 const RARE: [&str; 3] = ["resets", "replaced_unduly", "older_marks"];
 
-/// G1–G12, G15, F1–F7, F13–F16, F18, F26, PR1 under everything that the world's plans do to one router, and to several that
+/// G1–G12, G15, F1–F7, F13–F16, F18, F24, F26, PR1 under everything that the world's plans do to one router, and to several that
 /// share the slots; and every plan is met: a fault that no longer happens proves nothing.
 #[test]
 fn every_promise_holds_whatever_goes_wrong() {

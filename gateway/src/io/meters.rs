@@ -2,6 +2,7 @@
 
 use carillon_node::metric_table;
 use carillon_node::metrics::{COUNT, Def, Meter, WALL_MS};
+use carillon_protocol::reason::Close;
 use carillon_protocol::time::Time;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -16,6 +17,8 @@ metric_table! {
         Slots = Def::gauge("gateway_slots", "Slots of users and conversations whose owner is known, and those whose owner is reached and confirms it; once for each shard.").by("owner", &["known", "confirmed"]),
         Accepted = Def::counter("gateway_accepted", "Connections accepted."),
         AcceptRests = Def::counter("gateway_accept_rests", "Times that accepting rested: at the cap, or out of descriptors."),
+        RingEvents = Def::counter("gateway_ring_events", "What is rare in a ring: no room for a completion, no buffer for a receive, no place for a connection, a send of which a part was taken.")
+            .by("event", &["completions_full", "buffers_empty", "places_full", "send_short"]),
         Upgrades = Def::counter("gateway_upgrades", "Upgrade requests, by outcome.").by("outcome", &["done", "refused", "http"]),
         Bytes = Def::counter("gateway_bytes", "Bytes of client connections.").by("direction", DIRECTIONS),
         Frames = Def::counter("gateway_frames", "Frames of client connections.").by("direction", DIRECTIONS),
@@ -47,17 +50,33 @@ metric_table! {
 }
 
 const DIRECTIONS: &[&str] = &["in", "out"];
-/// In the order of [`CLOSES`](crate::counters::CLOSES).
+/// In the order of [`Close::ALL`].
 const CLOSE_CODES: &[&str] = &[
     "1000", "1001", "1002", "1003", "1007", "1009", "1011", "1012", "1013", "4003", "4008", "4010", "4011",
     "4012", "4500", "4501", "4503", "4505", "4506", "4507",
 ];
-const _: () = assert!(CLOSE_CODES.len() == crate::counters::CLOSES.len());
+const _: () = assert!(CLOSE_CODES.len() == Close::ALL.len());
+
+/// What is rare in a ring, counted since it began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RingEvents {
+    /// Accepting rested.
+    pub(super) accept_rests: u64,
+    /// Completions did not fit their queue, so the kernel kept them.
+    pub(super) completions_full: u64,
+    /// A receive found no buffer, and was asked for again.
+    pub(super) buffers_empty: u64,
+    /// A connection was dropped because the table was full. Never, if we count well.
+    pub(super) places_full: u64,
+    /// The kernel took a part of what was to be sent.
+    pub(super) sends_short: u64,
+}
 
 /// One shard's meter.
 pub(super) struct ShardMeters {
     meter: Meter<Row>,
     before: Counters,
+    ring_before: RingEvents,
     cpu_ns: u64,
     publish_at: Time,
 }
@@ -69,17 +88,49 @@ impl ShardMeters {
     /// Begins with everything at zero.
     pub(super) fn new(meter: Meter<Row>, driver: Driver) -> ShardMeters {
         meter.set_at(Row::IoDriver, driver.index(), 1);
-        ShardMeters { meter, before: Counters::default(), cpu_ns: 0, publish_at: Time(0) }
+        ShardMeters {
+            meter,
+            before: Counters::default(),
+            ring_before: RingEvents::default(),
+            cpu_ns: 0,
+            publish_at: Time(0),
+        }
     }
 
     /// For a shard that no driver of sockets runs: the pumps'.
     pub(super) fn without_driver(meter: Meter<Row>) -> ShardMeters {
-        ShardMeters { meter, before: Counters::default(), cpu_ns: 0, publish_at: Time(0) }
+        ShardMeters {
+            meter,
+            before: Counters::default(),
+            ring_before: RingEvents::default(),
+            cpu_ns: 0,
+            publish_at: Time(0),
+        }
     }
 
     /// Accepting rests.
     pub(super) fn accept_rests(&mut self) {
         self.meter.add(Row::AcceptRests, 1);
+    }
+
+    /// What a ring counted so far.
+    pub(super) fn ring(&mut self, now: RingEvents) {
+        let before = std::mem::replace(&mut self.ring_before, now);
+        self.meter.add(Row::AcceptRests, now.accept_rests - before.accept_rests);
+        let rows = [
+            now.completions_full - before.completions_full,
+            now.buffers_empty - before.buffers_empty,
+            now.places_full - before.places_full,
+            now.sends_short - before.sends_short,
+        ];
+        for (at, more) in rows.into_iter().enumerate() {
+            self.meter.add_at(Row::RingEvents, at, more);
+        }
+    }
+
+    /// The end of the last turn: nothing that was counted stays untold.
+    pub(super) fn end(&mut self, station: &Station) {
+        self.publish(station.shard().counters(), station.lanes().queued_bytes());
     }
 
     /// The end of a turn.

@@ -10,7 +10,9 @@ pub mod http;
 pub mod link;
 mod meters;
 mod monoio;
+mod partings;
 mod station;
+mod uring;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -24,8 +26,10 @@ use carillon_node::exit::{AbortOnPanic, Fatal};
 use carillon_node::metrics::Registry;
 use carillon_node::tokens::KeyTable;
 
-pub use driver::Driver;
+pub use driver::{Choice, Driver};
 use link::{Lanes, Uplinks};
+use meters::ShardMeters;
+use station::Station;
 
 use crate::rest::ReadyUsers;
 use crate::settings::Settings;
@@ -67,6 +71,17 @@ pub struct Needs {
     pub ready_users: Option<ReadyUsers>,
 }
 
+/// What one shard needs to run, whatever its driver.
+struct Parts {
+    station: Station,
+    listener: TcpListener,
+    doorbell: Arc<Doorbell>,
+    connections_max: usize,
+    hand_off: tokio::sync::mpsc::Sender<HandedOff>,
+    drain: Arc<AtomicBool>,
+    meters: ShardMeters,
+}
+
 /// Doors that are open but not yet served: lets a port that is taken be reported before anything else begins.
 pub struct Doors {
     listeners: Vec<TcpListener>,
@@ -87,7 +102,7 @@ impl Doors {
         let address = probe.local_addr().map_err(refused)?;
         drop(probe);
         let listeners = (0..settings.shards_count())
-            .map(|_| monoio::listen(address))
+            .map(|_| listen(address, settings.io.send_buffer_bytes))
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(refused)?;
         Ok(Doors { listeners, address })
@@ -98,6 +113,28 @@ impl Doors {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+}
+
+/// A listener of one shard: `SO_REUSEPORT`, so that the kernel spreads connections over the shards. What is set here its
+/// connections inherit.
+fn listen(address: SocketAddr, send_buffer_bytes: usize) -> std::io::Result<TcpListener> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(
+        family,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    if send_buffer_bytes > 0 {
+        sockopt::set_socket_send_buffer_size(&socket, send_buffer_bytes)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(TcpListener::from(socket))
 }
 
 /// The running shards.
@@ -117,7 +154,11 @@ impl Gateway {
     pub fn start(settings: &Settings, driver: Driver, doors: Doors, needs: &Needs) -> Result<Gateway, Fatal> {
         let failed = |error: std::io::Error| Fatal::config(format!("a gateway shard cannot start: {error}"));
         let shards_count = doors.listeners.len();
-        let connections_max = connections_per_shard(settings, shards_count);
+        let sizes = uring::Sizes::of(&settings.io)?.fitted(descriptors_max());
+        let connections_max = match driver {
+            Driver::Uring => connections_per_ring(settings, shards_count, sizes),
+            Driver::Monoio | Driver::MonoioEpoll => connections_per_shard(settings, shards_count),
+        };
         let drain = Arc::new(AtomicBool::new(false));
         let (hand_off, hand_offs) = tokio::sync::mpsc::channel(HAND_OFFS_MAX);
         let mut gateway = Gateway {
@@ -146,16 +187,21 @@ impl Gateway {
                 .spawn(move || {
                     let _abort = AbortOnPanic;
                     let shard = Shard::new(settings, keys, is_development, seed, epoch, number);
-                    let parts = monoio::Parts {
-                        station: station::Station::new(shard, lanes, Clock),
+                    let parts = Parts {
+                        station: Station::new(shard, lanes, Clock),
                         listener,
                         doorbell,
                         connections_max,
                         hand_off,
                         drain,
-                        meters: meters::ShardMeters::new(meters, driver),
+                        meters: ShardMeters::new(meters, driver),
                     };
-                    if let Err(error) = monoio::run(driver.engine(), parts) {
+                    let ended = match driver {
+                        Driver::Uring => uring::run(sizes, parts),
+                        Driver::Monoio => monoio::run(monoio::Engine::Uring, parts),
+                        Driver::MonoioEpoll => monoio::run(monoio::Engine::Epoll, parts),
+                    };
+                    if let Err(error) = ended {
                         // A shard without its driver serves nobody: the whole process has to go, loudly.
                         Fatal::config(format!("a gateway shard's driver failed: {error}")).exit();
                     }
@@ -193,6 +239,18 @@ impl Gateway {
 
 /// The cap of one shard: what the settings say, and never more than the process has descriptors for (F28).
 fn connections_per_shard(settings: &Settings, shards_count: usize) -> usize {
+    let possible = descriptors_max().saturating_sub(DESCRIPTORS_RESERVED);
+    settings.gateway.connections_max.min(possible).div_ceil(shards_count.max(1))
+}
+
+/// The same for a ring with a table of its own, which may have as many places as the process may have descriptors.
+fn connections_per_ring(settings: &Settings, shards_count: usize, sizes: uring::Sizes) -> usize {
+    let wanted = settings.gateway.connections_max.div_ceil(shards_count.max(1));
+    wanted.min(descriptors_max().saturating_sub(uring::places_reserved(sizes)))
+}
+
+/// How many descriptors the process may have, raised as far as it goes.
+fn descriptors_max() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -200,7 +258,5 @@ fn connections_per_shard(settings: &Settings, shards_count: usize) -> usize {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    let possible = descriptors_max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
-    let cap = settings.gateway.connections_max.min(possible.saturating_sub(DESCRIPTORS_RESERVED));
-    cap.div_ceil(shards_count.max(1))
+    descriptors_max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX))
 }

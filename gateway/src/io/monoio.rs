@@ -16,13 +16,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::IoSlice;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use carillon_link::doorbell::Doorbell;
 use carillon_protocol::time::Time;
 use monoio::net::TcpStream;
@@ -30,25 +31,20 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use fair::{Gate, Turnstile, yield_once};
 
-use super::HandedOff;
-use super::meters::ShardMeters;
+use super::partings::Partings;
 use super::station::{Sent, Sockets, Station};
+use super::{HandedOff, Parts};
 use crate::turn::{ConnectionId, Input};
 
 /// Bytes read from one connection in one turn: the shard's shared buffer.
 const READ_BYTES: usize = 64 * 1024;
+/// Slices of one vectored send; Linux takes 1,024 (`UIO_MAXIOV`), more than fit a socket buffer here.
+const SLICES_MAX: usize = 64;
 /// Connections accepted in one turn.
 const ACCEPTS_PER_TURN_MAX: usize = 256;
 /// Completions taken in one turn; the rest waits for the next. Enough to share a turn's cost, and few enough that what
 /// the turn decides leaves within a millisecond.
 const COMPLETIONS_PER_TURN_MAX: usize = 512;
-/// Connections that were ended by their clients and are let go at a time; then that rests for [`ENDS_REST`]. Each costs
-/// the kernel some 15 µs: thousands that go at once leave most of a processor to those who stay.
-const ENDS_MAX: usize = 16;
-/// See [`ENDS_MAX`].
-const ENDS_REST: Duration = Duration::from_millis(1);
-/// How long a closed connection may still take what was sent to it, and send what we discard.
-const LINGER: Duration = Duration::from_secs(1);
 /// How long accepting rests when the process has no descriptors left (F28).
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Entries of the submission ring: also how many polls can be armed in one system call.
@@ -61,17 +57,6 @@ pub(super) enum Engine {
     Uring,
     /// epoll.
     Epoll,
-}
-
-/// What one shard needs to run.
-pub(super) struct Parts {
-    pub(super) station: Station,
-    pub(super) listener: TcpListener,
-    pub(super) doorbell: Arc<Doorbell>,
-    pub(super) connections_max: usize,
-    pub(super) hand_off: tokio::sync::mpsc::Sender<HandedOff>,
-    pub(super) drain: Arc<std::sync::atomic::AtomicBool>,
-    pub(super) meters: ShardMeters,
 }
 
 /// Whether the kernel, or whoever confines this process, lets monoio have a ring.
@@ -191,11 +176,7 @@ struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
     count: usize,
-    lingering: VecDeque<(Time, ConnectionId)>,
-    /// Their clients ended them, in the order in which that was seen.
-    ended: VecDeque<ConnectionId>,
-    /// When the next of them may be let go.
-    let_go_at: Time,
+    partings: Partings,
     closed: Vec<ConnectionId>,
     reports: Rc<Reports>,
     hand_off: tokio::sync::mpsc::Sender<HandedOff>,
@@ -214,9 +195,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         slots: Vec::new(),
         free: Vec::new(),
         count: 0,
-        lingering: VecDeque::new(),
-        ended: VecDeque::new(),
-        let_go_at: Time(0),
+        partings: Partings::new(),
         closed: Vec::new(),
         reports: Rc::clone(&reports),
         hand_off,
@@ -264,12 +243,12 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
             accept_again_at = None;
             reports.put(Completion::Acceptable);
         }
-        table.end_lingering(&mut station);
         table.let_go(&mut station);
         station.carry_out(&mut table);
         table.report_closed(&mut station);
         meters.turn(&station, taken);
         if station.is_drained() && table.count == 0 {
+            meters.end(&station);
             return Ok(());
         }
 
@@ -279,11 +258,11 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
             turnstile.give_way().await;
         } else {
             let mut sleep = station.sleep();
-            if !table.lingering.is_empty() || accept_again_at.is_some() {
+            if accept_again_at.is_some() {
                 sleep = sleep.min(ACCEPT_REST);
             }
-            if !table.ended.is_empty() {
-                sleep = sleep.min(ENDS_REST);
+            if let Some(parting) = table.partings.sleep(table.now) {
+                sleep = sleep.min(parting);
             }
             monoio::select! {
                 () = reports.some() => {}
@@ -309,7 +288,7 @@ fn watch_doorbell(
     doorbell: Arc<Doorbell>,
     reports: Rc<Reports>,
 ) -> std::io::Result<impl Future<Output = ()>> {
-    let copy: OwnedFd = rustix::io::dup(doorbell.as_fd())?;
+    let copy: OwnedFd = rustix::io::fcntl_dupfd_cloexec(doorbell.as_fd(), 0)?;
     let polled = TcpStream::from_std(std::net::TcpStream::from(copy))?;
     Ok(async move {
         while polled.readable(false).await.is_ok() {
@@ -387,7 +366,6 @@ impl Table {
     }
 
     fn insert(&mut self, stream: std::net::TcpStream, address: IpAddr, station: &mut Station) {
-        let _ = stream.set_nodelay(true);
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
@@ -408,7 +386,7 @@ impl Table {
         let received =
             rustix::net::recv(socket.fd(), &mut *buffer, RecvFlags::DONTWAIT).map(|(count, _)| count);
         match received {
-            Ok(0) => self.ended.push_back(connection),
+            Ok(0) => self.partings.end(connection),
             Ok(count) => {
                 let Some(flags) = self.flags(connection).copied() else { return };
                 if !flags.is_closing {
@@ -422,7 +400,16 @@ impl Table {
                 }
             }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => socket.tell(Watch::Again),
-            Err(_) => self.ended.push_back(connection),
+            Err(_) => self.partings.end(connection),
+        }
+    }
+
+    /// Remembers to report when the socket is writable.
+    fn await_writable(&mut self, connection: ConnectionId, socket: Rc<Socket>) {
+        let reports = Rc::clone(&self.reports);
+        let Some(flags) = self.flags(connection) else { return };
+        if !std::mem::replace(&mut flags.awaits_writable, true) {
+            monoio::spawn(watch_writable(socket, connection, reports));
         }
     }
 
@@ -448,25 +435,9 @@ impl Table {
         self.closed.push(connection);
     }
 
-    fn end_lingering(&mut self, station: &mut Station) {
-        while let Some((due, connection)) = self.lingering.front().copied() {
-            if due > self.now {
-                break;
-            }
-            self.lingering.pop_front();
-            self.drop_socket(connection);
-        }
-        self.report_closed(station);
-    }
-
-    /// Lets go of what its clients ended, some at a time.
+    /// Lets go of those whose time has come.
     fn let_go(&mut self, station: &mut Station) {
-        if self.ended.is_empty() || self.now < self.let_go_at {
-            return;
-        }
-        self.let_go_at = self.now.after(ENDS_REST);
-        let count = self.ended.len().min(ENDS_MAX);
-        for connection in self.ended.drain(..count).collect::<Vec<_>>() {
+        for connection in self.partings.due(self.now) {
             self.drop_socket(connection);
         }
         self.report_closed(station);
@@ -480,18 +451,33 @@ impl Table {
 }
 
 impl Sockets for Table {
-    fn send(&mut self, connection: ConnectionId, slices: &[IoSlice<'_>]) -> Sent {
-        let Some(socket) = self.get(connection) else { return Sent::Broken };
+    fn send<'a>(
+        &mut self,
+        connection: ConnectionId,
+        pieces: impl Iterator<Item = &'a Bytes> + Clone,
+    ) -> Sent {
+        let Some(socket) = self.get(connection).cloned() else { return Sent::Broken };
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let (mut count, mut bytes) = (0, 0);
+        for (slot, piece) in slices.iter_mut().zip(pieces) {
+            *slot = IoSlice::new(piece);
+            count += 1;
+            bytes += piece.len();
+        }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let sent = match slices {
+        let sent = match slices.get(..count).unwrap_or_default() {
             [one] => rustix::net::send(socket.fd(), one, flags),
             many => rustix::net::sendmsg(socket.fd(), many, &mut Default::default(), flags),
         };
-        match sent {
-            Ok(bytes) => Sent::Bytes(bytes),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Sent::Bytes(0),
-            Err(_) => Sent::Broken,
+        let sent = match sent {
+            Ok(bytes) => bytes,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => 0,
+            Err(_) => return Sent::Broken,
+        };
+        if sent < bytes {
+            self.await_writable(connection, socket);
         }
+        Sent::Bytes(sent)
     }
 
     fn is_blocked(&self, connection: ConnectionId) -> bool {
@@ -499,13 +485,8 @@ impl Sockets for Table {
         slot.is_some_and(|slot| slot.generation == connection.generation && slot.flags.awaits_writable)
     }
 
-    fn await_writable(&mut self, connection: ConnectionId) {
-        let Some(socket) = self.get(connection).cloned() else { return };
-        let reports = Rc::clone(&self.reports);
-        let Some(flags) = self.flags(connection) else { return };
-        if !std::mem::replace(&mut flags.awaits_writable, true) {
-            monoio::spawn(watch_writable(socket, connection, reports));
-        }
+    fn depart(&mut self) {
+        // A send is a system call of its own here: it has left.
     }
 
     fn pause(&mut self, connection: ConnectionId) {
@@ -526,11 +507,10 @@ impl Sockets for Table {
     }
 
     fn close(&mut self, connection: ConnectionId) {
-        let due = self.now.after(LINGER);
         let Some(flags) = self.flags(connection) else { return };
         if !std::mem::replace(&mut flags.is_closing, true) {
             flags.is_paused = false;
-            self.lingering.push_back((due, connection));
+            self.partings.linger(self.now, connection);
             if let Some(socket) = self.get(connection)
                 && socket.watch.get() == Watch::Reported
             {
@@ -552,7 +532,7 @@ impl Sockets for Table {
 
     fn hand_off(&mut self, connection: ConnectionId, received: Vec<u8>) {
         let Some(socket) = self.get(connection).cloned() else { return };
-        let copy = rustix::io::dup(socket.fd());
+        let copy = rustix::io::fcntl_dupfd_cloexec(socket.fd(), 0);
         let Some(slot) = self.slots.get_mut(connection.slot as usize) else { return };
         slot.socket = None;
         slot.generation = slot.generation.wrapping_add(1);
@@ -575,21 +555,4 @@ impl Sockets for Table {
 fn borrow(stream: &TcpStream) -> BorrowedFd<'_> {
     // SAFETY: `stream` owns the descriptor and outlives the returned borrow.
     unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
-}
-
-/// A listener of one shard: `SO_REUSEPORT`, so that the kernel spreads connections over the shards.
-pub(super) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = rustix::net::socket_with(
-        family,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    sockopt::set_socket_reuseport(&socket, true)?;
-    rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, super::BACKLOG)?;
-    Ok(TcpListener::from(socket))
 }

@@ -1,9 +1,9 @@
 //! A shard and what joins it to the world, without the driver: the part of a turn that is the same whatever moves the
 //! bytes. A driver owns one [`Station`], hands it what completed, and lends it the sockets to carry the outputs out.
 
-use std::io::IoSlice;
 use std::time::Duration;
 
+use bytes::Bytes;
 use carillon_node::clock::Clock;
 use carillon_protocol::time::{Time, WallMs};
 
@@ -14,27 +14,29 @@ use crate::turn::{ConnectionId, Input, Output};
 /// The longest sleep: wall time moves on and idle work is done at least this often.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// Slices of one vectored send; Linux takes 1,024 (`UIO_MAXIOV`), more than fit a socket buffer here.
-const SLICES_MAX: usize = 64;
-
 /// What a send came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// The kernel took so many bytes; when it was not everything, the driver calls
-    /// [`Station::flush`] again once the socket is writable.
+    /// The kernel took so many bytes. When it was not everything, the socket is blocked, and the driver calls
+    /// [`Station::flush`] again once it is not.
     Bytes(usize),
+    /// The kernel was asked and has not answered yet. Until then the socket is blocked; the driver tells the shard what was
+    /// sent, and calls [`Station::flush`] again.
+    UnderWay,
     /// The socket is broken.
     Broken,
 }
 
 /// The sockets of a driver, as a station uses them.
 pub(super) trait Sockets {
-    /// Sends what the kernel takes without waiting.
-    fn send(&mut self, connection: ConnectionId, slices: &[IoSlice<'_>]) -> Sent;
-    /// Whether the socket took less than it was given, and was not reported writable since.
+    /// Sends of these pieces, in order, what is taken without waiting. The payloads are shared: a driver that needs them
+    /// longer than this call keeps handles of its own.
+    fn send<'a>(&mut self, connection: ConnectionId, pieces: impl Iterator<Item = &'a Bytes> + Clone)
+    -> Sent;
+    /// Whether nothing more can be sent until the driver flushes the connection by itself.
     fn is_blocked(&self, connection: ConnectionId) -> bool;
-    /// Remembers to report when the socket is writable.
-    fn await_writable(&mut self, connection: ConnectionId);
+    /// Lets everything go that was sent so far: what follows in this turn may take a while.
+    fn depart(&mut self);
     /// Stops reading.
     fn pause(&mut self, connection: ConnectionId);
     /// Reads again.
@@ -88,6 +90,7 @@ impl Station {
             match output {
                 Output::Yield => {
                     self.lanes.flush();
+                    sockets.depart();
                     std::thread::yield_now();
                 }
                 Output::Flush { connection } => self.flush(connection, sockets),
@@ -108,32 +111,20 @@ impl Station {
         self.lanes.flush();
     }
 
-    /// Sends what is pending on one connection, in one system call unless there are more than [`SLICES_MAX`] pieces.
+    /// Sends what is pending on one connection, as far as it goes.
     pub(super) fn flush(&mut self, connection: ConnectionId, sockets: &mut impl Sockets) {
         while !sockets.is_blocked(connection) {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let (mut count, mut bytes) = (0, 0);
-            for (slot, piece) in slices.iter_mut().zip(self.shard.pending(connection)) {
-                *slot = IoSlice::new(piece);
-                count += 1;
-                bytes += piece.len();
-            }
-            if bytes == 0 {
+            let pieces = self.shard.pending(connection);
+            if pieces.clone().all(Bytes::is_empty) {
                 sockets.emptied(connection);
                 return;
             }
-            match sockets.send(connection, slices.get(..count).unwrap_or_default()) {
-                Sent::Bytes(sent) => {
-                    if sent < bytes {
-                        sockets.await_writable(connection);
-                    }
-                    if sent > 0 {
-                        self.shard.handle(self.now, self.wall, Input::Sent { connection, bytes: sent });
-                    }
-                }
+            match sockets.send(connection, pieces) {
+                Sent::Bytes(bytes) if bytes > 0 => self.input(Input::Sent { connection, bytes }),
+                Sent::Bytes(_) | Sent::UnderWay => {}
                 Sent::Broken => {
                     sockets.close(connection);
-                    self.shard.handle(self.now, self.wall, Input::Closed { connection });
+                    self.input(Input::Closed { connection });
                     return;
                 }
             }

@@ -19,7 +19,7 @@ pub(super) struct Queued {
 /// Reads what is queued on a connection of `shard`. Frames stand whole in the outbox, because they are reported as sent
 /// only whole.
 pub(super) fn queued(shard: &Shard, connection: ConnectionId) -> Queued {
-    gather(shard.pending(connection))
+    gather(shard.pending(connection).map(|payload| &payload[..]))
 }
 
 fn gather<'a>(pending: impl Iterator<Item = &'a [u8]>) -> Queued {

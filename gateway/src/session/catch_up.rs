@@ -147,6 +147,13 @@ impl CatchingUp {
         Some(self.listed.remove(place).1)
     }
 
+    /// The user is a member until this seq: no page has a higher head, whatever the client was told before.
+    pub(super) fn ends_at(&mut self, conversation: ConversationId, seq: Seq) {
+        for (_, told) in self.told.iter_mut().filter(|(other, _)| *other == conversation) {
+            *told = seq.min(*told);
+        }
+    }
+
     /// Whether a page with this head was read before the client was told to sync the conversation.
     fn is_older(&self, conversation: ConversationId, head_seq: Seq) -> bool {
         self.told.iter().any(|(other, told)| *other == conversation && head_seq < *told)
@@ -296,8 +303,14 @@ impl Session {
             return true;
         };
         entry.fanned_out = entry.fanned_out.max(fanned_out);
-        let Entry { next, target, fanned_out, .. } = *entry;
+        let Entry { next, target, fanned_out, is_first, .. } = *entry;
 
+        if is_first && self.returns_by(page, next) {
+            if let Stage::CatchingUp(catching_up) = &mut self.stage {
+                catching_up.plan.reset(conversation, first_seq, head_seq, "membership");
+            }
+            return true;
+        }
         let receipts = render::receipts(page);
         let mut events = Vec::with_capacity(page.entries.len());
         let mut last = next.saturating_sub(1);
@@ -368,6 +381,14 @@ impl Session {
             }
         }
         true
+    }
+
+    /// Whether the page begins with the event by which the user came back: what they hold ends before it.
+    fn returns_by(&self, page: &ArchivedPage, seq: Seq) -> bool {
+        let Some(first) = page.entries.first().filter(|first| first.seq == seq) else { return false };
+        let event = Event::decode(&first.record);
+        let joining = event.and_then(|event| Joining::of(&event, seq, self.user));
+        joining.is_some_and(|joining| joining.is_returning && joining.first_seq == seq)
     }
 
     /// The router could not read the page that the plan waits for; `false`: it waits for another.
@@ -453,6 +474,14 @@ impl Session {
             _ => false,
         };
         is_ahead || is_before
+    }
+
+    /// Whether the client is to fetch this conversation, or to drop it: it is not known here what it has of it.
+    pub(super) fn is_unknown(&mut self, conversation: ConversationId) -> bool {
+        let Stage::CatchingUp(catching_up) = &mut self.stage else { return false };
+        let open = catching_up.plan.open(conversation);
+        let is_reset = open.is_some_and(|entry| matches!(entry.how, How::Reset(_)));
+        is_reset || catching_up.is_listed(conversation)
     }
 
     /// Whether the client was told to sync this conversation itself.

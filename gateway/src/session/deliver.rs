@@ -5,7 +5,7 @@ use carillon_link::Peer;
 use carillon_protocol::client::{ServerFrame, Wire};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::reason::Close;
-use carillon_protocol::record::Event;
+use carillon_protocol::record::{Body, Event};
 use rkyv::util::AlignedVec;
 
 use super::catch_up::{Reset, Way};
@@ -23,6 +23,8 @@ use crate::render;
 pub(crate) struct Delivery<'a> {
     /// On whose lane it came: those hear it whose home that is.
     pub(crate) router: Peer,
+    /// Whether an earlier owner may have handed it on already.
+    pub(crate) is_replayed: bool,
     /// Whether an earlier owner may have handed it on already, and it is not known whether it came here. Who is live does
     /// not know either what they have.
     pub(crate) is_doubtful: bool,
@@ -80,15 +82,24 @@ impl Session {
         let is_origin = delivery.origin_session == line.id.as_u64();
         let origin_request = is_origin.then_some(delivery.origin_request);
         // What the client has already is no ack any more: a command that says it again is answered as a duplicate. While
-        // the session registers, it is not known what the client has: a router that is new hands on again what the one
-        // before it did.
+        // the session registers, or the client has to fetch, it is not known what the client has: a router that is new
+        // hands on again what the one before it did.
         let is_placed = matches!(self.stage, Stage::CatchingUp(_) | Stage::Live(_));
         let is_paged = is_placed && self.is_paged(conversation, seq);
-        let is_known = is_placed && !is_paged;
+        let is_known = is_placed && !is_paged && !(delivery.is_replayed && self.is_unknown(conversation));
         let is_filled = is_known
             && self.is_filled(conversation, seq, &delivery.event, origin_request, false, line, common);
 
         let joining = Joining::of(&delivery.event, seq, self.user).filter(|_| !is_paged);
+        // Who is no member any more is shown nothing above, however long the log is.
+        let is_farewell =
+            matches!(&delivery.event.body, Body::MemberRemoved { user, .. } if *user == self.user);
+        let head_seq = if is_farewell { seq } else { delivery.head_seq };
+        if let Stage::CatchingUp(catching_up) = &mut self.stage
+            && is_farewell
+        {
+            catching_up.ends_at(conversation, seq);
+        }
         let way = match &mut self.stage {
             Stage::AwaitIdentify(_) | Stage::Gone => return,
             Stage::Registering(registering) => {
@@ -129,17 +140,17 @@ impl Session {
                     }
                     // The client is to know what was before, too, and fetches it.
                     Some(joining) if joining.first_seq < seq => {
-                        self.fall_behind(conversation, seq, delivery.head_seq, line, common);
+                        self.fall_behind(conversation, seq, head_seq, line, common);
                         return;
                     }
                     _ if is_doubtful => {
-                        self.fall_behind(conversation, seq, delivery.head_seq, line, common);
+                        self.fall_behind(conversation, seq, head_seq, line, common);
                         return;
                     }
                     _ => {}
                 }
                 if self.is_behind() {
-                    self.overflow(conversation, seq, delivery.head_seq, line, common);
+                    self.overflow(conversation, seq, head_seq, line, common);
                     return;
                 }
                 let bytes = delivery.bytes(line.wire, self.user, &mut common.archive);
@@ -147,7 +158,7 @@ impl Session {
                     let since_commit_ms = common.wall.0.saturating_sub(delivery.event.id.created_at().0);
                     common.counters.event_live(since_commit_ms);
                 } else {
-                    self.overflow(conversation, seq, delivery.head_seq, line, common);
+                    self.overflow(conversation, seq, head_seq, line, common);
                 }
             }
         }

@@ -169,7 +169,9 @@ pub(super) fn fresh(
         let cursor = named.unwrap_or(*cursor);
         // Who holds nothing begins with the first event they may see.
         let cursor = if holds_nothing { cursor.max(standing.first_seq.saturating_sub(1)) } else { cursor };
-        entries.extend(bring(standing, cursor, work, tails));
+        // The list may be older than the membership; their own word is not.
+        let is_first = holds_nothing && named.is_none();
+        entries.extend(bring(standing, cursor, work, tails).map(|entry| Entry { is_first, ..entry }));
     }
     Placed { plan: Plan::new(entries), ..Placed::default() }
 }
@@ -199,7 +201,8 @@ pub(super) fn again(
             continue;
         }
         let open = before.open.binary_search_by_key(conversation, |entry| entry.conversation).ok();
-        let position = match open.and_then(|place| before.open.get(place)) {
+        let open = open.and_then(|place| before.open.get(place));
+        let position = match open {
             Some(Entry { how: How::Reset(reason), .. }) => {
                 entries.push(reset(standing, reason));
                 continue;
@@ -218,7 +221,11 @@ pub(super) fn again(
         };
         match position {
             // Who left hears no more than their last event, however far others are.
-            Some(position) => entries.extend(bring(standing, position.min(head_seq), work, tails)),
+            Some(position) => {
+                let is_first = open.is_some_and(|entry| entry.is_first);
+                let entry = bring(standing, position.min(head_seq), work, tails);
+                entries.extend(entry.map(|entry| Entry { is_first, ..entry }));
+            }
             // What is confirmed as delivered is not missing, wherever it came from.
             None if head_seq <= *cursor => settle(standing, work, tails),
             None if known.is_new(standing) => {
@@ -253,14 +260,21 @@ fn bring(standing: &Standing, cursor: Seq, work: &mut Work, tails: &mut Tails) -
         Some(reset(standing, "too_far_behind"))
     } else {
         let (next, fanned_out) = (cursor + 1, fanned_out_seq);
-        Some(Entry { conversation, how: How::Pages, next, target: head_seq, fanned_out })
+        Some(Entry { conversation, how: How::Pages, next, target: head_seq, fanned_out, is_first: false })
     }
 }
 
 fn reset(standing: &Standing, reason: &'static str) -> Entry {
     let Standing { conversation, first_seq, head_seq, fanned_out_seq, .. } = *standing;
     let how = How::Reset(reason);
-    Entry { conversation, how, next: first_seq, target: head_seq, fanned_out: fanned_out_seq }
+    Entry {
+        conversation,
+        how,
+        next: first_seq,
+        target: head_seq,
+        fanned_out: fanned_out_seq,
+        is_first: false,
+    }
 }
 
 /// The client has everything.

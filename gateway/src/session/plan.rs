@@ -14,6 +14,8 @@ pub(super) struct Entry {
     pub(super) target: Seq,
     /// `Deliver` frames up to this seq came already.
     pub(super) fanned_out: Seq,
+    /// The client is taken to hold nothing, because its user was not known to have been a member before: the page knows.
+    pub(super) is_first: bool,
 }
 
 /// How a conversation is brought.
@@ -96,7 +98,8 @@ impl Plan {
     /// Everything from `seq` on is to be paged of a conversation that was done or not in the plan; `seq` itself came as
     /// a `Deliver`.
     pub(super) fn page_from(&mut self, conversation: ConversationId, next: Seq, target: Seq) {
-        let entry = Entry { conversation, how: How::Pages, next, target, fanned_out: target };
+        let entry =
+            Entry { conversation, how: How::Pages, next, target, fanned_out: target, is_first: false };
         match self.entries.binary_search_by_key(&conversation, |entry| entry.conversation) {
             Ok(place) => {
                 if let Some(done) = self.entries.get_mut(place) {
@@ -115,7 +118,7 @@ impl Plan {
     /// came as a `Deliver`.
     pub(super) fn begin_anew(&mut self, conversation: ConversationId, first_seq: Seq, target: Seq) {
         let how = How::Reset("membership");
-        let entry = Entry { conversation, how, next: first_seq, target, fanned_out: target };
+        let entry = Entry { conversation, how, next: first_seq, target, fanned_out: target, is_first: false };
         let place = match self.entries.binary_search_by_key(&conversation, |entry| entry.conversation) {
             Ok(place) => {
                 if let Some(old) = self.entries.get_mut(place) {

@@ -20,7 +20,7 @@ use carillon_protocol::client::{Done, FrameId, PresenceView, ServerFrame};
 use carillon_protocol::frame::{ArchivedUserPresence, ArchivedWatched, Watch};
 use carillon_protocol::ids::UserId;
 use carillon_protocol::limits::WATCHED_MAX;
-use carillon_protocol::placement::{Slot, slot_of_user};
+use carillon_protocol::placement::Slot;
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::{Time, WallMs};
 
@@ -416,13 +416,10 @@ impl Session {
     pub(super) fn watch_disowned(&mut self, request: u64, named: Slot, common: &mut Common) -> bool {
         let Some(watching) = self.live.as_mut().and_then(|live| live.watching.as_mut()) else { return false };
         let Some((question, router)) = watching.take(request) else { return false };
-        let asked: BTreeSet<Slot> = question.users.iter().map(|user| slot_of_user(*user)).collect();
-        let refuted = if asked.contains(&named) { BTreeSet::from([named]) } else { asked };
-        for slot in refuted {
-            // Whatever it said before on its lane, it says now that it is not the owner.
-            if let Some(route) = common.owners.route(slot).filter(|route| route.router == router) {
-                common.owners.refuted(slot, route);
-            }
+        // Whatever it said before on its lane, it says now that it is not the owner of that one. Of the others it says
+        // nothing, even if whoever it names is asked about elsewhere by now.
+        if let Some(route) = common.owners.route(named).filter(|route| route.router == router) {
+            common.owners.refuted(named, route);
         }
         watching.questions.push(Question { sent: None, ..question });
         true

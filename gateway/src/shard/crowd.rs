@@ -261,6 +261,7 @@ fn delivery(router: Peer, frame: &ArchivedDeliver, progress: Progress) -> Option
     let seq = frame.seq.to_native();
     Some(Delivery {
         router,
+        is_replayed: frame.replayed,
         is_doubtful: false,
         conversation: ConversationId(frame.conversation.0.to_native()),
         seq,

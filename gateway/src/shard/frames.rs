@@ -96,7 +96,7 @@ impl Shard {
             | Frame::Own(_)
             | Frame::Owned(_)
             | Frame::Lapsed(_)
-            | Frame::Given(_)
+            | Frame::Moved(_)
             | Frame::ReadBy(_)
             | Frame::Read(_)
             | Frame::Receipt(_)

@@ -1,11 +1,11 @@
 //! Members come, go, and come back while their clients listen (G11).
 
 use carillon_protocol::client::{Command, Wire};
-use carillon_protocol::frame::{Entry, Page, Read};
+use carillon_protocol::frame::{Deliver, Entry, Joined, Page, Peeked, Read, Register, Registered, Standing};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::record::{Body, History};
 
-use crate::rig::{Rig, Seen, Up, deliver, deliver_event, event, live, record, send};
+use crate::rig::{Rig, Seen, Up, deliver, deliver_event, event, identify, live, record, send, token};
 
 const HERE: u64 = 9;
 const THERE: u64 = 10;
@@ -138,6 +138,71 @@ fn g11_who_comes_back_while_behind() {
     }
 }
 
+/// G11, G7: who is removed while their client is behind has a last page, and with it the client is caught up: that the log
+/// went on without them, and was longer already when the client was told, keeps nobody waiting.
+#[test]
+fn g7_who_is_removed_while_behind_catches_up() {
+    let mut rig = Rig::new(&["limits.conn_queue_bytes=1024"]);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[(HERE, 4, 4), (THERE, 4, 4)]);
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = Some(0);
+    for seq in 5..=6 {
+        rig.down(&Deliver { head_seq: 12, ..deliver(HERE, seq, 2, "k", &"x".repeat(2_000), &[1]) });
+    }
+    rig.down(&Deliver { head_seq: 12, ..deliver_event(HERE, 7, removed(1), &[1]) });
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = None;
+    rig.flush(client.id);
+    assert_eq!(line(&client.take(&mut rig)), [("message", 5), ("behind", 12)]);
+    let conversation = ConversationId(HERE);
+    client.say(&mut rig, Some("s"), &Command::Sync { conversation, from_seq: 6, limit: 200 });
+    let Up::Read(read) = rig.next_up() else { panic!("reads") };
+    let entries = (6..=7).map(|seq| Entry { seq, record: record(seq << 22, 2, "k", "x") }).collect();
+    rig.down(&page(&read, 1, entries, 7));
+    assert_eq!(line(&client.take(&mut rig)), [("page", 7), ("caught_up", 0)]);
+    rig.down(&deliver(THERE, 5, 2, "k", "x", &[1]));
+    assert_eq!(line(&client.take(&mut rig)), [("message", 5)]);
+}
+
+/// G11, G6: who comes back after the list of their conversations was read, which knows of no earlier membership then, may
+/// hold what they never confirmed: the first page shows that they were away, and they are told to drop it. So also when
+/// their lane is lost before it comes. Who says that they hold nothing has nothing to drop.
+#[test]
+fn g11_who_comes_back_while_they_resume() {
+    for (is_lost, named) in [(false, None), (true, None), (false, Some((HERE, 0)))] {
+        let mut rig = Rig::new(&[]);
+        rig.lane_up();
+        let mut client = rig.connect(Wire::Json);
+        client.say(&mut rig, None, &identify(&token(1, "phone", 600), named.as_slice()));
+        stands_anew(&mut rig);
+        assert!(matches!(client.take(&mut rig).as_slice(), [Seen::Ready { .. }]));
+        if is_lost {
+            rig.lane_down();
+            rig.up.clear();
+            rig.lane_up();
+            stands_anew(&mut rig);
+        }
+        let Up::Read(read) = rig.next_up() else { panic!("reads") };
+        assert_eq!((read.from_seq, read.to_seq), (8, 9));
+        let back = event(8, added(1, true, History::FromJoin));
+        let entries =
+            vec![Entry { seq: 8, record: back }, Entry { seq: 9, record: record(9 << 22, 2, "k", "x") }];
+        rig.down(&page(&read, 8, entries, 9));
+        rig.down(&deliver(HERE, 10, 2, "k", "x", &[1]));
+        let first = if named.is_some() { "page" } else { "reset" };
+        assert_eq!(line(&client.take(&mut rig)), [(first, 9), ("caught_up", 0), ("message", 10)]);
+    }
+}
+
+/// Plays a router that knows of no earlier membership in its list, and of another when it is asked where that stands.
+fn stands_anew(rig: &mut Rig) {
+    let Up::Register(Register { session, request, .. }) = rig.next_up() else { panic!("registers first") };
+    let conversation = ConversationId(HERE);
+    let conversations = vec![Joined { conversation, cursor: 0, is_returning: false }];
+    rig.down(&Registered { session, request, conversations, more: false });
+    let Up::Peek(peek) = rig.next_up() else { panic!("then peeks") };
+    let standing = Standing { conversation, first_seq: 8, joined_seq: 8, head_seq: 9, fanned_out_seq: 7 };
+    rig.down(&Peeked { session, request: peek.request, standings: vec![standing] });
+}
+
 /// G6: a command whose seq a reset covers is answered, and fills nothing: the client fetches what it dropped.
 #[test]
 fn g6_an_ack_below_a_reset_is_a_duplicate() {
@@ -158,7 +223,7 @@ fn g11_a_resume_ends_with_the_removal() {
     let mut rig = Rig::new(&[]);
     rig.lane_up();
     let mut client = rig.connect(Wire::Json);
-    client.say(&mut rig, None, &crate::rig::identify(&crate::rig::token(1, "phone", 600), &[]));
+    client.say(&mut rig, None, &identify(&token(1, "phone", 600), &[]));
     client.finish_registering(&mut rig, &[(HERE, 4, 6)]);
     let Up::Read(read) = rig.next_up() else { panic!("reads") };
     let entries = vec![

@@ -9,9 +9,10 @@ use carillon_protocol::frame::{
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::placement::slot_of_user;
 use carillon_protocol::reason::Code;
+use carillon_protocol::record::{Body, History};
 
 use crate::owners::owned;
-use crate::rig::{Client, Rig, Seen, Up, deliver, identify, record, send, token};
+use crate::rig::{Client, Rig, Seen, Up, deliver, deliver_event, identify, record, send, token};
 
 pub(crate) const A: Peer = Peer(0);
 pub(crate) const B: Peer = Peer(1);
@@ -357,6 +358,42 @@ fn g6_being_behind_moves_along() {
     assert!(matches!(seen.as_slice(), [Seen::Batch { to: 3, .. }, Seen::CaughtUp]), "{seen:?}");
     rig.down_from(B, &deliver(8, 4, 5, "", "x", &[1]));
     assert_eq!(seqs(&client.take(&mut rig)), [4]);
+}
+
+/// G6, G2: whoever has to fetch a conversation, or is to drop it, may have what is handed on again: it answers no command
+/// that was said again.
+#[test]
+fn g6_what_is_handed_on_again_answers_nobody_who_is_behind() {
+    for is_returning in [false, true] {
+        let mut rig = two_routers();
+        owns(&mut rig, A, 1, &[1, 9]);
+        let mut client = live_at(&mut rig, A, &[(9, 4, 4)]);
+        let own = || deliver(9, 5, 1, "k", "k", &[1]);
+        says_keys(&mut rig, &mut client, &["k"]);
+        let [submit] = &submits(&mut rig, A)[..] else { panic!("submits") };
+        accept(&mut rig, A, submit, 5);
+        rig.down(&own());
+        assert!(matches!(client.take(&mut rig).as_slice(), [Seen::Ack { seq: 5, duplicate: false, .. }]));
+
+        let behind_in = if is_returning { 8 } else { 9 };
+        rig.down(&replayed(deliver(behind_in, 8, 5, "", "x", &[1])));
+        assert!(matches!(client.take(&mut rig).as_slice(), [Seen::Behind(_)]));
+        if is_returning {
+            let (users, history) = (vec![UserId(1)], History::FromJoin);
+            let body = Body::MembersAdded { returning: users.clone(), users, history };
+            rig.down(&deliver_event(9, 8, body, &[1]));
+        }
+        says_keys(&mut rig, &mut client, &["k"]);
+        let [submit] = &submits(&mut rig, A)[..] else { panic!("submits") };
+        owns(&mut rig, B, 2, &[1]);
+        let stands: &[Stand] = if is_returning { &[(8, 8, 0), (9, 8, 0)] } else { &[(9, 8, 0)] };
+        assert!(registers(&mut rig, B, &mut client, stands).is_empty());
+        rig.down_from(B, &replayed(own()));
+        let seen = client.take(&mut rig);
+        assert!(seen.is_empty(), "{seen:?}");
+        client.accept(&mut rig, submit, 5, true);
+        assert!(matches!(client.take(&mut rig).as_slice(), [Seen::Ack { seq: 5, duplicate: true, .. }]));
+    }
 }
 
 /// G6: the event that comes next after what a page brought is live, also when it is handed on again and nobody else knows.

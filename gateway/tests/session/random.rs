@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use carillon_gateway::counters::CLOSES;
 use carillon_gateway::turn::Input;
 use carillon_node::prng::Prng;
 use carillon_protocol::client::{Command, FrameId, Wire};
@@ -575,7 +574,7 @@ fn run(seed: u64) -> Tally {
     }
     world.converge();
     let counters = world.rig.shard.counters();
-    let replaced = CLOSES.iter().position(|close| *close == Close::Replaced).unwrap();
+    let replaced = Close::ALL.iter().position(|close| *close == Close::Replaced).unwrap();
     world.tally.replaced = counters.closes[replaced];
     world.tally.unknown_outcomes = counters.unknown_outcomes;
     world.tally

@@ -174,7 +174,7 @@ impl Rig {
 
     /// Bytes that wait for the kernel.
     pub(crate) fn pending_bytes(&self, connection: ConnectionId) -> usize {
-        self.shard.pending(connection).map(<[u8]>::len).sum()
+        self.shard.pending(connection).map(|payload| payload.len()).sum()
     }
 
     /// Time passes; timers fire on their way.

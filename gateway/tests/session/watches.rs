@@ -5,6 +5,7 @@ use carillon_link::Peer;
 use carillon_protocol::client::Command;
 use carillon_protocol::frame::{NotOwner, Presence, Refused, UserPresence, Watch, Watched};
 use carillon_protocol::ids::UserId;
+use carillon_protocol::placement::slot_of_user;
 use carillon_protocol::reason::Code;
 
 use crate::moving::{A, B, live_at, next_to, owns, two_routers};
@@ -37,6 +38,12 @@ fn answer(rig: &mut Rig, router: Peer, watch: &Watch, online: &[u64]) {
 fn comes_or_goes(rig: &mut Rig, router: Peer, client: &Client, user: u64, online: bool) {
     let user = state(UserId(user), online);
     rig.down_from(router, &Presence { user, sessions: vec![client.id.as_u64()] });
+}
+
+/// A router is not the home of one whom it was asked about.
+fn disowns(rig: &mut Rig, router: Peer, watch: &Watch, user: u64) {
+    let slot = slot_of_user(UserId(user)).0;
+    rig.down_from(router, &NotOwner { session: watch.session, request: watch.request, slot });
 }
 
 fn is_quiet(rig: &Rig) -> bool {
@@ -174,7 +181,7 @@ fn a_watch_finds_the_next_home() {
     owns(&mut rig, B, 1, &[6]);
     client.say(&mut rig, Some("x"), &subscribe(&[6, 4]));
     let (at_a, at_b) = (next_watch(&mut rig, A), next_watch(&mut rig, B));
-    rig.down_from(B, &NotOwner { session: at_b.session, request: at_b.request, slot: 0 });
+    disowns(&mut rig, B, &at_b, 6);
     assert!(is_quiet(&rig));
     answer(&mut rig, A, &at_a, &[4]);
     assert!(client.take(&mut rig).is_empty());
@@ -202,6 +209,19 @@ fn a_watch_finds_the_next_home() {
     assert!(matches!(seen.as_slice(), [Seen::Error { code: "overloaded", .. }]), "{seen:?}");
     answer(&mut rig, A, &at_a, &[2]);
     assert!(client.take(&mut rig).is_empty(), "answered already");
+}
+
+/// PR3: a router that is not the home of somebody stays that of the others, also when it says so late.
+#[test]
+fn pr3_a_late_refusal_is_about_whom_it_names() {
+    let (mut rig, _client) = watching();
+    owns(&mut rig, A, 2, &[3, 5]);
+    let at_a = next_watch(&mut rig, A);
+    assert_eq!(users(&at_a), [3, 5]);
+    owns(&mut rig, B, 3, &[5]);
+    assert_eq!(users(&next_watch(&mut rig, B)), [5]);
+    disowns(&mut rig, A, &at_a, 5);
+    assert_eq!(users(&next_watch(&mut rig, A)), [3]);
 }
 
 /// A client that connects while homes are not known is heard when they are.

@@ -22,7 +22,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
@@ -40,9 +40,10 @@ const ASLEEP: u8 = 2;
 #[derive(Debug)]
 pub struct Doorbell {
     state: AtomicU8,
-    /// Whether the owner armed since it last drained, so that the eventfd may have been written. Only the
-    /// owner uses it.
+    /// Whether the owner armed since it last drained, so that whoever rang first writes the eventfd. Only the owner uses it.
     armed: AtomicBool,
+    /// How many of those writes the owner has not read yet; some may still be on their way. Only the owner uses it.
+    owed: AtomicU64,
     event: OwnedFd,
 }
 
@@ -53,7 +54,12 @@ impl Doorbell {
     /// When the process has no descriptor left.
     pub fn new() -> io::Result<Arc<Doorbell>> {
         let event = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Arc::new(Doorbell { state: AtomicU8::new(AWAKE), armed: AtomicBool::new(false), event }))
+        Ok(Arc::new(Doorbell {
+            state: AtomicU8::new(AWAKE),
+            armed: AtomicBool::new(false),
+            owed: AtomicU64::new(0),
+            event,
+        }))
     }
 
     /// Announces sleep. `true`: something rang since the last [`drain`](Self::drain), so do not sleep.
@@ -71,12 +77,18 @@ impl Doorbell {
     /// visible after it. Returns whether anything rang.
     pub fn drain(&self) -> bool {
         let rung = self.state.swap(AWAKE, Ordering::AcqRel) == RUNG;
-        if self.armed.swap(false, Ordering::Relaxed) {
-            // Also when nothing rang as far as this thread can see: a ringer may stand between its swap and
-            // its write. What it writes after this read makes one later sleep end early, and is read then.
+        let mut owed = self.owed.load(Ordering::Relaxed);
+        // Of those who rang a sleeper, the first writes, and nobody else: a sleep that nobody ended costs no system call.
+        owed += u64::from(self.armed.swap(false, Ordering::Relaxed) && rung);
+        if owed > 0 {
+            // The ringer may still stand between its swap and its write. What it writes after this read makes one later
+            // sleep end early, and is read then.
             let mut count = [0; 8];
-            let _ = rustix::io::read(&self.event, &mut count);
+            if rustix::io::read(&self.event, &mut count).is_ok() {
+                owed = owed.saturating_sub(u64::from_ne_bytes(count));
+            }
         }
+        self.owed.store(owed, Ordering::Relaxed);
         rung
     }
 

@@ -30,6 +30,29 @@ fn only_a_sleeper_is_rung_through_the_kernel() {
     assert!(!bell.wait(Some(Duration::from_millis(1))).unwrap());
 }
 
+/// A sleep that nobody ended costs no system call: what is in the descriptor then is not even looked at. And what is written
+/// late is still read, by a later turn.
+#[test]
+fn only_what_was_rung_is_read() {
+    let bell = Doorbell::new().unwrap();
+    let write = || rustix::io::write(&*bell, &1_u64.to_ne_bytes()).unwrap();
+    assert!(!bell.arm());
+    write();
+    assert!(!bell.drain() && readable(&bell), "nobody rang");
+
+    // As if the ringer had been held up between its ring and its write.
+    let mut count = [0; 8];
+    rustix::io::read(&*bell, &mut count).unwrap();
+    assert!(!bell.arm());
+    bell.wake();
+    rustix::io::read(&*bell, &mut count).unwrap();
+    assert!(bell.drain());
+    assert!(!bell.arm());
+    write();
+    assert!(readable(&bell), "the sleep ends early");
+    assert!(!bell.drain() && !readable(&bell), "once");
+}
+
 /// A ringer and a sleeper: everything that was published before a ring is seen. The ringer publishes and
 /// rings twice, the second time about when the owner drains after the first, and then waits to be seen: so a
 /// lost ring is not made good by the next one, and ends in the time-out.

@@ -66,8 +66,8 @@ fn check(asked: &FindLimit, options: &Options) -> Result<(), String> {
     if !(1..=PROBES_MAX).contains(&asked.probes) {
         return Err(format!("--probes {} is not within 1 to {PROBES_MAX}", asked.probes));
     }
-    if options.idle || options.ramp.is_some() {
-        return Err("--idle and --ramp are searches of their own: leave them out".to_owned());
+    if options.idle || options.ramp.is_some() || options.in_flight.is_some() {
+        return Err("--idle, --ramp and --in-flight are searches of their own: leave them out".to_owned());
     }
     if options.duration < Duration::from_secs(1) {
         return Err("a probe of less than a second says nothing: --duration".to_owned());

@@ -16,8 +16,8 @@ use super::observer::{LOOK, Observer, Progress};
 use super::watch::Sample;
 use super::{inputs, machine, outputs, rest};
 use crate::options::{self, Options};
-use crate::oracle::{Judge, Ledger, Roster, Verdict};
-use crate::plan::{self, Outlets, Planned};
+use crate::oracle::{Judge, Ledger, Roster, Verdict, to_last};
+use crate::plan;
 use crate::report::{Course, Findings, INVALID, Idle, StepReport, judge_step, text};
 use crate::schedule::Rates;
 use crate::series::row_ns;
@@ -140,6 +140,10 @@ impl<'o> Run<'o> {
         }
         let ledgers = self.stop(threads)?;
         let course = self.course(&plan, observer);
+        let to_last_us = to_last(&ledgers, plan.window.measure_from_ns).summary();
+        if let [step] = sent.steps.as_mut_slice() {
+            step.to_last_us = to_last_us;
+        }
         let verdict = self.judge(&plan, ledgers, &mut sent.invalid);
         let stats = self.control.total();
         if stats.troubles.contains_key(JOURNAL_TROUBLE) {
@@ -154,6 +158,7 @@ impl<'o> Run<'o> {
             verdict,
             stats,
             steps: sent.steps,
+            to_last_us,
             course,
             idle,
             invalid: sent.invalid,
@@ -212,6 +217,7 @@ impl<'o> Run<'o> {
                 receipts: options.receipts,
                 mix: options.mix,
                 arrivals: options.arrivals,
+                in_flight: options.in_flight,
                 retry: options.retry,
                 manners: options.manners.clone(),
                 prng: root.fork(),
@@ -254,7 +260,7 @@ impl<'o> Run<'o> {
         let planned = plan::conversations(options);
         let server = *options.server.first().ok_or("--server names no address")?;
         let conversations = rest::make(server, options.seed, &planned, &self.users, &self.tokens)?;
-        let outlets = outlets(options.clients, &planned);
+        let outlets = plan::outlets(options, &planned);
         let start_ns = Clock.now_ns() + LEAD_NS;
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let rates = options.rates();
@@ -372,6 +378,9 @@ impl<'o> Run<'o> {
 
     fn judge(&self, plan: &Plan, ledgers: Vec<Ledger>, invalid: &mut Vec<String>) -> Verdict {
         let mut judge = Judge::new(plan.roster.clone(), ledgers);
+        if !self.options.history {
+            return judge.finish_without_histories();
+        }
         if let Some(server) = self.options.server.first()
             && let Err(sentence) = rest::tell(*server, &plan.roster, &self.tokens, &mut judge)
         {
@@ -381,16 +390,4 @@ impl<'o> Run<'o> {
         }
         judge.finish()
     }
-}
-
-fn outlets(clients: u32, planned: &[Planned]) -> Vec<Outlets> {
-    let mut outlets = vec![Outlets::default(); clients as usize];
-    for (number, conversation) in (0u32..).zip(planned) {
-        for client in &conversation.members {
-            if let Some(outlets) = outlets.get_mut(*client as usize) {
-                if conversation.is_group { &mut outlets.groups } else { &mut outlets.pairs }.push(number);
-            }
-        }
-    }
-    outlets
 }

@@ -22,6 +22,9 @@ const DESCRIPTORS_SPARE: u64 = 64;
 /// The largest group: the largest that a preset has.
 const GROUP_SIZE_MAX: u32 = 25_000;
 
+/// The most messages on their way: a server need not read on above (`limits.inflight`).
+const IN_FLIGHT_MAX: usize = 64;
+
 /// The most threads: beyond, the generator only competes with itself.
 const THREADS_MAX: usize = 64;
 
@@ -85,6 +88,16 @@ pub fn check(options: &Options, tokens_count: Option<usize>, machine: &Machine) 
     if !(options.rate.is_finite() && options.rate > 0.0) {
         return Err(format!("--rate {} is not a number above 0", options.rate));
     }
+    if let Some(in_flight) = options.in_flight {
+        if !(1..=IN_FLIGHT_MAX).contains(&in_flight) {
+            return Err(format!("--in-flight {in_flight} is not within 1 to {IN_FLIGHT_MAX}"));
+        }
+        if !clients.is_multiple_of(2) {
+            return Err(format!(
+                "{clients} clients are not pairs: --in-flight needs an even number of --clients"
+            ));
+        }
+    }
     if !(1..=THREADS_MAX).contains(&options.threads) {
         return Err(format!("--threads {} is not within 1 to {THREADS_MAX}", options.threads));
     }
@@ -99,6 +112,12 @@ pub fn check(options: &Options, tokens_count: Option<usize>, machine: &Machine) 
 /// # Errors
 /// One sentence that says what to change.
 pub fn check_rate(options: &Options, send_per_s: u64) -> Result<(), String> {
+    if options.in_flight.is_some() && send_per_s != 0 {
+        return Err(format!(
+            "--in-flight would find the server's limit of {send_per_s} messages a second and user: start the server with \
+             --set limits.send_per_s=0"
+        ));
+    }
     let peak_per_s =
         if options.ramp.is_some() { options.rates().start_per_s() } else { options.peak_per_s() };
     let per_client = peak_per_s / f64::from(options.clients.max(1));
@@ -137,6 +156,8 @@ mod tests {
             ("--rate 0", None, "--rate 0"),
             ("--threads 0", None, "--threads 0"),
             ("--users 9223372036854775807-", None, "--users"),
+            ("--clients 3 --in-flight 1", None, "3 clients are not pairs"),
+            ("--in-flight 65", None, "--in-flight 65"),
         ];
         for (line, tokens, words) in refused {
             let sentence = check(&parsed(line), tokens, &MACHINE).expect_err(line);
@@ -155,5 +176,7 @@ mod tests {
         assert_eq!(check_rate(&parsed("--clients 10 --rate 1000"), 0), Ok(()));
         let sentence = check_rate(&parsed("--clients 10 --rate 1000"), 20).unwrap_err();
         assert!(sentence.contains("--clients 63"), "{sentence}");
+        assert_eq!(check_rate(&parsed("--in-flight 8"), 0), Ok(()));
+        assert!(check_rate(&parsed("--in-flight 8"), 20).unwrap_err().contains("limits.send_per_s=0"));
     }
 }

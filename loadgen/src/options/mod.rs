@@ -77,6 +77,10 @@ pub struct Options {
     /// A step whose p99 from intended to acknowledged is above this is saturated
     #[arg(long, value_name = "MS", default_value_t = 200)]
     pub ramp_p99_ms: u64,
+    /// Instead of --rate: clients are pairs, and the first of each sends as soon as fewer than this many of its messages
+    /// wait for their acknowledgement
+    #[arg(long, value_name = "N", conflicts_with_all = ["ramp", "idle", "rate", "mix"])]
+    pub in_flight: Option<usize>,
     /// Send nothing: connect, identify, keep up heartbeats, and report the server's memory per connection
     #[arg(long)]
     pub idle: bool,
@@ -108,6 +112,10 @@ pub struct Options {
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set,
           num_args = 0..=1, default_missing_value = "true")]
     pub retry: bool,
+    /// Whether histories are read at the end and held against what was seen; a server that keeps none is judged by what
+    /// was acknowledged and delivered alone
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub history: bool,
     /// How long to wait at the end until everything acknowledged is delivered (G7)
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s")]
     pub settle: Duration,
@@ -175,7 +183,9 @@ impl Options {
                 Rates::ramp(start_per_s, factor, step_s.saturating_mul(1_000_000_000))
             }
             None if self.stages.is_empty() => {
-                Rates::new(warmup_ns, &[Stage::constant(self.rate, nanoseconds(self.duration))])
+                // In a closed loop answers set the pace.
+                let per_s = if self.in_flight.is_some() { 0.0 } else { self.rate };
+                Rates::new(warmup_ns, &[Stage::constant(per_s, nanoseconds(self.duration))])
             }
             None => Rates::new(warmup_ns, &self.stages),
         }
@@ -197,12 +207,12 @@ impl Options {
     /// Whether groups are needed.
     #[must_use]
     pub fn uses_groups(&self) -> bool {
-        !self.idle && self.mix.group > 0.0
+        !self.idle && self.in_flight.is_none() && self.mix.group > 0.0
     }
 
     /// Whether conversations of two are needed.
     #[must_use]
     pub fn uses_pairs(&self) -> bool {
-        !self.idle && self.mix.one_to_one > 0.0
+        !self.idle && (self.in_flight.is_some() || self.mix.one_to_one > 0.0)
     }
 }

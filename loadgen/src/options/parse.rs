@@ -75,9 +75,17 @@ mod tests {
         assert_eq!((options.duration.as_secs(), options.warmup.as_millis()), (120, 500));
         assert_eq!(options.ramp, Some(Ramp { start_per_s: 500.0, factor: 1.5, step_s: 5 }));
         assert!((options.users, options.retry) == (42, false) && parsed("--retry").retry);
-        for wrong in
-            ["--duration 30", "--mix a=1", "--ramp 1:1:1", "--ramp 1:2", "--users 0-", "--retry maybe"]
-        {
+        assert!(!parsed("--history false").history && parsed("").history);
+        for wrong in [
+            "--duration 30",
+            "--mix a=1",
+            "--ramp 1:1:1",
+            "--ramp 1:2",
+            "--users 0-",
+            "--retry maybe",
+            "--in-flight 1 --rate 5",
+            "--in-flight 1 --idle",
+        ] {
             let line = ["loadgen"].into_iter().chain(wrong.split_whitespace());
             assert!(Options::try_parse_from(line).is_err(), "{wrong}");
         }

@@ -143,8 +143,17 @@ impl Judge {
     /// The verdict, after every history was told.
     #[must_use]
     pub fn finish(mut self) -> Verdict {
-        let acked = self.acked();
+        self.acked();
+        let acked = self.acked_seqs();
         self.observers(&acked);
+        self.deliveries(&acked);
+        self.verdict
+    }
+
+    /// The verdict on a server that keeps no history: what was acknowledged has to have reached every member.
+    #[must_use]
+    pub fn finish_without_histories(mut self) -> Verdict {
+        let acked = self.acked_seqs();
         self.deliveries(&acked);
         self.verdict
     }
@@ -155,27 +164,31 @@ impl Judge {
         self.verdict
     }
 
-    /// Acked sends have to be in the history. Returns, per conversation, the acked seqs, ascending.
-    fn acked(&mut self) -> Vec<Vec<Seq>> {
-        let mut acked = vec![Vec::new(); self.roster.conversations().len()];
+    /// Acked sends have to be in the history.
+    fn acked(&mut self) {
         let rows = self.ledgers.iter().flat_map(|ledger| {
             (ledger.first_client..).zip(&ledger.rows).map(|(client, rows)| (client, rows.as_slice()))
         });
         for ((client, rows), places) in rows.zip(&self.places) {
-            for ((n, row), place) in rows.iter().enumerate().zip(places) {
-                if row.state != State::Acked {
-                    continue;
-                }
-                if let Some(seqs) = acked.get_mut(row.conversation as usize) {
-                    seqs.push(row.seq);
-                }
-                if *place == 0 {
+            for ((n, row), _) in rows.iter().enumerate().zip(places).filter(|(_, place)| **place == 0) {
+                if row.state == State::Acked {
                     let id = self.roster.conversations()[row.conversation as usize].id;
                     let seq = row.seq;
                     let words =
                         format_args!("{seq} of {id}, send {n} of client {client}, was acked and is gone");
                     self.verdict.violations.add(Kind::Lost, words);
                 }
+            }
+        }
+    }
+
+    /// Per conversation, the acked seqs, ascending.
+    fn acked_seqs(&self) -> Vec<Vec<Seq>> {
+        let mut acked = vec![Vec::new(); self.roster.conversations().len()];
+        let rows = self.ledgers.iter().flat_map(|ledger| &ledger.rows).flatten();
+        for row in rows.filter(|row| row.state == State::Acked) {
+            if let Some(seqs) = acked.get_mut(row.conversation as usize) {
+                seqs.push(row.seq);
             }
         }
         for seqs in &mut acked {

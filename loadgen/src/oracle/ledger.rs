@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use carillon_protocol::ids::{ConversationId, MessageId, SEQ_MAX, Seq};
 
+use super::last::Copies;
 use super::line::{Line, Step};
 use super::{Kind, Roster, Violations};
 use crate::content::{self, Mark};
@@ -102,6 +103,8 @@ pub struct Ledger {
     pub(super) is_connected: Vec<bool>,
     /// Per conversation, the digest seen at `base_seq + 1 + index`; 0 where nothing was.
     pub(super) digests: Vec<Vec<u64>>,
+    /// Per group, the copies seen of `base_seq + 1 + index`.
+    pub(super) copies: Vec<Vec<Copies>>,
     pub(super) violations: Violations,
     pub(super) tally: Tally,
 }
@@ -119,6 +122,7 @@ impl Ledger {
             lines,
             is_connected: vec![true; count as usize],
             digests: vec![Vec::new(); roster.conversations().len()],
+            copies: vec![Vec::new(); roster.conversations().len()],
             violations: Violations::default(),
             tally: Tally::default(),
             roster,
@@ -278,6 +282,19 @@ impl Ledger {
         }
         self.observe(number, seq, digest);
         Seen::Taken { conversation: number }
+    }
+
+    /// A message of a group, meant to leave then, reached a client.
+    pub fn arrived(&mut self, number: u32, seq: Seq, intended_ns: u64, now_ns: u64) {
+        let Some(conversation) = self.roster.conversations().get(number as usize) else { return };
+        let Some(copies) = self.copies.get_mut(number as usize) else { return };
+        let index = seq.checked_sub(conversation.base_seq + 1);
+        let is_near = |index: &u64| *index < copies.len() as u64 + SEQ_AHEAD_MAX;
+        let Some(index) = index.filter(|_| conversation.members.len() > 2).filter(is_near) else { return };
+        if copies.len() <= index as usize {
+            copies.resize(index as usize + 1, Copies::default());
+        }
+        copies[index as usize].arrived(intended_ns, now_ns);
     }
 
     /// A client is told that its connection was too slow: skips are legal until it has caught up.

@@ -6,11 +6,12 @@
 //!
 //! # Invariants
 //! - Pure: no clock, no sockets. It believes nobody: what a server says is compared, never indexed with.
-//! - Memory is bounded by what was really sent and seen: 24 bytes a send, 8 bytes a seq and thread.
+//! - Memory is bounded by what was really sent and seen: 24 bytes a send, 8 bytes a seq and thread, 32 in a group.
 //! - What it cannot know it does not call wrong: an unanswered send may stand in the history or not, and one that was
 //!   refused retryably may be overtaken by later ones.
 
 mod judge;
+mod last;
 mod ledger;
 mod line;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use std::fmt;
 use carillon_protocol::ids::{ConversationId, Seq};
 
 pub use judge::{Judge, Told};
+pub use last::to_last;
 pub use ledger::{Ledger, Seen, Tally};
 
 /// A conversation of the run.

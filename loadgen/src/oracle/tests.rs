@@ -332,3 +332,34 @@ fn what_is_from_before_the_run_or_from_elsewhere_is_not_looked_at() {
     assert_eq!(elsewhere, Seen::Unrelated);
     check(&world.judge(&[]), &[]);
 }
+
+#[test]
+fn without_histories_a_missing_delivery_is_lost_and_nothing_else_is_asked() {
+    let (mut world, _) = World::honest();
+    let judge =
+        |world: World| Judge::new(world.roster, vec![world.two, world.one]).finish_without_histories();
+    check(&judge(World::honest().0), &[]);
+    world.send(0);
+    world.ack(0, 2, 5);
+    check(&judge(world), &[Kind::Lost]);
+}
+
+/// The last of all threads counts, and only messages that everybody has.
+#[test]
+fn a_message_to_a_group_is_as_late_as_its_last_copy() {
+    let members = vec![0, 1, 2, 3];
+    let room = Conversation { id: ROOM, base_seq: BASE_SEQ, members };
+    let roster = Arc::new(Roster::new(RUN, vec![100, 101, 102, 103], vec![room]));
+    let (mut one, mut two) = (Ledger::new(roster.clone(), 0, 2), Ledger::new(roster, 2, 2));
+    let ms = 1_000_000;
+    // Client 0 says both: everybody has the first, client 3 lacks the second.
+    one.arrived(0, 2, 10 * ms, 12 * ms);
+    two.arrived(0, 2, 10 * ms, 40 * ms);
+    two.arrived(0, 2, 10 * ms, 15 * ms);
+    one.arrived(0, 3, 20 * ms, 21 * ms);
+    two.arrived(0, 3, 20 * ms, 22 * ms);
+    let ledgers = [one, two];
+    let summary = super::to_last(&ledgers, 0).summary();
+    assert_eq!((summary.count, summary.max_us / 1_000), (1, 30), "{summary:?}");
+    assert_eq!(super::to_last(&ledgers, 11 * ms).summary().count, 0, "before it was measured");
+}

@@ -11,7 +11,7 @@ use crate::options::Options;
 use crate::oracle::{Kind, Verdict};
 use crate::scenario::Storm;
 use crate::schedule::Stage;
-use crate::stats::{Latency, Stats, Step};
+use crate::stats::{Latency, Stats, Step, Summary};
 
 /// Points of a curve between a share of messages and half of the rest.
 const CURVE_TICKS_PER_HALF: u32 = 5;
@@ -42,6 +42,7 @@ pub fn judge_step(
         achieved_per_s: step.acked_count as f64 / seconds,
         to_ack_us,
         to_delivered_us: step.to_delivered.summary(),
+        to_last_us: Summary::default(),
         generator_lag_us,
         cpu_us_per_message,
         saturated,
@@ -86,6 +87,8 @@ pub struct Findings {
     pub stats: Stats,
     /// By the steps; one for a flat run.
     pub steps: Vec<StepReport>,
+    /// Intended to the last member of a group.
+    pub to_last_us: Summary,
     /// By time.
     pub course: Course,
     /// Of an idle run.
@@ -184,7 +187,7 @@ impl Findings {
             },
             troubles: stats.troubles,
             saturates_at_per_s: saturation.filter(|_| options.ramp.is_some()).map(|step| step.rate_per_s),
-            whole: whole_report(&whole, &self.steps),
+            whole: whole_report(&whole, &self.steps, self.to_last_us),
             steps: self.steps,
             limit: None,
             idle: self.idle,
@@ -195,7 +198,7 @@ impl Findings {
 }
 
 /// All steps together: rates weighed by time, CPU by messages.
-fn whole_report(whole: &Step, steps: &[StepReport]) -> Whole {
+fn whole_report(whole: &Step, steps: &[StepReport], to_last_us: Summary) -> Whole {
     let mean = |of: &dyn Fn(&StepReport) -> f64| {
         let weight: f64 = steps.iter().map(|step| step.seconds).sum();
         steps.iter().map(|step| step.seconds * of(step)).sum::<f64>() / weight.max(f64::MIN_POSITIVE)
@@ -212,6 +215,7 @@ fn whole_report(whole: &Step, steps: &[StepReport]) -> Whole {
         achieved_per_s: mean(&|step| step.achieved_per_s),
         to_ack_us: whole.to_ack.summary(),
         to_delivered_us: whole.to_delivered.summary(),
+        to_last_us,
         generator_lag_us: whole.lag.summary(),
         cpu_us_per_message: cpu_us,
     }
@@ -252,6 +256,7 @@ fn asked(options: &Options) -> Asked {
         clients: options.clients,
         scenario: options.scenario.clone(),
         rate_per_s: if options.idle { 0.0 } else { options.rates().start_per_s() },
+        in_flight: options.in_flight,
         stages: options.stages.iter().map(asked_stage).collect(),
         storms: options.manners.storms.iter().map(asked_storm).collect(),
         slow_readers: options
@@ -264,7 +269,10 @@ fn asked(options: &Options) -> Asked {
         duration_ms: measured_ms(options),
         warmup_ms: options.warmup.as_millis() as u64,
         encoding: options.encoding.wire().subprotocol().to_owned(),
-        mix: AskedMix { one_to_one: options.mix.one_to_one, group: options.mix.group },
+        mix: match options.in_flight {
+            Some(_) => AskedMix { one_to_one: 1.0, group: 0.0 },
+            None => AskedMix { one_to_one: options.mix.one_to_one, group: options.mix.group },
+        },
         group_size: options.group_size,
         content_bytes: options.content_bytes,
         receipts: format!("{:?}", options.receipts).to_lowercase(),
@@ -273,6 +281,7 @@ fn asked(options: &Options) -> Asked {
         threads: options.threads,
         seed: options.seed,
         retry: options.retry,
+        history: options.history,
     }
 }
 
@@ -305,6 +314,7 @@ mod tests {
             verdict: Verdict { tally, ..Verdict::default() },
             stats,
             steps: vec![step],
+            to_last_us: Summary::default(),
             idle: None,
             invalid: Vec::new(),
         }

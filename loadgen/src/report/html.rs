@@ -69,10 +69,13 @@ fn header(report: &Report) -> String {
     let what = if asked.idle {
         format!("{} idle connections", asked.clients)
     } else {
+        let pace = match asked.in_flight {
+            Some(count) => format!("{count} messages of each pair in flight"),
+            None => format!("{} messages/s at the start", Unit::Count.words(asked.rate_per_s)),
+        };
         format!(
-            "{} clients · {} messages/s at the start · {} · receipts {}",
+            "{} clients · {pace} · {} · receipts {}",
             Unit::Count.words(f64::from(asked.clients)),
-            Unit::Count.words(asked.rate_per_s),
             escaped(&asked.encoding),
             escaped(&asked.receipts)
         )
@@ -110,6 +113,9 @@ fn tiles(report: &Report) -> String {
         tile(us(step.to_ack_us.p99_us), "intended → ack, p99");
         tile(us(step.to_delivered_us.p50_us), "intended → delivered, p50");
         tile(us(step.to_delivered_us.p99_us), "intended → delivered, p99");
+        if step.to_last_us.count > 0 {
+            tile(us(step.to_last_us.p99_us), "intended → last of a group, p99");
+        }
         let cpu_us: f64 = step.cpu_us_per_message.values().sum();
         if cpu_us > 0.0 {
             tile(format!("{cpu_us:.1} µs"), "server CPU per message");
@@ -278,6 +284,7 @@ fn steps(steps: &[StepReport]) -> String {
 fn oracle_words(report: &Report) -> &'static str {
     match report.verdict {
         Word::Violation => "Promises were broken. The first examples are below.",
+        _ if !report.options.history => "Every ack and every delivery was compared at the end.",
         _ => "Every ack, every delivery and every history was compared at the end.",
     }
 }
@@ -321,6 +328,7 @@ fn asked(report: &Report) -> String {
     let share =
         |part: f64| Unit::Share.words(part / (asked.mix.one_to_one + asked.mix.group).max(f64::MIN_POSITIVE));
     let rate = match asked.ramp {
+        None if let Some(count) = asked.in_flight => format!("{count} messages of each pair in flight"),
         Some(ramp) => format!("from {}/s, × {} every {} s", asked.rate_per_s, ramp.factor, ramp.step_s),
         None if !asked.stages.is_empty() => {
             let ends = |stage: &AskedStage| stage.from_per_s.max(stage.to_per_s);

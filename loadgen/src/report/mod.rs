@@ -145,8 +145,10 @@ pub struct Asked {
     pub clients: u32,
     /// The scenario's name, when it was one.
     pub scenario: Option<String>,
-    /// Messages a second at the start.
+    /// Messages a second at the start; 0 in a closed loop.
     pub rate_per_s: f64,
+    /// A closed loop: so many messages of each pair were on their way.
+    pub in_flight: Option<usize>,
     /// How the rate went, in a scenario.
     pub stages: Vec<AskedStage>,
     /// When connections were cut.
@@ -183,6 +185,8 @@ pub struct Asked {
     pub seed: u64,
     /// Whether lost connections were made anew.
     pub retry: bool,
+    /// Whether histories were read at the end.
+    pub history: bool,
 }
 
 /// A rate that rises.
@@ -284,6 +288,8 @@ pub struct Whole {
     pub to_ack_us: Summary,
     /// Intended to delivered.
     pub to_delivered_us: Summary,
+    /// Intended to the last member of a group; its count is of messages.
+    pub to_last_us: Summary,
     /// How late the generator was.
     pub generator_lag_us: Summary,
     /// Microseconds of the server's CPU per acknowledged message, by tier.
@@ -303,6 +309,8 @@ pub struct StepReport {
     pub to_ack_us: Summary,
     /// Intended to delivered.
     pub to_delivered_us: Summary,
+    /// Intended to the last member of a group, where this step is the only one; its count is of messages.
+    pub to_last_us: Summary,
     /// How late the generator was.
     pub generator_lag_us: Summary,
     /// Microseconds of the server's CPU per acknowledged message, by tier.

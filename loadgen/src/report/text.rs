@@ -19,9 +19,14 @@ pub fn lines(report: &Report) -> String {
         report.generator.reconnects
     ));
     for step in &report.steps {
-        lines.push(format!("rate {:.0}/s · achieved {:.0}/s", step.rate_per_s, step.achieved_per_s));
+        let asked = report.options.in_flight.map(|count| format!("in flight {count}"));
+        let asked = asked.unwrap_or_else(|| format!("rate {:.0}/s", step.rate_per_s));
+        lines.push(format!("{asked} · achieved {:.0}/s", step.achieved_per_s));
         lines.push(format!("  intended → ack        {}", summary_text(&step.to_ack_us)));
         lines.push(format!("  intended → delivered  {}", summary_text(&step.to_delivered_us)));
+        if step.to_last_us.count > 0 {
+            lines.push(format!("  intended → last       {}", summary_text(&step.to_last_us)));
+        }
         lines.push(format!("  generator's lag       {}", summary_text(&step.generator_lag_us)));
         if !step.cpu_us_per_message.is_empty() {
             let tiers = step.cpu_us_per_message.iter().map(|(tier, us)| format!("{tier} {us:.1}"));

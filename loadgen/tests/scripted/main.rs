@@ -13,8 +13,13 @@ use server::{Script, Server};
 
 /// Runs the generator against a server with this script, small and short; the exit status and the report.
 pub(crate) fn run(script: Script, more: &[&str]) -> (u8, serde_json::Value) {
-    let small = "--clients 6 --group-size 3 --rate 150 --duration 700ms --warmup 100ms --settle 500ms";
-    run_with(script, &[&small.split(' ').collect::<Vec<_>>(), more].concat())
+    run_paced(script, &["--rate", "150"], more)
+}
+
+/// As small and short, at another pace.
+pub(crate) fn run_paced(script: Script, pace: &[&str], more: &[&str]) -> (u8, serde_json::Value) {
+    let small = "--clients 6 --group-size 3 --duration 700ms --warmup 100ms --settle 500ms";
+    run_with(script, &[&small.split(' ').collect::<Vec<_>>(), pace, more].concat())
 }
 
 /// Runs the generator against a server with this script, and with these words alone.

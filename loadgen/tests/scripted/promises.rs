@@ -77,6 +77,14 @@ fn f1_a_lost_ack_is_asked_for_again_and_a_busy_server_tried_again() {
 }
 
 #[test]
+fn without_a_history_what_was_acked_and_not_delivered_is_still_found() {
+    finds(Script::Behaves, &["--history", "false"], &[]);
+    finds(Script::Withholds, &["--history", "false"], &["lost", "gap"]);
+    let (_, report) = run(Script::Behaves, &["--history", "false"]);
+    assert_eq!(report["oracle"]["history_messages"], 0, "{report:#}");
+}
+
+#[test]
 fn who_finds_nobody_at_one_server_goes_on_at_the_next() {
     let nobody =
         TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().to_string();

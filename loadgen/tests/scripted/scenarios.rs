@@ -1,4 +1,6 @@
-//! Scenario files against the scripted server: what they ask for happens, and the oracle finds nothing.
+//! Scenario files and the closed loop against the scripted server: what they ask for happens, and the oracle finds nothing.
+
+use std::collections::BTreeMap;
 
 use serde_json::json;
 
@@ -32,6 +34,35 @@ fn a_scenario_has_its_stages_storms_and_slow_readers() {
     assert_eq!(report["troubles"]["cut by the scenario"], 9, "{report:#}");
     let is_valid = report["invalid_because"] == json!([]);
     assert_eq!(exit, if is_valid { 0 } else { 3 }, "{report:#}");
+}
+
+#[test]
+fn a_closed_loop_keeps_so_many_on_their_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, html) = (dir.path().join("journal"), dir.path().join("run.html"));
+    let more = ["--journal", journal.to_str().unwrap(), "--html", html.to_str().unwrap()];
+    let (exit, report) = crate::run_paced(Script::Behaves, &["--in-flight", "2"], &more);
+    crate::reports::is_as_the_schema_says(&report);
+    let tally = &report["oracle"]["tally"];
+    assert_eq!((exit, &tally["deliveries"]), (0, &tally["acked"]), "{report:#}");
+    assert_eq!((&report["options"]["in_flight"], &report["options"]["rate_per_s"]), (&json!(2), &json!(0.0)));
+    assert!(std::fs::read_to_string(html).unwrap().contains("2 messages of each pair in flight"));
+    let (mut waiting, mut most) = (BTreeMap::new(), BTreeMap::new());
+    for line in std::fs::read_to_string(journal).unwrap().lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let client: u32 = words[2].parse().unwrap();
+        match words[1] {
+            "sent" => *waiting.entry(client).or_insert(0) += 1,
+            "acked" => *waiting.entry(client).or_insert(0) -= 1,
+            _ => {}
+        }
+        let now = waiting.get(&client).copied().unwrap_or(0);
+        let so_far = most.entry(client).or_insert(0);
+        *so_far = now.max(*so_far);
+    }
+    // The first of each pair talks, the second listens.
+    assert_eq!(most, BTreeMap::from([(0, 2), (1, 0), (2, 2), (3, 0), (4, 2), (5, 0)]));
+    assert!(waiting.values().all(|count| *count == 0));
 }
 
 #[test]

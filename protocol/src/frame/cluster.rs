@@ -59,12 +59,13 @@ pub struct Owned {
     pub request: u64,
 }
 
-/// Router to router: these slots were the sender's, and it gave them to the receiver. No answer: a receiver that does not
-/// hear of it finds them when it looks into the store the next time. Nobody takes a slot by this frame alone.
+/// Router to router: who has these slots, as far as the sender knows. It goes to whoever had them, ahead of everything that
+/// the sender hands on for their users elsewhere, and to whoever was given them. No answer. Nobody takes a slot by this
+/// frame alone: who is named as the owner, and does not know it, looks into the store.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[rkyv(derive(Debug))]
-pub struct Given {
-    /// Which; their owner is the receiver.
+pub struct Moved {
+    /// Which; at most [`crate::placement::SLOTS_COUNT`].
     pub slots: Vec<OwnedSlot>,
 }
 

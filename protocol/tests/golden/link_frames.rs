@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use carillon_protocol::frame::{
     Accepted, Change, Command, Concerned, ConversationView, Counts, Deliver, DeviceView, Entry, Find,
-    Findings, Found, Given, Joined, Lapsed, LinkFrame, Mark, MemberView, NotOwner, Notified, Notify, Open,
+    Findings, Found, Joined, Lapsed, LinkFrame, Mark, MemberView, Moved, NotOwner, Notified, Notify, Open,
     Own, Owned, OwnedSlot, Owners, Page, Peek, Peeked, Presence, PushTokenView, Reacted, ReactionCount, Read,
     ReadBy, ReadSync, Receipt, Refused, Register, Registered, Replaced, Revoked, RouterAddress, Standing,
     Submit, Typed, Typing, Unregister, UserPresence, UserView, Wanted, Watch, Watched, Watermark, read,
@@ -240,7 +240,7 @@ fn fan_out() -> Vec<Sample> {
         sample("own", Own { request: 9, slots: vec![OwnedSlot { slot: 4_095, owner: 7, epoch: 3 }] }),
         sample("owned", Owned { request: 9 }),
         sample("lapsed", Lapsed { request: 9 }),
-        sample("given", Given { slots: vec![OwnedSlot { slot: 4_095, owner: 8, epoch: 4 }] }),
+        sample("moved", Moved { slots: vec![OwnedSlot { slot: 4_095, owner: 8, epoch: 4 }] }),
         sample(
             "read_by",
             ReadBy {

@@ -114,6 +114,8 @@ pub struct Changes {
     pub lost: Vec<Slot>,
     /// Of another owner, or none: includes both of the above.
     pub changed: Vec<Slot>,
+    /// What passed from one router to another, and who of them may not know: who had it, or if that is us, who has it.
+    pub moved: Vec<(Slot, Incarnation)>,
 }
 
 /// See the module.
@@ -151,10 +153,14 @@ impl Table {
         if !is_news || (held.owner, held.epoch) == (owner, epoch) {
             return false;
         }
-        let (was_mine, is_mine) = (held.owner == self.me, owner == self.me);
+        let (was, is) = (held.owner, owner);
+        let (was_mine, is_mine) = (was == self.me, is == self.me);
         *held = Held { owner, epoch, is_leaving: false, is_known: false };
         self.version += 1;
         self.changes.changed.push(slot);
+        if was != is && was != NOBODY && is != NOBODY {
+            self.changes.moved.push((slot, Incarnation(if was_mine { is } else { was })));
+        }
         // Lost and gained again since it was asked last is both.
         if was_mine {
             self.changes.lost.push(slot);

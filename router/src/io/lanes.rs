@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use carillon_link::Arrival;
 use carillon_link::ring::{LaneEnd, SendError};
 use carillon_link::tls::Role;
+use carillon_link::{Arrival, Peer};
 use carillon_protocol::time::Time;
 use rkyv::util::AlignedVec;
 
@@ -17,6 +17,9 @@ const FRAMES_TURN_MAX: usize = 256;
 /// Bytes of frames that wait for room in a lane's ring. Beyond: the lane is closed; its gateway connects anew, registers
 /// its users again and peeks, so nothing is lost but time.
 const BACKLOG_BYTES_MAX: usize = 8 << 20;
+
+/// The number of whoever calls this process; those whom it calls have others ([`Dial`](carillon_link::Dial)).
+const CALLER: Peer = Peer(0);
 
 struct Lane {
     end: LaneEnd,
@@ -37,9 +40,10 @@ pub(super) struct Lanes {
 impl Lanes {
     /// A new lane, with a number that no other ever had.
     pub(super) fn arrived(&mut self, now: Time, arrival: Arrival, shard: &mut Shard) {
-        let far = match arrival.from {
-            Role::Gateway => Far::Gateway,
-            Role::Router => Far::Router,
+        let far = match (arrival.from, arrival.peer) {
+            (Role::Gateway, _) => Far::Gateway,
+            (Role::Router, CALLER) => Far::Caller,
+            (Role::Router, _) => Far::Called,
         };
         let end = arrival.lane;
         let lane = LaneId(self.arrived_count);

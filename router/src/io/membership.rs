@@ -7,19 +7,20 @@ use carillon_link::Wake;
 use carillon_node::clock::Clock;
 use carillon_protocol::time::WallMs;
 use carillon_store::error::ReadError;
-use carillon_store::ops::{self, Claim};
+use carillon_store::ops::{self, Claim, Ownership};
 use carillon_store::retry::{BatchError, commit_one};
 use carillon_store::txn::{Abort, Engine, Txn};
 use carillon_store::verb::Incarnation;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::{Cpu, committer};
-use crate::lease::{Input, Output, Told};
+use crate::lease::orders::{self, Hands};
+use crate::lease::{Input, Output};
 
 /// Joins the routers of a store, reached at `address`.
 pub(super) fn join(engine: &dyn Engine, address: &str) -> Result<Claim, BatchError> {
     let now = WallMs(Clock.wall_ms());
-    control(engine, &mut |txn| ops::join(txn, now, address))
+    OnEngine(engine).control(&mut |txn| ops::join(txn, now, address))
 }
 
 /// Carries out what a lease of this incarnation puts out.
@@ -36,7 +37,11 @@ impl Membership {
     /// Until the life is over.
     pub(super) fn run(mut self) {
         while let Ok(order) = self.orders.recv() {
-            if let Some(told) = carry_out(&*self.engine, self.incarnation, order) {
+            let told = orders::carry_out(&mut OnEngine(&*self.engine), self.incarnation, &order);
+            if let (Output::Depose { silent, .. }, Some(told)) = (&order, &told) {
+                tracing::warn!(incarnation = silent.0, ?told, "another router is silent");
+            }
+            if let Some(told) = told {
                 // There is room for the answer to everything under way; a life that is over needs none.
                 let _ = self.told.send(told);
                 self.wake.wake();
@@ -46,47 +51,27 @@ impl Membership {
     }
 }
 
-/// One order of a lease, and what it is told of it; `None` for what is no order to the store.
-pub(super) fn carry_out(engine: &dyn Engine, me: Incarnation, order: Output) -> Option<Input> {
-    Some(match order {
-        Output::Beat(number) => Input::Beaten(told(control(engine, &mut |txn| ops::beat(txn, me, number)))),
-        Output::Poll => Input::Polled(match engine.snapshot().and_then(|mut it| ops::ownership(&mut *it)) {
-            Ok(shown) => Told::Done(shown),
-            Err(error) => {
-                if let ReadError::Fatal(sentence) = error {
-                    tracing::error!(sentence, "who owns what cannot be read");
-                }
-                Told::Failed
-            }
-        }),
-        Output::Depose { silent, beat_seen } => {
-            let deposed = control(engine, &mut |txn| ops::depose(txn, me, silent, beat_seen));
-            tracing::warn!(incarnation = silent.0, ?deposed, "another router is silent");
-            Input::Deposed(told(deposed))
-        }
-        Output::Take(slots) => Input::Taken(told(control(engine, &mut |txn| ops::take(txn, me, &slots)))),
-        Output::Give { slots, to } => {
-            Input::Given(told(control(engine, &mut |txn| ops::give(txn, me, &slots, to))))
-        }
-        Output::Retire => Input::Retired(told(control(engine, &mut |txn| ops::retire(txn, me)))),
-        Output::Gained(_) | Output::Leaving(_) | Output::Left(_) | Output::Over => return None,
-    })
-}
+struct OnEngine<'a>(&'a dyn Engine);
 
-fn control<T>(
-    engine: &dyn Engine,
-    body: &mut dyn FnMut(&mut dyn Txn) -> Result<T, Abort>,
-) -> Result<T, BatchError> {
-    commit_one(engine, engine.control_lane(), body, &mut committer::pause)
-}
+impl Hands for OnEngine<'_> {
+    fn ownership(&mut self) -> Result<Ownership, ReadError> {
+        let shown = self.0.snapshot().and_then(|mut it| ops::ownership(&mut *it));
+        if let Err(ReadError::Fatal(sentence)) = &shown {
+            tracing::error!(sentence, "who owns what cannot be read");
+        }
+        shown
+    }
 
-fn told<T>(result: Result<T, BatchError>) -> Told<T> {
-    match result {
-        Ok(value) => Told::Done(value),
-        Err(BatchError::Fenced) => Told::Fenced,
-        Err(error) => {
+    fn control<T>(
+        &mut self,
+        body: &mut dyn FnMut(&mut dyn Txn) -> Result<T, Abort>,
+    ) -> Result<T, BatchError> {
+        let result = commit_one(self.0, self.0.control_lane(), body, &mut committer::pause);
+        if let Err(error) = &result
+            && *error != BatchError::Fenced
+        {
             tracing::warn!(%error, "a step of the lease failed, and is tried again");
-            Told::Failed
         }
+        result
     }
 }

@@ -38,19 +38,16 @@ impl Shard {
     /// Acts on what the lease put out, and on every change of an owner, however it was learned. `at`: what is news was so
     /// then.
     pub(super) fn settle_owners(&mut self, at: Time) {
-        let mut left = Vec::new();
         while let Some(output) = self.cluster.lease.as_mut().and_then(Lease::poll_output) {
             match output {
                 // The map says so as well.
-                lease::Output::Gained(_) => {}
-                lease::Output::Left(slots) => left.extend(slots),
+                lease::Output::Gained(_) | lease::Output::Left(_) => {}
                 lease::Output::Leaving(slots) => self.leave(slots),
                 lease::Output::Over => return self.end(),
                 other => self.outbox.push(Output::Lease(other)),
             }
         }
         self.cluster.learn_owners();
-        self.cluster.tell_receivers(&left, &mut self.outbox);
         self.settle_changes(at);
         for (router, answered) in self.cluster.learn_living(&mut self.outbox) {
             // Whoever it served registers elsewhere, and asks anew.
@@ -65,6 +62,7 @@ impl Shard {
 
     pub(super) fn settle_changes(&mut self, at: Time) {
         let Some(changes) = self.cluster.table.take_changes() else { return };
+        self.cluster.tell_routers(&changes.moved, &mut self.outbox);
         if !changes.lost.is_empty() {
             let lost = SlotSet::new(changes.lost);
             self.batches.close(&lost);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use carillon_protocol::frame::{
-    self, ArchivedGiven, ArchivedNotify, ArchivedOwn, Deliver, Frame, Notified, Owned, Peek, Peeked,
+    self, ArchivedMoved, ArchivedNotify, ArchivedOwn, Deliver, Frame, Notified, Owned, Peek, Peeked,
 };
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::placement::{Slot, slot_of_conversation};
@@ -42,7 +42,7 @@ impl Shard {
                 }
             }
             Frame::Own(own) => self.own(lane, from, own),
-            Frame::Given(given) => self.given(given),
+            Frame::Moved(moved) => self.moved(moved),
             Frame::Owned(answer) => {
                 self.cluster.claims.answered(from, answer.request.to_native());
                 self.settle_known();
@@ -133,14 +133,22 @@ impl Shard {
         self.outbox.send(lane, &Owned { request: own.request.to_native() });
     }
 
-    /// Another router gave us slots. They are ours when the store has told so: whatever else it tells comes with them.
-    fn given(&mut self, given: &ArchivedGiven) {
+    /// Another router says who has slots that were ours, or that we were given. Gateways hear of what is not ours any more
+    /// before anything that leaves out its users. What is ours the store tells: it tells the rest with it.
+    fn moved(&mut self, moved: &ArchivedMoved) {
         let me = self.cluster.me();
-        let is_news = given.slots.iter().any(|slot| {
-            slot.owner == me.0
-                && self.cluster.table.epoch(Slot(slot.slot.to_native())) < slot.epoch.to_native()
-        });
-        if is_news {
+        let mut is_gift = false;
+        for told in moved.slots.iter() {
+            let (slot, owner, epoch) =
+                (Slot(told.slot.to_native()), told.owner.to_native(), told.epoch.to_native());
+            if owner == me.0 {
+                is_gift |= self.cluster.table.epoch(slot) < epoch;
+            } else {
+                self.cluster.table.learn(slot, Some(Incarnation(owner)), epoch);
+            }
+        }
+        self.settle_owners(self.now);
+        if is_gift {
             self.lease(lease::Input::Gift);
         }
     }

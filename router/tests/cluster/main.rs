@@ -4,7 +4,7 @@ mod town;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use carillon_protocol::frame::{self, Notify, Peek};
+use carillon_protocol::frame::{self, Notify, Own, OwnedSlot, Peek};
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::limits::CONTENT_BYTES_MAX;
 use carillon_protocol::placement::{SLOTS_COUNT, Slot, slot_of_conversation, slot_of_user};
@@ -92,6 +92,30 @@ fn nf5_a_lost_lane_between_routers_loses_nothing() {
     assert_eq!(town.markers(), []);
 }
 
+/// NF5, G7: of two routers that call each other, as an elder does that has not heard of the younger one's life yet, both keep
+/// the younger one's lane, whichever comes first.
+#[test]
+fn nf5_two_routers_that_call_each_other_keep_one_lane() {
+    let mut town = Town::new(2);
+    let kept = town.lanes_between(1, 0);
+    assert_eq!(kept.len(), 1, "the younger one has called");
+    for _ in 0..2 {
+        town.call(0, 1);
+        town.settle();
+        assert_eq!(town.lanes_between(1, 0), kept);
+    }
+    town.lose_between(0, 1);
+    let called = town.call(0, 1);
+    town.settle();
+    assert_eq!(town.lanes_between(0, 1), [called], "better than none");
+    let kept = town.call(1, 0);
+    town.settle();
+    assert_eq!(town.lanes_between(1, 0), [kept]);
+    let again = town.call(1, 0);
+    town.settle();
+    assert_eq!(town.lanes_between(1, 0), [again], "it has given up the one before");
+}
+
 /// G9: commands by an epoch that is not the router's are refused.
 #[test]
 fn g9_another_epochs_commands_are_refused() {
@@ -130,6 +154,44 @@ fn g15_a_former_owners_notice_is_heard_by_nobody() {
     town.say_between(0, 1, &notice(3, epoch, 9));
     town.say_between(0, 1, &notice(3, epoch, 9));
     assert_eq!(delivered(&town.hear(1, lanes[1]), conversation), [(9, false)]);
+}
+
+/// G6, F26: a router that was declared over and does not know it yet is told who has its users before it hears of an event that
+/// leaves them out; so are its gateways, and nobody takes what it tells the others for what these were told.
+#[test]
+fn g6_who_had_a_slot_is_told_before_an_event_goes_past_it() {
+    for is_lane_lost in [false, true] {
+        let mut town = Town::new(3);
+        let lanes = [0, 1, 2].map(|node| town.gateway(node, 70));
+        let sender = town.user_of(2, 1);
+        let gone = town.user_of(0, 1);
+        let stays = (gone.0 + 1..).map(|from| town.user_of(0, from));
+        let stays = stays.into_iter().find(|user| slot_of_user(*user) != slot_of_user(gone)).expect("a user");
+        for (node, user) in [(2, sender), (0, gone), (0, stays)] {
+            town.register(node, lanes[node], user);
+        }
+        let conversation = town.create(2, lanes[2], &[sender, gone, stays]);
+        let epoch = town.epoch_of(conversation);
+        town.hear(0, lanes[0]);
+        if is_lane_lost {
+            town.cut.insert((0, 2));
+            town.lose_between(0, 2);
+        }
+        // One of them is served elsewhere, and the other one's slot is not known to have been taken.
+        let slot = slot_of_user(gone);
+        let moved =
+            OwnedSlot { slot: slot.0, owner: town.nodes[1].incarnation.0, epoch: town.owner(slot).1 + 1 };
+        town.say_between(1, 2, &Own { request: 1_000, slots: vec![moved] });
+        town.send((2, lanes[2]), sender, conversation, epoch);
+        if is_lane_lost {
+            town.cut.clear();
+            town.pass_ms(STEP_MS);
+        }
+        let heard = town.hear(0, lanes[0]);
+        let told_at = heard.iter().position(|one| matches!(one, Heard::Owners(it) if it.contains(&moved)));
+        let event_at = heard.iter().position(|one| matches!(one, Heard::Deliver(it) if it.users == [stays]));
+        assert!(event_at.is_some() && told_at.is_some_and(|at| Some(at) < event_at), "{heard:?}");
+    }
 }
 
 /// F6: a peek tells of all conversations at once, whoever owns them, and is answered behind what was under way before.

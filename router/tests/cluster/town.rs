@@ -14,11 +14,13 @@ use carillon_protocol::placement::{SLOTS_COUNT, Slot, slot_of_conversation, slot
 use carillon_protocol::time::{Time, WallMs};
 use carillon_router::batch::Failure;
 use carillon_router::cluster::Cluster;
-use carillon_router::lease::{self, Lease, Told};
+use carillon_router::lease::orders::{self, Hands};
+use carillon_router::lease::{self, Lease};
 use carillon_router::outbox::{Far, LaneId, Output};
 use carillon_router::shard::{Input, Shard, ShardSettings};
 use carillon_router::{DEFAULTS, Settings};
 use carillon_store::backend::memory::{Memory, Options};
+use carillon_store::error::ReadError;
 use carillon_store::ids::MessageIds;
 use carillon_store::ops::{self, Context, Ownership};
 use carillon_store::query;
@@ -125,7 +127,7 @@ impl Town {
     pub(crate) fn join(&mut self) -> usize {
         let address = format!("router-{}", self.nodes.len());
         self.shown.take();
-        let claim = control(&self.engine, &mut |txn| ops::join(txn, WallMs(5), &address)).unwrap();
+        let claim = self.control(&mut |txn| ops::join(txn, WallMs(5), &address)).unwrap();
         let mut settings: Settings = toml::from_str(DEFAULTS).unwrap();
         (settings.limits.send_per_s, settings.limits.conversation_per_s) = (0, 0);
         let lease = Lease::new(claim.incarnation, self.now);
@@ -149,7 +151,7 @@ impl Town {
             self.now = self.now.after_ms(STEP_MS);
             for (node, order) in std::mem::take(&mut self.lease_work) {
                 if self.is_awake(node) {
-                    let told = self.carry_out(node, order);
+                    let told = self.carry_out(node, &order);
                     self.nodes[node].shard.handle(self.now, Input::Lease(told));
                 }
             }
@@ -179,14 +181,17 @@ impl Town {
 
     /// The lane between two routers is lost.
     pub(crate) fn lose_between(&mut self, one: usize, other: usize) {
-        let lanes = self.nodes[one].lanes.iter();
-        let lost: Vec<LaneId> = lanes
-            .filter(|(_, end)| matches!(end, End::Router(at, _) if *at == other))
-            .map(|(lane, _)| *lane)
-            .collect();
+        let lost = self.lanes_between(one, other);
         assert!(!lost.is_empty(), "there is a lane");
         lost.into_iter().for_each(|lane| self.lose(one, lane));
         self.settle();
+    }
+
+    /// The lanes of a router to another one, as it numbers them.
+    pub(crate) fn lanes_between(&self, one: usize, other: usize) -> Vec<LaneId> {
+        let lanes = self.nodes[one].lanes.iter();
+        let leads_there = |end: &End| matches!(end, End::Router(at, _) if *at == other);
+        lanes.filter(|(_, end)| leads_there(end)).map(|(lane, _)| *lane).collect()
     }
 
     fn lose(&mut self, node: usize, lane: LaneId) {
@@ -203,21 +208,24 @@ impl Town {
         for node in (0..self.nodes.len()).filter(|node| self.is_awake(*node)).collect::<Vec<_>>() {
             for address in self.nodes[node].dials.clone() {
                 let other: usize = address.trim_start_matches("router-").parse().unwrap();
-                let is_there = self.nodes[node]
-                    .lanes
-                    .values()
-                    .any(|end| matches!(end, End::Router(at, _) if *at == other));
+                let is_there = !self.lanes_between(node, other).is_empty();
                 let is_cut = self.cut.contains(&(node.min(other), node.max(other)));
                 if is_there || is_cut || self.nodes[other].is_over {
                     continue;
                 }
-                let (mine, its) = (self.new_lane(node), self.new_lane(other));
-                self.nodes[node].lanes.insert(mine, End::Router(other, its));
-                self.nodes[other].lanes.insert(its, End::Router(node, mine));
-                self.nodes[node].shard.handle(self.now, Input::LaneUp { lane: mine, far: Far::Router });
-                self.nodes[other].shard.handle(self.now, Input::LaneUp { lane: its, far: Far::Router });
+                self.call(node, other);
             }
         }
+    }
+
+    /// A router makes a lane to another one, and numbers it so.
+    pub(crate) fn call(&mut self, node: usize, other: usize) -> LaneId {
+        let (mine, its) = (self.new_lane(node), self.new_lane(other));
+        self.nodes[node].lanes.insert(mine, End::Router(other, its));
+        self.nodes[other].lanes.insert(its, End::Router(node, mine));
+        self.nodes[node].shard.handle(self.now, Input::LaneUp { lane: mine, far: Far::Called });
+        self.nodes[other].shard.handle(self.now, Input::LaneUp { lane: its, far: Far::Caller });
+        mine
     }
 
     fn new_lane(&mut self, node: usize) -> LaneId {
@@ -319,36 +327,17 @@ impl Town {
         }
     }
 
-    fn carry_out(&self, node: usize, order: lease::Output) -> lease::Input {
-        let (engine, me) = (&self.engine, self.nodes[node].incarnation);
-        match order {
-            lease::Output::Beat(number) => {
-                if let Some(shown) = &mut *self.shown.borrow_mut() {
-                    let own = shown.living.iter_mut().filter(|one| one.incarnation == me);
-                    own.for_each(|one| one.beat = number);
-                }
-                return lease::Input::Beaten(told(control(engine, &mut |txn| ops::beat(txn, me, number))));
-            }
-            lease::Output::Poll => return lease::Input::Polled(Told::Done(self.ownership())),
-            _ => drop(self.shown.take()),
+    fn carry_out(&mut self, node: usize, order: &lease::Output) -> lease::Input {
+        let me = self.nodes[node].incarnation;
+        // All that a beat changes, so that not everything has to be read again.
+        let mut shown = self.shown.take();
+        if let (lease::Output::Beat(beat), Some(shown)) = (order, &mut shown) {
+            shown.living.iter_mut().filter(|one| one.incarnation == me).for_each(|one| one.beat = *beat);
         }
-        match order {
-            lease::Output::Depose { silent, beat_seen } => {
-                lease::Input::Deposed(told(control(engine, &mut |txn| {
-                    ops::depose(txn, me, silent, beat_seen)
-                })))
-            }
-            lease::Output::Take(slots) => {
-                lease::Input::Taken(told(control(engine, &mut |txn| ops::take(txn, me, &slots))))
-            }
-            lease::Output::Give { slots, to } => {
-                lease::Input::Given(told(control(engine, &mut |txn| ops::give(txn, me, &slots, to))))
-            }
-            lease::Output::Retire => {
-                lease::Input::Retired(told(control(engine, &mut |txn| ops::retire(txn, me))))
-            }
-            other => panic!("{other:?} is not for the store"),
+        if matches!(order, lease::Output::Beat(_) | lease::Output::Poll) {
+            *self.shown.borrow_mut() = shown;
         }
+        orders::carry_out(self, me, order).expect("an order to the store")
     }
 
     pub(crate) fn ownership(&self) -> Ownership {
@@ -464,18 +453,16 @@ pub(crate) fn delivered(heard: &[Heard], conversation: ConversationId) -> Vec<(S
         .collect()
 }
 
-fn control<T>(
-    engine: &Arc<Memory>,
-    body: &mut dyn FnMut(&mut dyn Txn) -> Result<T, Abort>,
-) -> Result<T, BatchError> {
-    commit_one(&**engine, engine.control_lane(), body, &mut |_| {})
-}
+impl Hands for Town {
+    fn ownership(&mut self) -> Result<Ownership, ReadError> {
+        Ok(Town::ownership(self))
+    }
 
-fn told<T>(result: Result<T, BatchError>) -> Told<T> {
-    match result {
-        Ok(value) => Told::Done(value),
-        Err(BatchError::Fenced) => Told::Fenced,
-        Err(_) => Told::Failed,
+    fn control<T>(
+        &mut self,
+        body: &mut dyn FnMut(&mut dyn Txn) -> Result<T, Abort>,
+    ) -> Result<T, BatchError> {
+        commit_one(&*self.engine, self.engine.control_lane(), body, &mut |_| {})
     }
 }
 

@@ -183,8 +183,9 @@ impl Two<'_> {
             }
         }
         browser.until(bob, &bubble(&format!("past {}", PAST_COUNT - 1)))?;
-        browser.evaluate(bob, "location.reload()")?;
-        browser.until(bob, "document.readyState === 'complete'")?;
+        // The old document is complete as well, for as long as it is still there.
+        browser.evaluate(bob, "window.isLeft = true, location.reload()")?;
+        browser.until(bob, "!window.isLeft && document.readyState === 'complete'")?;
         open_chat(browser, bob, ALICE)?;
         browser.until(bob, &bubble(&format!("past {}", PAST_COUNT - 1)))?;
         let first = bubble("hello bob");

@@ -68,6 +68,8 @@ pub(super) enum Event {
     Fault { number: usize },
     /// A conversation begins, as REST would ask for it.
     Create { number: usize },
+    /// Somebody changes who is a member, as REST would ask for it.
+    Change { number: usize },
     /// A commit of unknown outcome comes now or never.
     Land,
     /// The full disk has room again.

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use carillon_protocol::client::EventFrame;
 use carillon_protocol::ids::{ConversationId, MessageId, Seq, UserId};
 
+use super::members::{self, Claim, Wish};
+
 /// How a send stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -33,6 +35,8 @@ pub(super) struct Send {
     pub(super) attempts: u32,
     /// When it was last said, in virtual nanoseconds.
     pub(super) said_at: u64,
+    /// When it was first said.
+    pub(super) first_said_at: u64,
     /// It was refused once, or may have been, so that later ones may stand before it (G9).
     pub(super) may_be_overtaken: bool,
     pub(super) is_expected_refused: bool,
@@ -148,6 +152,26 @@ stats! {
     router_partitions,
     /// Routers that did not reach the store, or did not hear of it.
     store_cuts,
+    /// Commits that were to conflict.
+    conflicts,
+    /// Commits whose caller was not told.
+    unknown_commits,
+    /// Commits whose version was no longer kept.
+    too_old_commits,
+    /// Commits that were refused because they took too long.
+    slow_commits,
+    /// Commits that took up to seconds.
+    long_commits,
+    /// Transactions of leases that were disturbed: told to run again, or not told at all.
+    disturbed_orders,
+    /// Transactions of leases whose outcome stayed unknown.
+    unknown_orders,
+    /// Routers that died with a transaction of their lease under way, or committed and not heard of.
+    order_crashes,
+    /// Transactions of dead routers' leases that came all the same.
+    late_orders,
+    /// Routers that joined without hearing of it.
+    lost_joins,
     /// Routers that others declared dead.
     deposed,
     /// Lives that began in a process that had lived before.
@@ -166,7 +190,61 @@ stats! {
     older_marks,
     /// Receipts that a client was told are durable.
     receipts,
+    /// Members that somebody added.
+    members_added,
+    /// That somebody else removed.
+    members_removed,
+    /// That left.
+    members_left,
+    /// Changes of members that were refused.
+    changes_refused,
+    /// Devices that heard of the end of their own membership.
+    farewells,
+    /// Resets because a device's user came back.
+    returns,
+    /// Refusals because a user is no member.
+    forbidden,
+    /// States of typing that a device heard.
+    typings,
 }
+
+/// What goes wrong on purpose, and who comes and goes: a kind of it that happens in too few worlds proves little.
+pub const FAULTS: [&str; 34] = [
+    "lanes_lost",
+    "gateway_crashes",
+    "router_crashes",
+    "crashes_before_commit",
+    "crashes_after_commit",
+    "crashes_after_ack",
+    "cuts",
+    "gateway_drains",
+    "router_restarts",
+    "router_leaves",
+    "router_joins",
+    "stalls",
+    "gateway_pauses",
+    "router_pauses",
+    "router_naps",
+    "unknowns",
+    "disks_full",
+    "wall_jumps",
+    "slow_times",
+    "router_lanes_lost",
+    "gateway_partitions",
+    "router_partitions",
+    "store_cuts",
+    "conflicts",
+    "unknown_commits",
+    "too_old_commits",
+    "slow_commits",
+    "long_commits",
+    "disturbed_orders",
+    "unknown_orders",
+    "order_crashes",
+    "members_added",
+    "members_removed",
+    "members_left",
+];
 
 /// See the module.
 #[derive(Default)]
@@ -182,10 +260,21 @@ pub(super) struct Book {
     pub(super) late: BTreeMap<usize, Vec<UserId>>,
     pub(super) delivered: BTreeMap<(UserId, ConversationId), Marks>,
     pub(super) read: BTreeMap<(UserId, ConversationId), Marks>,
-    /// Who was shown something of a conversation that is not known to be theirs.
-    pub(super) strangers: BTreeSet<(UserId, ConversationId)>,
-    /// By slot and epoch, who said that it is theirs.
-    owners: BTreeMap<(u16, u64), u64>,
+    /// Who was first shown what, and when.
+    pub(super) shown: BTreeMap<(UserId, ConversationId, Seq), u64>,
+    /// From which seq on somebody was told that they see a conversation.
+    pub(super) firsts: BTreeSet<(UserId, ConversationId, Seq)>,
+    /// What depends on who was a member when.
+    pub(super) claims: Vec<Claim>,
+    /// Conversations whose members change, with who owns them, as far as is known.
+    pub(super) moving: BTreeMap<ConversationId, Option<UserId>>,
+    pub(super) wishes: BTreeMap<usize, Wish>,
+    /// When something other than a message was first known to stand at a place.
+    pub(super) known_at: BTreeMap<(ConversationId, Seq), u64>,
+    /// When a user first typed in a conversation, and when they first did so although they had heard that they may not.
+    pub(super) typed: BTreeMap<(UserId, ConversationId, bool), u64>,
+    /// Of each slot, who said that it is theirs by which epoch.
+    owners: Vec<Vec<(u64, u64)>>,
     pub(super) violations: Vec<String>,
     pub(super) stats: Stats,
 }
@@ -193,8 +282,19 @@ pub(super) struct Book {
 impl Book {
     /// Somebody says that a slot is theirs by this epoch: who else said so before.
     pub(super) fn owner(&mut self, slot: u16, epoch: u64, owner: u64) -> Option<u64> {
-        let known = *self.owners.entry((slot, epoch)).or_insert(owner);
-        (known != owner).then_some(known)
+        let slot = usize::from(slot);
+        if self.owners.len() <= slot {
+            self.owners.resize(slot + 1, Vec::new());
+        }
+        let said = &mut self.owners[slot];
+        // The latest is asked for most.
+        match said.iter().rev().find(|(known_epoch, _)| *known_epoch == epoch) {
+            Some((_, known)) => (*known != owner).then_some(*known),
+            None => {
+                said.push((epoch, owner));
+                None
+            }
+        }
     }
 
     /// A promise is broken.
@@ -202,11 +302,14 @@ impl Book {
         self.violations.push(format!("{promise}: {words}"));
     }
 
-    /// A user was shown something of a conversation (G11). Of one that begins meanwhile it is judged at the end.
-    pub(super) fn shown(&mut self, user: UserId, conversation: ConversationId) {
-        if !self.members.get(&conversation).is_some_and(|members| members.contains(&user)) {
-            self.strangers.insert((user, conversation));
-        }
+    /// A user was shown something of a conversation (G11): judged at the end.
+    pub(super) fn shown(&mut self, user: UserId, conversation: ConversationId, seq: Seq, now: u64) {
+        self.shown.entry((user, conversation, seq)).or_insert(now);
+    }
+
+    /// Whether a user is a member, as far as is known.
+    pub(super) fn is_member(&self, user: UserId, conversation: ConversationId) -> bool {
+        self.members.get(&conversation).is_some_and(|members| members.contains(&user))
     }
 
     pub(super) fn told(&self, conversation: ConversationId) -> Seq {
@@ -214,7 +317,10 @@ impl Book {
     }
 
     /// Somebody was told what stands at a place (G4, G8).
-    pub(super) fn see(&mut self, conversation: ConversationId, seq: Seq, sight: Sight) {
+    pub(super) fn see(&mut self, conversation: ConversationId, seq: Seq, sight: Sight, now: u64) {
+        if sight.message == MessageId(0) {
+            self.known_at.entry((conversation, seq)).or_insert(now);
+        }
         let told = self.told.entry(conversation).or_insert(0);
         *told = (*told).max(seq);
         match self.sights.get(&(conversation, seq)) {
@@ -250,10 +356,19 @@ pub(super) fn sight<'a>(event: &'a EventFrame<'_>) -> (Sight, Option<&'a str>) {
             };
             (sight, message.client_msg_id.as_deref())
         }
-        EventFrame::ConversationCreated { by, .. } => {
-            (Sight { message: MessageId(0), sender: *by, content: "created".to_owned() }, None)
+        EventFrame::ConversationCreated { by, .. } => change_sight(*by, "created".to_owned()),
+        EventFrame::MemberAdded { user_ids, by, .. } => change_sight(*by, members::added(user_ids)),
+        EventFrame::MemberRemoved { user, by, owner, .. } => {
+            change_sight(*by, members::removed(*user, *owner))
         }
-        // Nothing in this world changes a conversation otherwise than by messages.
+        EventFrame::ConversationUpdated { by, group_name: Some(group_name), .. } => {
+            change_sight(*by, members::renamed(group_name))
+        }
+        // Nothing in this world changes a conversation otherwise.
         other => (Sight { message: MessageId(0), sender: UserId(0), content: format!("{other:?}") }, None),
     }
+}
+
+fn change_sight(sender: UserId, content: String) -> (Sight, Option<&'static str>) {
+    (Sight { message: MessageId(0), sender, content }, None)
 }

@@ -4,7 +4,9 @@ use carillon_node::tokens::Claims;
 use carillon_protocol::client::Wire;
 use carillon_protocol::frame::{Command, LinkFrame, Submit};
 use carillon_protocol::ids::{ConversationId, UserId};
+use carillon_protocol::placement::Slot;
 use carillon_protocol::record::{ConversationType, History};
+use carillon_router::lease::orders::Hands;
 use carillon_store::ops::{self, Context};
 use carillon_store::retry;
 use carillon_store::verb::{Answer, CreateOp, Op, Query};
@@ -32,33 +34,41 @@ impl World<'_> {
         for number in 0..self.plan.conversations_count {
             let conversation = ConversationId(1_000 + number as u64);
             let members = self.draw_members();
-            ops.push(Op::Create(create_op(conversation, &members, &format!("start-{number}"))));
+            let is_moving = number < self.plan.moving_count;
+            if is_moving {
+                self.book.moving.insert(conversation, members.first().copied());
+            }
+            let history = History::FromJoin;
+            let key = format!("start-{number}");
+            ops.push(Op::Create(create_op(conversation, &members, &key, history)));
             self.book.members.insert(conversation, members);
         }
-        let claim = retry::claim(&*self.engine, self.wall(), &mut |_| ()).expect("nothing goes wrong yet");
-        for lane in 0..self.plan.commit_lanes_count {
-            let mut ids = claim.message_ids(lane, self.plan.commit_lanes_count);
-            let mut context = Context {
-                now: self.wall(),
-                incarnation: claim.incarnation,
-                ids: &mut ids,
-                members_max: 1_000,
-            };
-            if lane == 0 {
-                let results = retry::commit_batch(&*self.engine, lane, &mut context, &ops, &mut |_| ());
-                assert!(results.iter().all(Result::is_ok), "nothing goes wrong yet: {results:?}");
-            }
-        }
-        if self.plan.is_shared {
-            let retired = self.control(&mut |txn| ops::retire(txn, claim.incarnation));
-            retired.expect("nothing goes wrong yet");
-        }
+        self.write_down_first(&ops);
         for user in 1..=members_count + 1 {
             let devices_count = self.prng.between(1, self.plan.devices_max);
             for device in 0..devices_count {
                 self.add_device(UserId(user as u64), format!("d{device}"));
             }
         }
+    }
+
+    /// Commits these by a router that was there before, and owned no more than it needed: to claim every slot is the most
+    /// expensive thing that a world does.
+    fn write_down_first(&mut self, ops: &[Op]) {
+        let wall = self.wall();
+        let mut slots: Vec<Slot> = ops.iter().map(ops::slot_of).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        let claim = self.control(&mut |txn| ops::join(txn, wall, "")).expect("nothing goes wrong yet");
+        let taken = self.control(&mut |txn| ops::take(txn, claim.incarnation, &slots));
+        assert_eq!(taken.map(|taken| taken.len()), Ok(slots.len()), "nobody owns anything yet");
+        let mut ids = claim.message_ids(0, self.plan.commit_lanes_count);
+        let mut context =
+            Context { now: wall, incarnation: claim.incarnation, ids: &mut ids, members_max: 1_000 };
+        let results = retry::commit_batch(&*self.engine, 0, &mut context, ops, &mut |_| ());
+        assert!(results.iter().all(Result::is_ok), "nothing goes wrong yet: {results:?}");
+        let retired = self.control(&mut |txn| ops::retire(txn, claim.incarnation));
+        retired.expect("nothing goes wrong yet");
     }
 
     /// At least two; at least one of the users is left out now and then.
@@ -128,13 +138,13 @@ impl World<'_> {
     }
 }
 
-fn create_op(conversation: ConversationId, members: &[UserId], key: &str) -> CreateOp {
+fn create_op(conversation: ConversationId, members: &[UserId], key: &str, history: History) -> CreateOp {
     CreateOp {
         conversation,
         creator: members[0],
         client_msg_id: key.to_owned(),
         conversation_type: ConversationType::Group,
-        history: History::FromJoin,
+        history,
         group_name: Some(key.to_owned()),
         members: members[1..].to_vec(),
     }

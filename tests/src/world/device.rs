@@ -59,6 +59,7 @@ struct Sync {
     why: Why,
     /// The highest seq that anybody was told before it was asked (G10).
     floor: Seq,
+    asked_at: u64,
 }
 
 /// An unanswered receipt.
@@ -67,6 +68,7 @@ struct Receipt {
     conversation: ConversationId,
     seq: Seq,
     is_read: bool,
+    said_at: u64,
 }
 
 /// See the module.
@@ -89,6 +91,8 @@ pub(super) struct Device {
     lines: BTreeMap<ConversationId, Line>,
     /// What it holds, over all its connections.
     held: BTreeMap<ConversationId, BTreeSet<Seq>>,
+    /// The first event of a conversation that it may see, where that is not 1.
+    firsts: BTreeMap<ConversationId, Seq>,
     /// Up to where it holds everything, as it says when it comes back.
     cursors: BTreeMap<ConversationId, Seq>,
     /// `delivered` as it stands at the server, at least and at most; as of this connection's `identify`.
@@ -96,6 +100,7 @@ pub(super) struct Device {
     said: BTreeMap<ConversationId, (Seq, Seq)>,
     /// The highest seq that anybody was told before this connection's `identify`.
     floors: BTreeMap<ConversationId, Seq>,
+    identified_at: u64,
     /// Up to where this connection was told that others got, and whether by reading.
     marks: BTreeMap<(ConversationId, UserId, bool), Seq>,
     /// Sends without an answer, in order.
@@ -165,10 +170,12 @@ impl Device {
             may_send_early: false,
             lines: BTreeMap::new(),
             held: BTreeMap::new(),
+            firsts: BTreeMap::new(),
             cursors: BTreeMap::new(),
             stored: BTreeMap::new(),
             said: BTreeMap::new(),
             floors: BTreeMap::new(),
+            identified_at: 0,
             marks: BTreeMap::new(),
             pending: Vec::new(),
             queue: Vec::new(),
@@ -222,10 +229,10 @@ impl Device {
         &self.watched
     }
 
-    /// What it does not hold of `1..=head`.
-    pub(super) fn missing(&self, conversation: ConversationId, head: Seq) -> Vec<Seq> {
+    /// What it does not hold of `first..=head`.
+    pub(super) fn missing(&self, conversation: ConversationId, first: Seq, head: Seq) -> Vec<Seq> {
         let held = self.held.get(&conversation);
-        (1..=head).filter(|seq| held.is_none_or(|held| !held.contains(seq))).collect()
+        (first..=head).filter(|seq| held.is_none_or(|held| !held.contains(seq))).collect()
     }
 
     /// Sends that it still waits for.

@@ -8,6 +8,7 @@ use super::agenda::Event;
 use super::gateways::GatewayInput;
 use super::lanes::Place;
 use super::plan::MS;
+use super::routers::OrderKind;
 
 /// As many attempts as a batch is given: then its outcome stays unknown.
 const ATTEMPTS: usize = carillon_store::retry::ATTEMPTS_MAX as usize;
@@ -23,6 +24,17 @@ pub(super) enum Crash {
     AfterCommit,
     /// With an ack sent, and nothing of the rest of that turn (F5).
     AfterAck,
+}
+
+/// What goes wrong with a transaction of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OrderFault {
+    /// Its router dies with it under way: it comes late, or never.
+    CrashBefore,
+    /// It is committed, and its router dies without hearing of it.
+    CrashAfter,
+    /// Nobody knows what became of it; what is left to chance about that comes from this seed.
+    Unknown { seed: u64 },
 }
 
 /// A kind of mishap.
@@ -49,10 +61,12 @@ pub(super) enum Kind {
     GatewayPartition,
     RouterPartition,
     StoreCut,
+    OrderCrash,
+    OrderUnknown,
 }
 
 /// Each with how often it is drawn among the others; the second number is for worlds with several routers.
-const KINDS: [(Kind, u64, u64); 20] = [
+const KINDS: [(Kind, u64, u64); 22] = [
     (Kind::LaneBreak, 6, 6),
     (Kind::GatewayCrash, 2, 2),
     (Kind::RouterCrash, 4, 4),
@@ -73,6 +87,8 @@ const KINDS: [(Kind, u64, u64); 20] = [
     (Kind::GatewayPartition, 0, 3),
     (Kind::RouterPartition, 0, 3),
     (Kind::StoreCut, 0, 3),
+    (Kind::OrderCrash, 0, 4),
+    (Kind::OrderUnknown, 0, 4),
 ];
 
 /// One thing that goes wrong.
@@ -251,6 +267,14 @@ impl World<'_> {
                 self.book.stats.store_cuts += 1;
                 self.cut_off(Place::Store, Place::Router(router), chance);
             }
+            Kind::OrderCrash | Kind::OrderUnknown => {
+                let fault = match (kind, chance.chance(1, 2)) {
+                    (Kind::OrderUnknown, _) => OrderFault::Unknown { seed: chance.next_u64() },
+                    (_, true) => OrderFault::CrashBefore,
+                    (_, false) => OrderFault::CrashAfter,
+                };
+                self.armed_order = Some((OrderKind::draw(chance), fault));
+            }
             Kind::Slow => {
                 self.slowness = [1, 1, 4, 20][chance.index(4)];
                 self.book.stats.slow_times += u64::from(self.slowness > 1);
@@ -272,7 +296,7 @@ impl World<'_> {
     }
 
     /// A batch whose outcome stays unknown: every attempt is, and one of them may have done it, or may do it later.
-    fn unknown(&mut self, chance: &mut Prng) {
+    pub(super) fn unknown(&mut self, chance: &mut Prng) {
         let mut script = vec![Some(memory::Fault::UnknownLost); ATTEMPTS];
         let effective = chance.index(ATTEMPTS);
         script[effective] = Some(match chance.below(4) {
@@ -295,7 +319,7 @@ impl World<'_> {
     /// From now on nothing goes wrong.
     pub(super) fn calm(&mut self) {
         self.is_calm = true;
-        self.armed = None;
+        (self.armed, self.armed_order) = (None, None);
         self.slowness = 1;
         self.wall_offset_ms = 0;
         self.engine.faults().calm();

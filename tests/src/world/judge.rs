@@ -10,12 +10,12 @@ use carillon_store::verb::{Answer, PageQuery, Query};
 use super::World;
 use super::book::{Sight, State};
 use super::device::Device;
+use super::members::{self, Roll};
 
 /// An event of the log.
 struct Logged {
     sight: Sight,
     client_msg_id: String,
-    members: Option<Vec<UserId>>,
 }
 
 type Log = Vec<Logged>;
@@ -24,17 +24,17 @@ impl World<'_> {
     /// Judges (G1 … G12).
     pub(super) fn judge(&mut self) {
         let mut logs = BTreeMap::new();
+        let mut rolls = BTreeMap::new();
         for conversation in self.conversations() {
-            let log = self.read_log(conversation);
+            let mut roll = Roll::new();
+            let log = self.read_log(conversation, &mut roll);
+            self.judge_sights(conversation, &log);
+            self.judge_marks(conversation, log.len() as Seq, &roll);
+            self.judge_devices(conversation, log.len() as Seq, &roll);
             logs.insert(conversation, log);
+            rolls.insert(conversation, roll);
         }
-        for (conversation, log) in &logs {
-            self.judge_members(*conversation, log);
-            self.judge_sights(*conversation, log);
-            self.judge_marks(*conversation, log.len() as Seq);
-            self.judge_devices(*conversation, log.len() as Seq);
-        }
-        self.judge_strangers();
+        self.judge_rolls(&rolls);
         self.judge_sends(&logs);
         self.judge_convergence();
     }
@@ -54,7 +54,7 @@ impl World<'_> {
     }
 
     /// The log, dense from 1 (G3).
-    fn read_log(&mut self, conversation: ConversationId) -> Log {
+    fn read_log(&mut self, conversation: ConversationId, roll: &mut Roll) -> Log {
         let mut log: Log = Vec::new();
         loop {
             let from_seq = log.len() as Seq + 1;
@@ -76,25 +76,20 @@ impl World<'_> {
                     self.book.wrong("G1", format!("{conversation}/{seq} cannot be read"));
                     return log;
                 };
-                let (message, content, members) = match &event.body {
-                    Body::Message(message) => (event.id, message.content.to_owned(), None),
-                    Body::Created { members, .. } => {
-                        (MessageId(0), "created".to_owned(), Some(members.clone()))
-                    }
-                    other => (MessageId(0), format!("{other:?}"), None),
+                roll.note(
+                    (conversation, seq),
+                    (event.sender, &event.client_msg_id),
+                    &event.body,
+                    &mut self.book,
+                );
+                let (message, content) = match &event.body {
+                    Body::Message(message) => (event.id, message.content.to_owned()),
+                    other => (MessageId(0), members::words(other)),
                 };
                 let sight = Sight { message, sender: event.sender, content };
-                log.push(Logged { sight, client_msg_id: event.client_msg_id.to_string(), members });
+                log.push(Logged { sight, client_msg_id: event.client_msg_id.to_string() });
             }
         }
-    }
-
-    fn judge_members(&mut self, conversation: ConversationId, log: &Log) {
-        let Some(members) = log.first().and_then(|first| first.members.clone()) else {
-            self.book.wrong("G3", format!("{conversation} does not begin with its creation"));
-            return;
-        };
-        self.book.members.insert(conversation, members);
     }
 
     /// What was shown stands where it was shown (G1, G4).
@@ -115,8 +110,8 @@ impl World<'_> {
     }
 
     /// Watermarks are what was confirmed, and no more (G12).
-    fn judge_marks(&mut self, conversation: ConversationId, head: Seq) {
-        let members = self.book.members.get(&conversation).cloned().unwrap_or_default();
+    fn judge_marks(&mut self, conversation: ConversationId, head: Seq, roll: &Roll) {
+        let members = roll.members();
         // Two readers, because nobody is told their own.
         for reader in members.iter().take(2) {
             let query = PageQuery {
@@ -130,13 +125,21 @@ impl World<'_> {
             };
             let Ok(Answer::Page(page)) = self.ask_store(&Query::Page(query)) else { continue };
             for mark in page.marks {
+                if !members.contains(&mark.user) {
+                    let words = format!("{reader} is told how far {} got in {conversation}", mark.user);
+                    self.book.wrong("G11", words);
+                }
+                let joined = roll.joined(mark.user);
+                let is_moving = self.book.moving.contains_key(&conversation);
                 let delivered =
                     self.book.delivered.get(&(mark.user, conversation)).copied().unwrap_or_default();
                 let read = self.book.read.get(&(mark.user, conversation)).copied().unwrap_or_default();
                 for (kind, stands, marks) in
                     [("delivered", mark.delivered_seq, delivered), ("read", mark.read_seq, read)]
                 {
-                    if stands < marks.confirmed || stands > marks.said || stands > head {
+                    // Joining may count as having read; how far is the store's own to test.
+                    let is_too_far = stands > marks.said.max(joined) && !(is_moving && kind == "read");
+                    if stands < marks.confirmed || is_too_far || stands > head {
                         let words =
                             format!("{}'s {kind} of {conversation} is {stands}: {marks:?}", mark.user);
                         self.book.wrong("G12", words);
@@ -146,27 +149,42 @@ impl World<'_> {
         }
     }
 
-    /// Everybody who may see it has all of it (G7).
-    fn judge_devices(&mut self, conversation: ConversationId, head: Seq) {
-        let members = self.book.members.get(&conversation).cloned().unwrap_or_default();
+    /// Everybody has all of it that they may see (G7), also who is no member any more.
+    fn judge_devices(&mut self, conversation: ConversationId, head: Seq, roll: &Roll) {
         for device in self.devices.iter().filter(|device| !device.is_gone()) {
-            if members.contains(&device.user()) {
-                let missing = device.missing(conversation, head);
-                if !missing.is_empty() {
-                    let words =
-                        format!("{} lacks {missing:?} of {conversation}, head {head}", device.label());
-                    self.book.wrong("G7", words);
-                }
+            let Some((first, last)) = roll.visible(device.user(), head) else { continue };
+            let missing = device.missing(conversation, first, last);
+            if !missing.is_empty() {
+                let words = format!("{} lacks {missing:?} of {conversation}, head {head}", device.label());
+                self.book.wrong("G7", words);
             }
         }
     }
 
-    /// Nobody was shown what is not theirs (G11).
-    fn judge_strangers(&mut self) {
-        for (user, conversation) in std::mem::take(&mut self.book.strangers) {
-            if !self.book.members.get(&conversation).is_some_and(|members| members.contains(&user)) {
-                self.book.wrong("G11", format!("{user} was shown something of {conversation}"));
+    /// Nobody was shown what is not theirs, or refused what is (G11).
+    fn judge_rolls(&mut self, rolls: &BTreeMap<ConversationId, Roll>) {
+        let mut wrong = Vec::new();
+        for ((user, conversation, seq), at) in &self.book.shown {
+            let may_see = rolls.get(conversation).is_some_and(|roll| roll.may_see(*user, *seq, *at));
+            if !may_see {
+                wrong.push(("G11", format!("{user} was shown {conversation}/{seq} at {at}")));
             }
+        }
+        for (user, conversation, first_seq) in &self.book.firsts {
+            if !rolls.get(conversation).is_some_and(|roll| roll.is_first(*user, *first_seq)) {
+                wrong.push(("G11", format!("{user} sees {conversation} from {first_seq} on")));
+            }
+        }
+        for claim in &self.book.claims {
+            if rolls.get(&claim.conversation).is_some_and(|roll| roll.refutes(claim)) {
+                wrong.push((claim.promise, format!("{} ({}..={})", claim.words, claim.from, claim.to)));
+            }
+        }
+        for (promise, words) in wrong {
+            self.book.wrong(promise, words);
+        }
+        for wish in self.book.wishes.values().filter(|wish| !wish.is_decided()) {
+            self.book.violations.push(format!("G7: nobody decided {wish:?}"));
         }
     }
 
@@ -181,7 +199,7 @@ impl World<'_> {
             .map(|(number, send)| (send.content.as_str(), number))
             .collect();
         for (conversation, log) in logs {
-            for (seq, logged) in (1..).zip(log).filter(|(_, logged)| logged.members.is_none()) {
+            for (seq, logged) in (1..).zip(log).filter(|(_, logged)| logged.sight.message != MessageId(0)) {
                 let Some(send) =
                     sends.get(logged.sight.content.as_str()).map(|number| &self.book.sends[*number])
                 else {

@@ -144,10 +144,10 @@ impl World<'_> {
         };
         let id = self.routers[router].next_lane();
         let life = self.routers[router].life;
-        let lane = self.join(End::Router { router, life, id }, called, Far::Router);
+        let lane = self.join(End::Router { router, life, id }, called, Far::Caller);
         self.routers[router].lanes.insert(id, (lane, Way::Down));
         self.routers[router].dials.insert(address, Some(lane));
-        self.router_input(router, RouterInput::Up(id, Far::Router));
+        self.router_input(router, RouterInput::Up(id, Far::Called));
     }
 
     /// The router at an address, if it is there and both can reach each other.

@@ -11,6 +11,8 @@ pub(super) struct Line {
     next: (Seq, Seq),
     /// Filled by acks above `next`.
     early: BTreeSet<Seq>,
+    /// The client was told that it is no member any more: nothing comes until it was told otherwise.
+    pub(super) is_closed: bool,
     /// The client was told to sync: nothing comes live until it did.
     pub(super) is_behind: bool,
     /// The head that it was told with that: what was read below it is from before.
@@ -23,9 +25,27 @@ impl Line {
         Line {
             next: (cursor_min + 1, cursor_max.max(cursor_min) + 1),
             early: BTreeSet::new(),
+            is_closed: false,
             is_behind: false,
             behind_head: 0,
         }
+    }
+
+    /// As it goes on behind a `reset`. What was acked above it came early, and comes no other way.
+    pub(super) fn reset(&self, head_seq: Seq) -> Line {
+        let mut line = Line::new(head_seq, head_seq);
+        line.early = self.early.clone();
+        line.moved(head_seq + 1);
+        line
+    }
+
+    /// The client's user joins by this event; whether nothing else came before.
+    pub(super) fn begin(&mut self, seq: Seq) -> bool {
+        let is_first = self.next.0 == 1 && self.next.0 == self.next.1 && !self.is_behind && !self.is_closed;
+        if is_first {
+            self.next = (seq, seq);
+        }
+        is_first
     }
 
     /// Everything up to here is there; `None` while that is not known.
@@ -46,8 +66,16 @@ impl Line {
         self.early = self.early.split_off(&next);
     }
 
+    /// Whether a page with this head was read before the client was told to sync, if its user may still see the rest.
+    pub(super) fn is_older(&self, head_seq: Seq, is_over: bool) -> bool {
+        self.is_behind && head_seq < self.behind_head && !is_over
+    }
+
     /// A durable event came.
     pub(super) fn event(&mut self, seq: Seq) -> Result<(), String> {
+        if self.is_closed {
+            return Err(format!("{seq} came although it was told that it is no member any more"));
+        }
         if self.is_behind {
             return Err(format!("{seq} came live although it was told to sync"));
         }

@@ -27,12 +27,17 @@ pub(super) struct Plan {
     pub(super) devices_max: u64,
     pub(super) conversations_count: usize,
     pub(super) late_conversations_count: usize,
+    /// Of the conversations of the start, those whose members change; and how often they do.
+    pub(super) moving_count: usize,
+    pub(super) changes_count: usize,
     pub(super) commit_lanes_count: u16,
     /// How long faults last, in nanoseconds.
     pub(super) faults_ns: u64,
     /// What goes wrong, in the order of time.
     pub(super) mishaps: Vec<Mishap>,
     pub(super) chances: Chances,
+    /// Commits that take seconds: times in 1,000.
+    pub(super) long: u64,
     /// Between two messages of a device, on average.
     pub(super) send_gap_ns: u64,
     /// The most messages a device sends.
@@ -75,7 +80,11 @@ impl Plan {
             unknown_lost: often(60),
             unknown_late: often(60),
             late_steps_max: 6,
+            too_old: often(60),
+            too_old_reads_max: 12,
+            slow: often(60),
         };
+        let long = often(20);
         // Two worlds in three have several routers, or one that others may join.
         let is_shared = prng.chance(2, 3);
         let routers_count = if is_shared { prng.between(1, 4) as usize } else { 1 };
@@ -84,18 +93,26 @@ impl Plan {
         let (gap_min_ms, gap_max_ms) = if is_shared { (200, 1_500) } else { (60, 900) };
         let fault_gap_ns = prng.between(gap_min_ms, gap_max_ms) * MS;
         let mishaps = Mishap::draw(prng, is_shared, faults_ns, fault_gap_ns);
+        let conversations_count = prng.between(1, 4) as usize;
+        // In two worlds of three members come and go.
+        let changes_count = if prng.chance(2, 3) { prng.between(2, 16) as usize } else { 0 };
+        let moving_count =
+            if changes_count > 0 { prng.between(1, conversations_count as u64) as usize } else { 0 };
         Plan {
             is_shared,
             routers_count,
             gateways_count: prng.between(1, 3) as usize,
             users_count: prng.between(3, 5) as usize,
             devices_max: prng.between(1, 3),
-            conversations_count: prng.between(1, 4) as usize,
+            conversations_count,
             late_conversations_count: prng.below(3) as usize,
+            moving_count,
+            changes_count,
             commit_lanes_count: if is_shared { [1, 4, 16] } else { [1, 1, 4] }[prng.index(3)],
             faults_ns,
             mishaps,
             chances,
+            long,
             send_gap_ns: prng.between(20, 600) * MS,
             sends_max: prng.between(5, 40) as usize,
             link_ns: [MS / 10, 2 * MS, 40 * MS][prng.index(3)],

@@ -1,7 +1,8 @@
 //! Router processes of the simulated world: what the real ground floor does with a shard, without threads or clock. Their
-//! committers, readers and leases are in [`hands`].
+//! committers and readers are in [`hands`], what their leases have done in [`orders`].
 
 mod hands;
+mod orders;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_router::batch::Failure;
 use carillon_router::cluster::Cluster;
+use carillon_router::lease::orders::Hands;
 use carillon_router::lease::{self, Lease};
 use carillon_router::outbox::{Far, LaneId, Output, Ticket};
 use carillon_router::shard::{Input, Shard, ShardSettings};
@@ -18,7 +20,7 @@ use carillon_store::error::ReadError;
 use carillon_store::ids::MessageIds;
 use carillon_store::ops::{self, Claim};
 use carillon_store::retry::{self, BatchError};
-use carillon_store::verb::{Answer, Incarnation, Outcome};
+use carillon_store::verb::{Answer, Incarnation, Outcome, PageQuery, Query};
 use rkyv::util::AlignedVec;
 
 use super::World;
@@ -26,6 +28,7 @@ use super::agenda::Event;
 use super::faults::Crash;
 use super::lanes::Way;
 use super::plan::MS;
+pub(super) use orders::OrderKind;
 
 /// What a turn of fan-out may spend: little, so that turns end in the middle of it.
 const TURN_USERS: [usize; 3] = [2, 16, 4_096];
@@ -87,6 +90,8 @@ pub(super) struct Router {
     napping: Option<Time>,
     /// Who submitted what under which request.
     requests: BTreeMap<(LaneId, u64), (UserId, String)>,
+    /// Who asked for a page under which request, and the highest seq that anybody was told when this was taken up.
+    reads: BTreeMap<(LaneId, u64), (UserId, Seq)>,
     in_flight: usize,
     /// Committed events that it has not heard of, by conversation.
     unreported: BTreeMap<ConversationId, Vec<Seq>>,
@@ -112,6 +117,7 @@ impl Router {
             nap_ns: 0,
             napping: None,
             requests: BTreeMap::new(),
+            reads: BTreeMap::new(),
             in_flight: 0,
             unreported: BTreeMap::new(),
         }
@@ -184,14 +190,19 @@ impl World<'_> {
 
     fn claim(&mut self, router: usize, address: &str) -> Result<Claim, BatchError> {
         let wall = self.wall();
-        if self.plan.is_shared {
-            if self.store_is_cut(router) {
-                return Err(BatchError::Busy);
-            }
-            self.control(&mut |txn| ops::join(txn, wall, address))
-        } else {
-            retry::claim(&*self.engine, wall, &mut |_| ())
+        if !self.plan.is_shared {
+            return retry::claim(&*self.engine, wall, &mut |_| ());
         }
+        if self.store_is_cut(router) {
+            return Err(BatchError::Busy);
+        }
+        let joined = self.control(&mut |txn| ops::join(txn, wall, address));
+        // The process dies without hearing of it: the life that it began is ended by the others.
+        if !self.is_calm && self.prng.chance(1, 12) {
+            self.book.stats.lost_joins += u64::from(joined.is_ok());
+            return Err(BatchError::Unknown);
+        }
+        joined
     }
 
     /// Nothing is left of this life but what its committers have handed to the store already: that may come late.
@@ -206,6 +217,7 @@ impl World<'_> {
         at.in_flight = 0;
         at.unreported.clear();
         at.requests.clear();
+        at.reads.clear();
         at.inbox = Inbox::default();
         (at.turn_at, at.nap_ns, at.napping) = (None, 0, None);
         let ids: Vec<LaneId> = at.lanes.keys().copied().collect();
@@ -367,7 +379,7 @@ impl World<'_> {
             Output::Lease(order) => {
                 let slowest_ns =
                     if order == lease::Output::Poll { self.plan.read_ns } else { self.plan.commit_ns };
-                let at = self.now + self.delay(slowest_ns);
+                let at = self.now + self.delay(slowest_ns) + self.long_ns();
                 self.agenda.put(at, Event::Order { router, life, order });
             }
             Output::Dial { address } => {
@@ -395,7 +407,7 @@ impl World<'_> {
             Output::CloseLane { lane } => self.close_lane(router, lane),
             Output::Commit { commit_lane, ops } => {
                 self.routers[router].in_flight += 1;
-                let at = self.now + self.delay(self.plan.commit_ns);
+                let at = self.now + self.delay(self.plan.commit_ns) + self.long_ns();
                 self.agenda.put(at, Event::Commit { router, life, commit_lane, ops });
             }
             Output::Query { ticket, query } => {
@@ -411,9 +423,18 @@ impl World<'_> {
     }
 
     fn remember_request(&mut self, router: usize, lane: LaneId, bytes: &AlignedVec) {
-        if let Ok(Frame::Submit(submit)) = frame::read(bytes) {
-            let who = (UserId(submit.user.0.to_native()), submit.client_msg_id.as_str().to_owned());
-            self.routers[router].requests.insert((lane, submit.request.to_native()), who);
+        match frame::read(bytes) {
+            Ok(Frame::Submit(submit)) => {
+                let who = (UserId(submit.user.0.to_native()), submit.client_msg_id.as_str().to_owned());
+                self.routers[router].requests.insert((lane, submit.request.to_native()), who);
+            }
+            Ok(Frame::Read(read)) => {
+                let (user, request) = (UserId(read.user.0.to_native()), read.request.to_native());
+                let conversation = ConversationId(read.conversation.0.to_native());
+                let told = self.book.told(conversation).min(self.visible(user, conversation));
+                self.routers[router].reads.insert((lane, request), (user, told));
+            }
+            _ => {}
         }
     }
 
@@ -430,12 +451,48 @@ impl World<'_> {
             Ok(Frame::NotOwner(_)) => self.book.stats.not_owners += 1,
             Ok(Frame::Notify(notice)) if notice.replayed => self.book.stats.replays += 1,
             Ok(Frame::Notify(_)) => self.book.stats.notices += 1,
+            Ok(Frame::Page(page)) => {
+                let conversation = ConversationId(page.conversation.0.to_native());
+                let (request, head) = (page.request.to_native(), page.head_seq.to_native());
+                self.judge_page(router, (lane, request), conversation, head);
+            }
             Ok(Frame::Owners(owners)) => self.owned(router, &owners.slots),
             Ok(Frame::Own(own)) => self.owned(router, &own.slots),
             Ok(_) => {}
             Err(error) => self.book.wrong("lane", error),
         }
         false
+    }
+
+    /// A page shows what anybody was told when its router took the question up (G10), as far as its reader may see it, then
+    /// and now: also one that nobody waits for any more, because the gateway asks another router by now.
+    fn judge_page(&mut self, router: usize, request: (LaneId, u64), conversation: ConversationId, head: Seq) {
+        let Some((user, told)) = self.routers[router].reads.remove(&request).filter(|(_, told)| head < *told)
+        else {
+            return;
+        };
+        if head < told.min(self.visible(user, conversation)) {
+            let words =
+                format!("router {router} shows {user} {conversation} up to {head}, and {told} was told");
+            self.book.wrong("G10", words);
+        }
+    }
+
+    /// Up to where a user may see a conversation now; 0: nothing of it.
+    fn visible(&self, user: UserId, conversation: ConversationId) -> Seq {
+        let query = PageQuery {
+            user,
+            conversation,
+            from_seq: 1,
+            to_seq: 1,
+            limit: 1,
+            newest_first: false,
+            messages_only: false,
+        };
+        match self.ask_store(&Query::Page(query)) {
+            Ok(Answer::Page(page)) => page.standing.head_seq,
+            _ => 0,
+        }
     }
 
     /// A router says that it owns slots: by this epoch nobody else ever does (G15).

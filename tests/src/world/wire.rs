@@ -57,7 +57,7 @@ pub(super) fn words(bytes: &[u8]) -> String {
         ),
         Ok(Frame::Notified(it)) => format!("Notified {}", it.request),
         Ok(Frame::Own(it)) => format!("Own {}, {} slots", it.request, it.slots.len()),
-        Ok(Frame::Given(it)) => format!("Given, {} slots", it.slots.len()),
+        Ok(Frame::Moved(it)) => format!("Moved, {} slots", it.slots.len()),
         Ok(Frame::Owned(it)) => format!("Owned {}", it.request),
         Ok(Frame::Lapsed(it)) => format!("Lapsed {}", it.request),
         Ok(Frame::Owners(it)) => {

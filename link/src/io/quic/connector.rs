@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quinn::{ClientConfig, Connection, Endpoint, TokioRuntime, TransportConfig};
 use tokio::runtime::Handle;
@@ -17,6 +18,9 @@ use super::{
 use crate::backoff::Backoff;
 use crate::tls::{Identity, Role};
 use crate::{Mailbox, Peer};
+
+/// How often it is said again why a router cannot be reached, while nothing changes in that.
+const SAME_WARNING_EVERY: Duration = Duration::from_secs(60);
 
 /// Keeps the connection up until it is dropped, which closes it and all its lanes.
 #[derive(Debug)]
@@ -130,6 +134,7 @@ struct Link {
 impl Link {
     async fn keep(self: Arc<Self>, endpoint: Endpoint, shards: Vec<Mailbox>) {
         let mut backoff = Backoff::new(BACKOFF_FLOOR, BACKOFF_CEILING, self.options.jitter_seed);
+        let mut warned = None;
         for attempt in 0_usize.. {
             if attempt > 0 {
                 add(&self.counters.reconnects, 1);
@@ -139,6 +144,7 @@ impl Link {
                 Ok(connection) => {
                     add(&self.counters.connections, 1);
                     tracing::info!(router = self.addr, "connected");
+                    warned = None;
                     let since = Instant::now();
                     let error = self.serve(&connection, &shards, attempt as u64).await;
                     tracing::warn!(router = self.addr, %error, "the connection is lost");
@@ -148,9 +154,21 @@ impl Link {
                         backoff.reset();
                     }
                 }
-                Err(error) => tracing::warn!(router = self.addr, %error, "cannot connect"),
+                Err(error) => self.warn(&mut warned, &error.to_string()),
             }
             tokio::time::sleep(backoff.next()).await;
+        }
+    }
+
+    /// Says why there is no connection: when that is news, and as long as it is not, now and then.
+    fn warn(&self, warned: &mut Option<(String, Instant)>, error: &str) {
+        let is_news =
+            warned.as_ref().is_none_or(|(last, at)| last != error || at.elapsed() >= SAME_WARNING_EVERY);
+        if is_news {
+            tracing::warn!(router = self.addr, error, "cannot connect; trying again and again");
+            *warned = Some((error.to_owned(), Instant::now()));
+        } else {
+            tracing::debug!(router = self.addr, error, "cannot connect");
         }
     }
 

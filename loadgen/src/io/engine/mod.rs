@@ -65,6 +65,8 @@ pub(in crate::io) struct Setup {
     pub(in crate::io) receipts: Receipts,
     pub(in crate::io) mix: Mix,
     pub(in crate::io) arrivals: Arrivals,
+    /// In a closed loop, how many messages of a sender wait for their answer.
+    pub(in crate::io) in_flight: Option<usize>,
     pub(in crate::io) retry: bool,
     pub(in crate::io) manners: Manners,
     pub(in crate::io) prng: Prng,
@@ -149,6 +151,7 @@ pub(in crate::io) struct Engine {
     /// Clients that can send, once there is a plan.
     senders: Vec<u32>,
     schedule: Option<Schedule>,
+    has_begun: bool,
     has_sent_all: bool,
     backlog: VecDeque<u32>,
     opening_count: usize,
@@ -188,6 +191,7 @@ impl Engine {
             clients: (0..count).map(client).collect(),
             senders: Vec::new(),
             schedule: None,
+            has_begun: false,
             has_sent_all: false,
             backlog: (0..count).collect(),
             opening_count: 0,
@@ -279,6 +283,11 @@ impl Engine {
         if self.schedule.is_none() || self.has_sent_all {
             return;
         }
+        if !self.has_begun && self.desk.now_ns >= self.desk.plan.window.start_ns {
+            self.has_begun = true;
+            // In a closed loop nothing has been heard yet that would set the first messages off.
+            self.senders.clone().into_iter().for_each(|local| self.mark(local));
+        }
         let stop_ns = self.control.stop_ns.load(Ordering::SeqCst);
         for _ in 0..SENDS_MAX {
             let Some(intended_ns) = self.next_send_ns().filter(|due_ns| *due_ns <= self.desk.now_ns) else {
@@ -287,7 +296,10 @@ impl Engine {
             if let Some(schedule) = &mut self.schedule {
                 schedule.advance();
             }
-            self.send_one(stats, intended_ns, stop_ns);
+            let prng = &mut self.desk.setup.prng;
+            if let Some(local) = self.senders.get(prng.index(self.senders.len())).copied() {
+                self.send_one(local, stats, intended_ns, stop_ns);
+            }
         }
         if self.desk.now_ns >= stop_ns && self.next_send_ns().is_none() {
             self.has_sent_all = true;
@@ -295,9 +307,23 @@ impl Engine {
         }
     }
 
-    fn send_one(&mut self, stats: &mut Stats, intended_ns: u64, stop_ns: u64) {
+    /// In a closed loop: as many more as were answered.
+    fn refill(&mut self, local: u32, stats: &mut Stats) {
+        let Some(in_flight) = self.desk.setup.in_flight.filter(|_| self.schedule.is_some()) else { return };
+        let stop_ns = self.control.stop_ns.load(Ordering::SeqCst);
+        let is_time = self.has_begun && self.desk.now_ns < stop_ns;
+        if !is_time || self.senders.binary_search(&local).is_err() {
+            return;
+        }
+        let waiting =
+            self.clients.get(local as usize).map_or(in_flight, |client| client.session.pending_count());
+        for _ in waiting..in_flight {
+            self.send_one(local, stats, self.desk.now_ns, stop_ns);
+        }
+    }
+
+    fn send_one(&mut self, local: u32, stats: &mut Stats, intended_ns: u64, stop_ns: u64) {
         let prng = &mut self.desk.setup.prng;
-        let Some(local) = self.senders.get(prng.index(self.senders.len())).copied() else { return };
         let outlets = self.desk.plan.outlets.get((self.desk.setup.first_client + local) as usize);
         let drawn = outlets.and_then(|outlets| outlets.draw(&self.desk.setup.mix, prng));
         let (Some(conversation), Some(client)) = (drawn, self.clients.get_mut(local as usize)) else {
@@ -373,6 +399,7 @@ impl Engine {
     /// Lets sessions fill their buffers, and sockets take them.
     fn flush(&mut self, stats: &mut Stats) {
         for local in std::mem::take(&mut self.dirty) {
+            self.refill(local, stats);
             let Some(client) = self.clients.get_mut(local as usize) else { continue };
             client.is_dirty = false;
             client.session.flush(&mut self.desk.turn(stats, &mut client.out));

@@ -51,6 +51,25 @@ pub struct Chances {
     pub unknown_late: u64,
     /// Steps of a late commit are drawn below this.
     pub late_steps_max: u32,
+    /// [`Fault::TooOld`].
+    pub too_old: u64,
+    /// Reads before it are drawn below this.
+    pub too_old_reads_max: u32,
+    /// [`Fault::Slow`].
+    pub slow: u64,
+}
+
+/// How often commits met what, so far: by a script or by chance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Met {
+    /// [`Fault::Conflict`].
+    pub conflict: u64,
+    /// [`Fault::UnknownCommitted`], [`Fault::UnknownLost`] and [`Fault::UnknownLate`].
+    pub unknown: u64,
+    /// [`Fault::TooOld`].
+    pub too_old: u64,
+    /// [`Fault::Slow`].
+    pub slow: u64,
 }
 
 /// Called in the middle of a commit, with its number: between its reads and its writes.
@@ -71,6 +90,7 @@ struct State {
     hook: Option<Hook>,
     snapshots: VecDeque<u32>,
     commits_count: u64,
+    met: Met,
 }
 
 impl std::fmt::Debug for State {
@@ -130,10 +150,18 @@ impl Faults {
         if state.is_full {
             return Some(Fault::Full);
         }
-        if let Some(scripted) = state.script.pop_front() {
-            return scripted;
-        }
-        state.chances.as_mut().and_then(|(chance, chances)| chances.draw(chance))
+        let fault = match state.script.pop_front() {
+            Some(scripted) => scripted,
+            None => state.chances.as_mut().and_then(|(chance, chances)| chances.draw(chance)),
+        };
+        state.met.count(fault);
+        fault
+    }
+
+    /// How often commits met what.
+    #[must_use]
+    pub fn met(&self) -> Met {
+        self.lock().met
     }
 
     /// How often the next snapshot can be read, if there is a bound.
@@ -160,15 +188,33 @@ impl Faults {
     }
 }
 
+impl Met {
+    fn count(&mut self, fault: Option<Fault>) {
+        let counter = match fault {
+            Some(Fault::Conflict) => &mut self.conflict,
+            Some(Fault::UnknownCommitted | Fault::UnknownLost | Fault::UnknownLate { .. }) => {
+                &mut self.unknown
+            }
+            Some(Fault::TooOld { .. }) => &mut self.too_old,
+            Some(Fault::Slow) => &mut self.slow,
+            Some(Fault::Full | Fault::Fatal) | None => return,
+        };
+        *counter += 1;
+    }
+}
+
 impl Chances {
     fn draw(&self, chance: &mut Chance) -> Option<Fault> {
         let drawn = chance.below(1_000);
         let steps = chance.below(u64::from(self.late_steps_max)) as u32;
+        let reads = chance.below(u64::from(self.too_old_reads_max)) as u32;
         let table = [
             (self.conflict, Fault::Conflict),
             (self.unknown_committed, Fault::UnknownCommitted),
             (self.unknown_lost, Fault::UnknownLost),
             (self.unknown_late, Fault::UnknownLate { steps }),
+            (self.too_old, Fault::TooOld { reads }),
+            (self.slow, Fault::Slow),
         ];
         let mut below = 0;
         for (times, fault) in table {

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use bytes::Bytes;
 
-pub use faults::{Chances, Fault, Faults, Hook};
+pub use faults::{Chances, Fault, Faults, Hook, Met};
 
 use super::in_flight::InFlight;
 use crate::error::{CommitError, ReadError};

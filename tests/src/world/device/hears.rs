@@ -1,12 +1,13 @@
 //! What a device is told, frame by frame, and whether it may be told that.
 
 use carillon_protocol::client::{DeliveryAck, Done, EventFrame, FrameId, ServerFrame, Status, SyncBatch};
-use carillon_protocol::ids::{ConversationId, Seq};
+use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::reason::{Code, Refusal};
 
 use super::{Device, Hands, Phase, Receipt, Sync, Why};
 use crate::world::book::{Sight, State, sight};
 use crate::world::line::Line;
+use crate::world::members::Claim;
 use crate::world::plan::MS;
 
 /// How long a refused frame waits when the server does not say.
@@ -30,13 +31,34 @@ impl Device {
             ServerFrame::DeliveryAck(ack) => self.acked(ack, hands),
             ServerFrame::SyncBatch(batch) => self.batch(batch, hands),
             ServerFrame::Behind { conversations } => self.behind(conversations, hands),
-            ServerFrame::Reset { conversation, head_seq, reason, .. } => {
-                hands.book.stats.resets += 1;
+            ServerFrame::Reset { id, conversation, first_seq, head_seq, reason } => {
+                hands.book.stats.resets += u64::from(*reason != "membership");
+                hands.book.stats.returns += u64::from(*reason == "membership");
+                hands.book.firsts.insert((self.user, *conversation, *first_seq));
+                let asked = match id {
+                    Some(FrameId::Number(id)) => self.syncs.remove(id),
+                    _ => None,
+                };
+                let is_over = !hands.book.is_member(self.user, *conversation);
+                let line = self.line(*conversation);
+                // Who was curious beyond the end of what they may see holds all the same what they hold, unless they had
+                // to fetch it: then they may drop it instead.
+                let is_last = line.is_behind && !line.is_older(*head_seq, is_over);
+                let is_closed = line.is_closed && is_over;
+                let is_whim = asked.is_some_and(|sync| sync.why == Why::Whim);
+                if is_whim && !is_last {
+                    return;
+                }
                 hands.trace.note(hands.now, "reset", [self.number as u64, conversation.0, *head_seq], || {
                     format!("{} {conversation} to {head_seq}: {reason}", self.label())
                 });
-                self.held.remove(conversation);
-                self.lines.insert(*conversation, Line::new(*head_seq, *head_seq));
+                self.firsts.insert(*conversation, *first_seq);
+                if let Some(held) = self.held.get_mut(conversation) {
+                    *held = held.split_off(&(head_seq + 1));
+                }
+                let line = self.line(*conversation);
+                *line = line.reset(*head_seq);
+                line.is_closed = is_closed && is_whim;
                 if self.phase == Phase::Live {
                     self.ask_missing(hands);
                 }
@@ -49,8 +71,11 @@ impl Device {
                     *is_there = view.online;
                 }
             }
+            ServerFrame::Typing { conversation, user, start } => {
+                self.typing(*conversation, *user, *start, hands);
+            }
             // What is true only now says nothing about the log.
-            ServerFrame::HeartbeatAck { .. } | ServerFrame::Typing { .. } | ServerFrame::ReadSync { .. } => {}
+            ServerFrame::HeartbeatAck { .. } | ServerFrame::ReadSync { .. } => {}
         }
     }
 
@@ -77,11 +102,47 @@ impl Device {
         self.ask_missing(hands);
     }
 
+    /// Somebody types, who was a member since they first did so (G11).
+    fn typing(
+        &mut self,
+        conversation: ConversationId,
+        typist: UserId,
+        start: bool,
+        hands: &mut Hands<'_, '_>,
+    ) {
+        hands.book.stats.typings += 1;
+        let Some(since) = hands.book.typed.get(&(typist, conversation, start)).copied() else {
+            let words = format!("{} hears that {typist} types in {conversation}", self.label());
+            hands.book.wrong("G11", words);
+            return;
+        };
+        // Who knows that they left says `stop` only: that is passed on to nobody.
+        if !start {
+            let (promise, user, to) = ("G11", typist, hands.now);
+            let words = format!("{} hears {typist} type in {conversation}, who left", self.label());
+            let claim = Claim { promise, user, conversation, from: since, to, was_member: true, words };
+            hands.book.claims.push(claim);
+        }
+    }
+
+    /// The user was told something that is right only if it was no member of that conversation since then.
+    fn was_no_member(
+        &self,
+        promise: &'static str,
+        (conversation, since): (ConversationId, u64),
+        words: String,
+        hands: &mut Hands<'_, '_>,
+    ) {
+        let (user, to) = (self.user, hands.now);
+        let claim = Claim { promise, user, conversation, from: since, to, was_member: false, words };
+        hands.book.claims.push(claim);
+    }
+
     /// Whoever is caught up has what anybody was told before they came (G10).
     fn judge_floors(&mut self, hands: &mut Hands<'_, '_>) {
         let floors = std::mem::take(&mut self.floors);
         let own = |conversation: &ConversationId, hands: &Hands<'_, '_>| {
-            hands.book.members.get(conversation).is_some_and(|members| members.contains(&self.user))
+            hands.book.is_member(self.user, *conversation)
         };
         for (conversation, floor) in floors {
             let most = self.stored.get(&conversation).map_or(0, |stored| stored.1);
@@ -94,7 +155,7 @@ impl Device {
                     "{} is caught up with {conversation} at {has}, and {floor} was told before it came",
                     self.label()
                 );
-                hands.book.wrong("G10", words);
+                self.was_no_member("G10", (conversation, self.identified_at), words, hands);
             }
         }
     }
@@ -105,8 +166,8 @@ impl Device {
     }
 
     fn keep(&mut self, conversation: ConversationId, seq: Seq, sight: Sight, hands: &mut Hands<'_, '_>) {
-        hands.book.shown(self.user, conversation);
-        hands.book.see(conversation, seq, sight);
+        hands.book.shown(self.user, conversation, seq, hands.now);
+        hands.book.see(conversation, seq, sight, hands.now);
         self.held.entry(conversation).or_default().insert(seq);
         self.unconfirmed.insert(conversation);
         if self.confirm_at == u64::MAX {
@@ -127,12 +188,33 @@ impl Device {
 
     /// An event that has to be the next.
     fn live(&mut self, event: &EventFrame<'_>, hands: &mut Hands<'_, '_>) {
+        self.next_event(event, hands);
+        if is_farewell(event, self.user) {
+            let (conversation, _) = event.position();
+            self.part(conversation, hands);
+        }
+    }
+
+    /// The user is told that they are no member any more.
+    fn part(&mut self, conversation: ConversationId, hands: &mut Hands<'_, '_>) {
+        hands.book.stats.farewells += 1;
+        self.line(conversation).is_closed = true;
+    }
+
+    fn next_event(&mut self, event: &EventFrame<'_>, hands: &mut Hands<'_, '_>) {
         let (conversation, seq) = self.event(event, hands);
         hands.trace.note(hands.now, "event", [self.number as u64, conversation.0, seq], || {
             format!("{} {conversation}/{seq}", self.label())
         });
         if self.phase < Phase::Ready {
             hands.book.wrong("G6", format!("{} hears {conversation}/{seq} before ready", self.label()));
+        }
+        if let EventFrame::MemberAdded { user_ids, .. } = event
+            && user_ids.contains(&self.user)
+            && self.line(conversation).begin(seq)
+        {
+            // What they see begins here.
+            self.firsts.entry(conversation).or_insert(seq);
         }
         if let Err(words) = self.line(conversation).event(seq) {
             hands.book.wrong("G6", format!("{} in {conversation}: {words}", self.label()));
@@ -144,9 +226,16 @@ impl Device {
         hands.trace.note(hands.now, "batch", [self.number as u64, conversation.0, to_seq], || {
             format!("{} {conversation}/{from_seq}..={to_seq} of {head_seq}, {:?}", self.label(), batch.id)
         });
+        // Who came back and may see all of the log sees how they left, too.
+        let is_own = |event: &&EventFrame<'_>| is_farewell(event, self.user) || is_welcome(event, self.user);
+        let last = batch.events.iter().rfind(is_own);
+        let has_left = last.is_some_and(|event| is_farewell(event, self.user));
         let Some(id) = &batch.id else {
             for event in &batch.events {
-                self.live(event, hands);
+                self.next_event(event, hands);
+            }
+            if has_left && !has_more && to_seq >= head_seq {
+                self.part(conversation, hands);
             }
             if let Err(words) = self.line(conversation).covered(to_seq) {
                 hands.book.wrong("G6", format!("{} in {conversation}: {words}", self.label()));
@@ -166,9 +255,15 @@ impl Device {
                 self.label(),
                 sync.floor
             );
-            hands.book.wrong("G10", words);
+            self.was_no_member("G10", (conversation, sync.asked_at), words, hands);
         }
-        let mut next = sync.from_seq;
+        // Below what the user may see it begins with the first that they may.
+        let mut next = sync.from_seq.max(from_seq);
+        if from_seq > sync.from_seq {
+            hands.book.firsts.insert((self.user, conversation, from_seq));
+            let first = self.firsts.entry(conversation).or_insert(from_seq);
+            *first = from_seq.max(*first);
+        }
         for event in &batch.events {
             let (_, seq) = self.event(event, hands);
             if seq != next {
@@ -179,11 +274,13 @@ impl Device {
             }
             next = seq + 1;
         }
+        // Of who left there are no later pages.
+        let is_over = has_left || !hands.book.is_member(self.user, conversation);
         let line = self.line(conversation);
-        let is_older = line.is_behind && head_seq < line.behind_head;
-        let is_final = !has_more && to_seq >= head_seq && !is_older;
+        let is_final = !has_more && to_seq >= head_seq && !line.is_older(head_seq, is_over);
         if line.is_behind {
             line.is_behind = !is_final;
+            line.is_closed = has_left && is_final;
             line.jump(to_seq);
         }
         if !is_final && sync.why != Why::Whim {
@@ -197,7 +294,6 @@ impl Device {
             hands.trace.note(hands.now, "behind", [self.number as u64, conversation.0, head_seq], || {
                 format!("{} in {conversation} at {head_seq}", self.label())
             });
-            hands.book.shown(self.user, conversation);
             let line = self.line(conversation);
             (line.is_behind, line.behind_head) = (true, head_seq);
             let cursor = line.cursor();
@@ -293,7 +389,7 @@ impl Device {
             self.watches(done);
             return;
         }
-        let Some(Receipt { conversation, seq, is_read }) = self.receipts.remove(&id) else { return };
+        let Some(Receipt { conversation, seq, is_read, .. }) = self.receipts.remove(&id) else { return };
         hands.book.stats.receipts += 1;
         let (least, _) = self.said.entry(conversation).or_default();
         *least = (*least).max(seq);
@@ -323,20 +419,26 @@ impl Device {
         hands.book.stats.unknown_outcomes += u64::from(code == Code::UnknownOutcome);
         let is_retryable = code.row().retryable;
         let Some(FrameId::Number(id)) = id.cloned() else {
-            if !is_retryable {
+            // Who confirms or types without wanting an answer is told only this.
+            let may_be = code == Code::Forbidden && !hands.book.moving.is_empty();
+            if !is_retryable && !may_be {
                 hands.book.wrong("error", format!("{} got {} without asking", self.label(), code.name()));
             }
             return;
         };
         let wait_ms = refusal.retry_after_ms.unwrap_or(RETRY_MS).max(RETRY_MS);
         let again_at = hands.now + self.prng.between(wait_ms, 2 * wait_ms) * MS;
-        if let Some(Sync { conversation, from_seq, why, floor }) = self.syncs.remove(&id) {
-            if !is_retryable {
+        if let Some(sync) = self.syncs.remove(&id) {
+            let Sync { conversation, why, asked_at, .. } = sync;
+            if code == Code::Forbidden {
+                let words = format!("{} may not read {conversation}", self.label());
+                self.forbidden("sync", (conversation, asked_at), words, hands);
+            } else if !is_retryable {
                 hands
                     .book
                     .wrong("sync", format!("{} may not read {conversation}: {}", self.label(), code.name()));
             } else if why != Why::Whim {
-                self.sync_again.push((again_at, Sync { conversation, from_seq, why, floor }));
+                self.sync_again.push((again_at, sync));
             }
             return;
         }
@@ -349,6 +451,12 @@ impl Device {
             return;
         }
         if let Some(receipt) = self.receipts.remove(&id) {
+            if code == Code::Forbidden {
+                let words =
+                    format!("{} may not confirm {} of {}", self.label(), receipt.seq, receipt.conversation);
+                self.forbidden("G12", (receipt.conversation, receipt.said_at), words, hands);
+                return;
+            }
             if !is_retryable {
                 let words =
                     format!("{} may not confirm {} of {}", self.label(), receipt.seq, receipt.conversation);
@@ -361,6 +469,17 @@ impl Device {
         self.send_refused(id as usize, code, again_at, hands);
     }
 
+    fn forbidden(
+        &self,
+        promise: &'static str,
+        at: (ConversationId, u64),
+        words: String,
+        hands: &mut Hands<'_, '_>,
+    ) {
+        hands.book.stats.forbidden += 1;
+        self.was_no_member(promise, at, words, hands);
+    }
+
     fn send_refused(&mut self, number: usize, code: Code, again_at: u64, hands: &mut Hands<'_, '_>) {
         let Some(send) = hands.book.sends.get_mut(number).filter(|send| send.device == self.number) else {
             hands.book.wrong("error", format!("{} got {} for {number}", self.label(), code.name()));
@@ -370,6 +489,18 @@ impl Device {
             return;
         }
         send.may_be_overtaken = true;
+        if code == Code::Forbidden {
+            // What was said before may still be on its way; this attempt had no effect.
+            let is_only = send.attempts == 1;
+            if !matches!(send.state, State::Acked { .. }) {
+                send.state = if is_only { State::Refused } else { State::Unknown };
+            }
+            let at = (send.conversation, send.first_said_at);
+            self.pending.retain(|other| *other != number);
+            let words = format!("send {number} of {} was forbidden", self.label());
+            self.forbidden("G11", at, words, hands);
+            return;
+        }
         let is_answered = matches!(send.state, State::Acked { .. });
         let is_definite = code != Code::UnknownOutcome;
         if !code.row().retryable {
@@ -391,4 +522,14 @@ impl Device {
             self.retries.push((again_at, number));
         }
     }
+}
+
+/// The event by which a user is a member no more.
+fn is_farewell(event: &EventFrame<'_>, to: UserId) -> bool {
+    matches!(event, EventFrame::MemberRemoved { user, .. } if *user == to)
+}
+
+/// The event by which they are one.
+fn is_welcome(event: &EventFrame<'_>, to: UserId) -> bool {
+    matches!(event, EventFrame::MemberAdded { user_ids, .. } if user_ids.contains(&to))
 }

@@ -49,6 +49,7 @@ impl Device {
         self.lines.clear();
         self.marks.clear();
         self.floors = hands.book.told.clone();
+        self.identified_at = hands.now;
         for (conversation, seq) in &cursors {
             self.lines.insert(*conversation, crate::world::line::Line::new(*seq, *seq));
         }
@@ -80,7 +81,9 @@ impl Device {
         if self.watch_at <= now {
             self.watch_at = u64::MAX;
             self.watch = Some(self.next_id());
-            let own = hands.book.members.values().filter(|members| members.contains(&self.user));
+            // Who shares a conversation with whom is certain where members do not change.
+            let steady = hands.book.members.iter().filter(|(id, _)| !hands.book.moving.contains_key(id));
+            let own = steady.map(|(_, members)| members).filter(|members| members.contains(&self.user));
             self.companions = own.flatten().copied().filter(|user| *user != self.user).collect();
             let users = (1..=hands.plan.users_count as u64).map(UserId).collect();
             let id = self.watch.map(FrameId::Number);
@@ -110,7 +113,8 @@ impl Device {
             80..84 => self.say_again(hands),
             84..87 => self.say_otherwise(hands),
             87..90 => self.say_where_it_may_not(hands),
-            90..100 => {
+            90..93 => self.type_something(hands),
+            93..100 => {
                 let known: Vec<ConversationId> = self.lines.keys().copied().collect();
                 let chosen = known.get(self.prng.index(known.len())).copied();
                 if let Some(conversation) = chosen.filter(|chosen| !self.repeated.contains(chosen)) {
@@ -143,6 +147,7 @@ impl Device {
             floor: None,
             attempts: 0,
             said_at: 0,
+            first_said_at: 0,
             may_be_overtaken: false,
             is_expected_refused: false,
         });
@@ -152,8 +157,12 @@ impl Device {
     /// A new message.
     fn say(&mut self, hands: &mut Hands<'_, '_>) {
         let own = |members: &Vec<_>| members.contains(&self.user);
-        let known: Vec<ConversationId> =
-            hands.book.members.iter().filter(|(_, members)| own(members)).map(|(id, _)| *id).collect();
+        // Now and then where members come and go, whoever it is.
+        let anywhere = self.prng.chance(1, 16);
+        let may = |(id, members): &(&ConversationId, &Vec<_>)| {
+            own(members) || (anywhere && hands.book.moving.contains_key(id))
+        };
+        let known: Vec<ConversationId> = hands.book.members.iter().filter(may).map(|(id, _)| *id).collect();
         let Some(conversation) = known.get(self.prng.index(known.len())).copied() else { return };
         self.sends_count += 1;
         let is_named = !self.prng.chance(hands.plan.unnamed, 100);
@@ -191,9 +200,11 @@ impl Device {
 
     /// To a conversation of others: `forbidden`.
     fn say_where_it_may_not(&mut self, hands: &mut Hands<'_, '_>) {
-        let others = |members: &Vec<_>| !members.contains(&self.user);
+        let others = |(id, members): &(&ConversationId, &Vec<_>)| {
+            !members.contains(&self.user) && !hands.book.moving.contains_key(id)
+        };
         let known: Vec<ConversationId> =
-            hands.book.members.iter().filter(|(_, members)| others(members)).map(|(id, _)| *id).collect();
+            hands.book.members.iter().filter(others).map(|(id, _)| *id).collect();
         let Some(conversation) = known.get(self.prng.index(known.len())).copied() else { return };
         let name = format!("f{}-{}", self.number, hands.book.sends.len());
         let number = self.new_send(conversation, Some(name), hands);
@@ -227,6 +238,9 @@ impl Device {
         let told = hands.book.told(conversation);
         let send = &mut hands.book.sends[number];
         send.floor.get_or_insert(told);
+        if send.attempts == 0 {
+            send.first_said_at = hands.now;
+        }
         send.attempts += 1;
         send.said_at = hands.now;
         let Send { client_msg_id, content, attempts, .. } = send.clone();
@@ -255,11 +269,24 @@ impl Device {
         let id = self.next_id();
         let limit = if self.prng.chance(1, 2) { PAGE_EVENTS_MAX } else { self.prng.between(1, 5) as u32 };
         let floor = hands.book.told(conversation);
-        self.syncs.insert(id, Sync { conversation, from_seq, why, floor });
+        self.syncs.insert(id, Sync { conversation, from_seq, why, floor, asked_at: hands.now });
         hands.trace.note(hands.now, "syncs", [self.number as u64, conversation.0, from_seq], || {
             format!("{} {conversation} from {from_seq} ({why:?})", self.label())
         });
         self.put(hands, Some(&FrameId::Number(id)), &Command::Sync { conversation, from_seq, limit });
+    }
+
+    /// Types: `start` as a member, `stop` once it was told that it is none. That one is never passed on (G11).
+    fn type_something(&mut self, hands: &mut Hands<'_, '_>) {
+        let known: Vec<(ConversationId, bool)> =
+            self.lines.iter().map(|(id, line)| (*id, !line.is_closed)).collect();
+        let Some((conversation, start)) = known.get(self.prng.index(known.len())).copied() else { return };
+        hands.book.typed.entry((self.user, conversation, start)).or_insert(hands.now);
+        self.put(hands, None, &Command::Typing { conversation, start });
+    }
+
+    pub(super) fn first_of(&self, conversation: ConversationId) -> Seq {
+        self.firsts.get(&conversation).copied().unwrap_or(1)
     }
 
     /// Asks for what is missing below what came.
@@ -268,7 +295,8 @@ impl Device {
             self.lines.iter().filter_map(|(id, line)| Some((*id, line.cursor()?))).collect();
         for (conversation, cursor) in cursors {
             let is_asked = |sync: &Sync| sync.conversation == conversation && sync.why == Why::History;
-            if let Some(first) = self.missing(conversation, cursor).first().copied()
+            if let Some(first) =
+                self.missing(conversation, self.first_of(conversation), cursor).first().copied()
                 && !self.syncs.values().any(is_asked)
             {
                 self.sync(conversation, first, Why::History, hands);
@@ -284,6 +312,11 @@ impl Device {
             else {
                 continue;
             };
+            let is_closed = self.lines.get(&conversation).is_some_and(|line| line.is_closed);
+            // Who is no member confirms nothing, but for those who try.
+            if is_closed && self.prng.chance(3, 4) {
+                continue;
+            }
             let is_read = self.prng.chance(1, 3);
             let id = self.prng.chance(1, 2).then(|| self.next_id());
             let (_, most) = self.said.entry(conversation).or_default();
@@ -295,7 +328,7 @@ impl Device {
             let delivered = hands.book.delivered.entry((self.user, conversation)).or_default();
             delivered.said = delivered.said.max(seq);
             if let Some(id) = id {
-                self.receipts.insert(id, Receipt { conversation, seq, is_read });
+                self.receipts.insert(id, Receipt { conversation, seq, is_read, said_at: hands.now });
             }
             let id = id.map(FrameId::Number);
             let command = if is_read {

@@ -1,6 +1,5 @@
-//! What works for a router beside its own thread: batches are committed, snapshots read and orders of its lease carried out
-//! at their own moments, and the router hears of each later. In between everybody who reads sees what it has not heard of
-//! yet.
+//! What works for a router beside its own thread: batches are committed and snapshots read at their own moments, and the
+//! router hears of each later. In between everybody who reads sees what it has not heard of yet.
 
 use std::sync::Arc;
 
@@ -8,13 +7,12 @@ use carillon_protocol::ids::{ConversationId, Seq};
 use carillon_protocol::placement::Slot;
 use carillon_protocol::time::WallMs;
 use carillon_router::batch::Failure;
-use carillon_router::lease::{self, Told};
 use carillon_router::outbox::Ticket;
 use carillon_store::error::ReadError;
 use carillon_store::ops::{self, Context, Holder, Ownership};
 use carillon_store::query;
 use carillon_store::retry::{self, BatchError};
-use carillon_store::txn::{Abort, Engine as _, Txn};
+use carillon_store::txn::Engine as _;
 use carillon_store::verb::{Answer, Incarnation, Op, Outcome, Query};
 
 use super::Results;
@@ -111,6 +109,12 @@ impl World<'_> {
     fn took_note(&mut self, router: usize, ops: &[Op], results: &Results, is_alive: bool) {
         for (op, result) in ops.iter().zip(results) {
             match (op, result) {
+                (Op::Change(change), Ok(outcome)) => self.changed(change, outcome),
+                // What is refused leaves no trace: if nobody hears of that, the same is decided again later, and by then who
+                // sends may be a member.
+                (Op::Send(send), Ok(Outcome::Refused(_))) => {
+                    self.book.overtakable(send.sender, &send.client_msg_id);
+                }
                 (Op::Send(send), Err(failure)) => {
                     if *failure == Failure::Fenced {
                         self.book.stats.fenced += 1;
@@ -121,13 +125,14 @@ impl World<'_> {
                         self.book.overtakable(send.sender, &send.client_msg_id);
                     }
                 }
-                (Op::Send(_) | Op::Create(_), Ok(Outcome::Appended(appended)))
-                    if !appended.duplicate && is_alive =>
-                {
-                    let unreported = &mut self.routers[router].unreported;
-                    unreported.entry(appended.conversation).or_default().push(appended.seq);
-                }
                 _ => {}
+            }
+            if let (Op::Send(_) | Op::Create(_) | Op::Change(_), Ok(Outcome::Appended(appended)), true) =
+                (op, result, is_alive)
+                && !appended.duplicate
+            {
+                let unreported = &mut self.routers[router].unreported;
+                unreported.entry(appended.conversation).or_default().push(appended.seq);
             }
         }
     }
@@ -208,98 +213,6 @@ impl World<'_> {
         }
     }
 
-    /// A transaction or poll of a lease.
-    pub(in crate::world) fn order(&mut self, router: usize, life: u32, order: lease::Output) {
-        let is_alive = self.routers[router].is_life(life);
-        if is_alive && let Some(until) = self.late_for_store(router) {
-            // The store's client gives up, now and then, what it cannot reach; or it comes late.
-            if self.store_is_cut(router) && self.prng.chance(1, 2) {
-                let at = self.now + self.delay(1_000 * MS);
-                self.agenda.put(at, Event::Told { router, life, told: lost(&order) });
-            } else {
-                self.agenda.put(until, Event::Order { router, life, order });
-            }
-            return;
-        }
-        if !is_alive && self.prng.chance(1, 2) {
-            return;
-        }
-        let Some(me) = self.routers[router].identities.get(&life).map(|identity| identity.incarnation) else {
-            return;
-        };
-        let told = self.carry_out(me, &order);
-        self.note("order", [router as u64, u64::from(life), 0], || {
-            format!("{router}: {}", words(&order, &told))
-        });
-        if self.routers[router].is_life(life) {
-            let at = self.heard_at(router, self.plan.report_ns);
-            self.agenda.put(at, Event::Told { router, life, told });
-        }
-    }
-
-    pub(in crate::world) fn told(&mut self, router: usize, life: u32, told: lease::Input) {
-        if self.routers[router].is_life(life) {
-            self.routers[router].inbox.told.push(told);
-            self.plan_router_turn(router, self.now + MS / 100);
-        }
-    }
-
-    fn carry_out(&mut self, me: Incarnation, order: &lease::Output) -> lease::Input {
-        use lease::{Input, Output};
-        match order {
-            Output::Poll if !self.is_calm && self.prng.chance(1, 200) => Input::Polled(Told::Failed),
-            Output::Poll => Input::Polled(Told::Done(self.shown().clone())),
-            Output::Beat(beat) => {
-                // All that a beat changes, so that not everything has to be read again.
-                let mut shown = self.shown.take();
-                let beaten = self.control(&mut |txn| ops::beat(txn, me, *beat));
-                if let (Some(shown), true, false) = (&mut shown, beaten.is_ok(), self.is_moving) {
-                    let mine = shown.living.iter_mut().filter(|one| one.incarnation == me);
-                    mine.for_each(|one| one.beat = *beat);
-                    self.shown = Some(std::mem::take(shown));
-                }
-                Input::Beaten(told(beaten))
-            }
-            Output::Depose { silent, beat_seen } => {
-                let deposed = self.control(&mut |txn| ops::depose(txn, me, *silent, *beat_seen));
-                self.book.stats.deposed += u64::from(deposed == Ok(true));
-                Input::Deposed(told(deposed))
-            }
-            Output::Take(slots) => Input::Taken(told(self.control(&mut |txn| ops::take(txn, me, slots)))),
-            Output::Give { slots, to } => {
-                self.book.stats.gifts += 1;
-                Input::Given(told(self.control(&mut |txn| ops::give(txn, me, slots, *to))))
-            }
-            Output::Retire => Input::Retired(told(self.control(&mut |txn| ops::retire(txn, me)))),
-            other => panic!("{other:?} is nothing for the store"),
-        }
-    }
-
-    /// A transaction of the control lane.
-    pub(in crate::world) fn control<T>(
-        &mut self,
-        body: &mut dyn FnMut(&mut dyn Txn) -> Result<T, Abort>,
-    ) -> Result<T, BatchError> {
-        let engine = Arc::clone(&self.engine);
-        let result = retry::commit_one(&*engine, engine.control_lane(), body, &mut |_| ());
-        self.shown = None;
-        // One attempt may still come.
-        self.is_moving |= engine.late_count() > 0;
-        let land_at = self.now + self.prng.below(4_900 * MS);
-        if self.is_moving {
-            self.agenda.put(land_at, Event::Land);
-        }
-        result
-    }
-
-    /// Late commits may have come.
-    pub(in crate::world) fn may_have_moved(&mut self) {
-        if self.is_moving {
-            self.shown = None;
-            self.is_moving = self.engine.late_count() > 0;
-        }
-    }
-
     /// Who lives and who owns what, as the store has it.
     pub(in crate::world) fn shown(&mut self) -> &Ownership {
         let engine = &self.engine;
@@ -310,11 +223,22 @@ impl World<'_> {
     }
 
     /// Until when a process' threads do not get to the store: it is paused, or cut off.
-    fn late_for_store(&mut self, router: usize) -> Option<u64> {
+    pub(super) fn late_for_store(&mut self, router: usize) -> Option<u64> {
         let paused_until = self.routers[router].paused_until;
         // Half of what a paused process was doing is under way already.
         let paused_until = (paused_until > self.now && self.prng.chance(1, 2)).then_some(paused_until);
-        paused_until.max(self.blocked_until(Place::Router(router), Place::Store))
+        let until = paused_until.max(self.blocked_until(Place::Router(router), Place::Store));
+        // Calm ends every pause.
+        until.map(|until| until.min(self.plan.faults_ns))
+    }
+
+    /// Now and then a commit takes seconds.
+    pub(super) fn long_ns(&mut self) -> u64 {
+        if self.is_calm || !self.prng.chance(self.plan.long, 1_000) {
+            return 0;
+        }
+        self.book.stats.long_commits += 1;
+        self.prng.between(500, 4_900) * MS
     }
 
     pub(super) fn store_is_cut(&self, router: usize) -> bool {
@@ -323,50 +247,11 @@ impl World<'_> {
     }
 
     /// When the router hears what the store says now.
-    fn heard_at(&mut self, router: usize, slowest_ns: u64) -> u64 {
+    pub(super) fn heard_at(&mut self, router: usize, slowest_ns: u64) -> u64 {
         let at = self.now + self.delay(slowest_ns);
-        at.max(self.blocked_until(Place::Store, Place::Router(router)).unwrap_or(0))
+        let until = self.blocked_until(Place::Store, Place::Router(router)).unwrap_or(0);
+        at.max(until.min(self.plan.faults_ns))
     }
-}
-
-fn told<T>(result: Result<T, BatchError>) -> Told<T> {
-    match result {
-        Ok(value) => Told::Done(value),
-        Err(BatchError::Fenced) => Told::Fenced,
-        Err(_) => Told::Failed,
-    }
-}
-
-/// Nobody knows what became of an order.
-fn lost(order: &lease::Output) -> lease::Input {
-    use lease::{Input, Output};
-    match order {
-        Output::Beat(_) => Input::Beaten(Told::Failed),
-        Output::Poll => Input::Polled(Told::Failed),
-        Output::Depose { .. } => Input::Deposed(Told::Failed),
-        Output::Take(_) => Input::Taken(Told::Failed),
-        Output::Give { .. } => Input::Given(Told::Failed),
-        Output::Retire => Input::Retired(Told::Failed),
-        other => panic!("{other:?} is nothing for the store"),
-    }
-}
-
-fn words(order: &lease::Output, told: &lease::Input) -> String {
-    use lease::{Input, Output};
-    let what = match order {
-        Output::Take(slots) => format!("take {} slots", slots.len()),
-        Output::Give { slots, to } => format!("give {} slots to {to:?}", slots.len()),
-        other => format!("{other:?}"),
-    };
-    let became = match told {
-        Input::Polled(Told::Done(shown)) => {
-            let living = shown.living.iter().map(|one| (one.incarnation.0, one.beat));
-            format!("{:?}", living.collect::<Vec<_>>())
-        }
-        Input::Taken(Told::Done(taken)) => format!("{} taken", taken.len()),
-        other => format!("{other:?}"),
-    };
-    format!("{what} -> {became}")
 }
 
 /// As the real committer says it.
