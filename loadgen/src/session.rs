@@ -14,8 +14,8 @@ use carillon_node::prng::Prng;
 use carillon_protocol::client::{
     Command, DeliveryAck, EventFrame, FrameId, SendMessage, ServerFrame, Status, SyncBatch,
 };
-use carillon_protocol::ids::{ConversationId, Seq};
-use carillon_protocol::limits::PAGE_EVENTS_MAX;
+use carillon_protocol::ids::{ConversationId, Seq, UserId};
+use carillon_protocol::limits::{PAGE_EVENTS_MAX, PRESENCE_IDS_MAX};
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::record::{Encoding, MessageType};
 
@@ -37,7 +37,8 @@ const RETRY_AFTER_MS: u64 = 100;
 const HEARTBEAT_MS: u64 = 30_000;
 
 /// What clients confirm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Receipts {
     /// Nothing.
     None,
@@ -101,6 +102,7 @@ pub struct Session {
     /// Conversations with something to confirm.
     unconfirmed: Vec<u32>,
     send_per_s: u64,
+    is_measured: bool,
 }
 
 impl Session {
@@ -115,7 +117,13 @@ impl Session {
             queue: VecDeque::new(),
             unconfirmed: Vec::new(),
             send_per_s: 0,
+            is_measured: true,
         }
+    }
+
+    /// What it receives is judged, and not measured: it is slow on purpose.
+    pub fn leave_unmeasured(&mut self) {
+        self.is_measured = false;
     }
 
     /// Whether it has caught up and may send.
@@ -231,11 +239,11 @@ impl Session {
             }
             ServerFrame::Reconnect { after_ms, .. } => return Next::ComeBack { after_ms: *after_ms },
             ServerFrame::Error { id, refusal, .. } => return self.error(turn, id.as_ref(), refusal),
+            ServerFrame::Presence(_) => turn.stats.presence_count += 1,
             ServerFrame::Ready { .. }
             | ServerFrame::Ok(_)
             | ServerFrame::HeartbeatAck { .. }
             | ServerFrame::Typing { .. }
-            | ServerFrame::Presence(_)
             | ServerFrame::ReadSync { .. } => {}
         }
         Next::Go
@@ -254,11 +262,23 @@ impl Session {
     fn caught_up(&mut self, turn: &mut Turn<'_>) {
         if self.phase == Phase::Resuming {
             self.phase = Phase::Live;
+            self.watch(turn);
             // Whatever nobody answered goes out again, in order, under the same ids (F1).
             self.queue.clear();
             self.queue.extend(self.pending.iter().map(|pending| pending.n));
         }
         self.hand_over(turn);
+    }
+
+    /// Asks how some others are, on each connection anew.
+    fn watch(&mut self, turn: &mut Turn<'_>) {
+        let clients = turn.roster.clients_count();
+        let others = (1..=turn.watch.min(clients.saturating_sub(1)))
+            .map(|ahead| UserId(turn.roster.user((self.client + ahead) % clients)));
+        let users: Vec<UserId> = others.collect();
+        for some in users.chunks(PRESENCE_IDS_MAX) {
+            turn.put(None, &Command::PresenceSubscribe { users: some.to_vec() });
+        }
     }
 
     fn event(&mut self, turn: &mut Turn<'_>, event: &EventFrame<'_>) {
@@ -278,7 +298,7 @@ impl Session {
                 if turn.receipts != Receipts::None && !self.unconfirmed.contains(&number) {
                     self.unconfirmed.push(number);
                 }
-                if let Some(mark) = mark {
+                if let Some(mark) = mark.filter(|_| self.is_measured) {
                     turn.ledger.arrived(number, seq, mark.intended_ns, turn.now_ns);
                     turn.delivered(mark.intended_ns);
                 }
@@ -326,9 +346,10 @@ impl Session {
     }
 
     fn error(&mut self, turn: &mut Turn<'_>, id: Option<&FrameId>, refusal: &Refusal) -> Next {
-        turn.stats.trouble(refusal.code.name());
+        let name = refusal.code.name();
         match id {
             Some(FrameId::Number(n)) => {
+                turn.stats.refused(name);
                 let n = n.unsigned_abs();
                 turn.note(Entry::Refused { client: self.client, n, code: refusal.code });
                 if refusal.code.row().retryable {
@@ -341,12 +362,12 @@ impl Session {
                 self.answered(turn, n);
                 Next::Go
             }
-            _ if self.phase != Phase::Live
-                && matches!(refusal.code, Code::Unauthenticated | Code::TokenExpired | Code::Forbidden) =>
-            {
-                Next::Stop(refusal.code)
+            _ => {
+                turn.stats.trouble(name);
+                let is_turned_away = self.phase != Phase::Live
+                    && matches!(refusal.code, Code::Unauthenticated | Code::TokenExpired | Code::Forbidden);
+                if is_turned_away { Next::Stop(refusal.code) } else { Next::Go }
             }
-            _ => Next::Go,
         }
     }
 

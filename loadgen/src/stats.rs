@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
+use crate::series::{Series, Slot};
+
 /// Latencies are kept in microseconds up to this; longer ones count as this long.
 pub const LATENCY_US_MAX: u64 = 120_000_000;
 
@@ -56,7 +58,9 @@ impl Latency {
 }
 
 /// Quantiles in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 pub struct Summary {
     /// How many.
     pub count: u64,
@@ -106,6 +110,10 @@ impl Step {
 pub struct Stats {
     /// By step.
     pub steps: Vec<Step>,
+    /// By time, as far as nobody took it.
+    pub series: Series,
+    /// The row of the series that it is now.
+    pub row: u64,
     /// Messages whose intended time came.
     pub due_count: u64,
     /// Of them handed over before the run was over.
@@ -116,6 +124,8 @@ pub struct Stats {
     pub reconnects: u64,
     /// Clients that stopped for good.
     pub stopped: u64,
+    /// How often clients were told how another user is.
+    pub presence_count: u64,
     /// Errors by code, close codes and broken connections by their words.
     pub troubles: BTreeMap<String, u64>,
 }
@@ -132,13 +142,29 @@ impl Stats {
         &mut self.steps[step]
     }
 
-    /// Counts something that went wrong and is not for the oracle.
+    /// What happens now.
+    pub fn slot(&mut self) -> &mut Slot {
+        self.series.at(self.row)
+    }
+
+    /// A message was refused.
+    pub fn refused(&mut self, words: &str) {
+        self.slot().refused_count += 1;
+        self.note(words);
+    }
+
+    /// Something went wrong that is not for the oracle, and about no message.
     pub fn trouble(&mut self, words: &str) {
+        self.slot().error_count += 1;
+        self.note(words);
+    }
+
+    fn note(&mut self, words: &str) {
         let known = self.troubles.len() < TROUBLES_MAX || self.troubles.contains_key(words);
         *self.troubles.entry(if known { words } else { "others" }.to_owned()).or_default() += 1;
     }
 
-    /// Adds another thread's.
+    /// Adds another thread's; the course of time is not in it.
     pub fn merge(&mut self, other: &Stats) {
         for (index, step) in other.steps.iter().enumerate() {
             self.step(index).merge(step);
@@ -148,6 +174,7 @@ impl Stats {
         self.dropped_count += other.dropped_count;
         self.reconnects += other.reconnects;
         self.stopped += other.stopped;
+        self.presence_count += other.presence_count;
         for (words, count) in &other.troubles {
             *self.troubles.entry(words.clone()).or_default() += count;
         }

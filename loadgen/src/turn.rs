@@ -11,7 +11,7 @@ use rkyv::util::AlignedVec;
 
 use crate::journal::Entry;
 use crate::oracle::{Ledger, Roster};
-use crate::schedule::Rate;
+use crate::schedule::Rates;
 use crate::session::Receipts;
 use crate::stats::Stats;
 
@@ -34,22 +34,33 @@ impl Shared {
 }
 
 /// When things are measured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Window {
     /// The run's start, on the clock.
     pub start_ns: u64,
     /// Messages intended before are not measured.
     pub measure_from_ns: u64,
     /// How the rate goes.
-    pub rate: Rate,
+    pub rates: Rates,
+    /// Whether an answer belongs to the step in which it comes, so that a step is complete when it ends, and not to that
+    /// of its message.
+    pub steps_end: bool,
+    /// How long a row of the series is.
+    pub row_ns: u64,
 }
 
 impl Window {
-    /// The step that something belongs to which was intended then and happens now; `None` in the warm-up. A ramp
-    /// attributes to the step in which it happens, so that a step is complete when it ends.
+    /// The row of the series that a moment is in.
+    #[must_use]
+    pub fn row(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.start_ns) / self.row_ns
+    }
+
+    /// The step that something belongs to which was intended then and happens now; `None` in the warm-up.
     #[must_use]
     pub fn step(&self, intended_ns: u64, now_ns: u64) -> Option<usize> {
-        (intended_ns >= self.measure_from_ns).then(|| self.rate.step(now_ns.saturating_sub(self.start_ns)))
+        let at_ns = if self.steps_end { now_ns } else { intended_ns };
+        (intended_ns >= self.measure_from_ns).then(|| self.rates.step(at_ns.saturating_sub(self.start_ns)))
     }
 }
 
@@ -74,7 +85,7 @@ pub struct Turn<'t> {
     /// The thread's figures.
     pub stats: &'t mut Stats,
     /// When things are measured.
-    pub window: Window,
+    pub window: &'t Window,
     /// What all threads share.
     pub shared: &'t Shared,
     /// Chance.
@@ -85,6 +96,8 @@ pub struct Turn<'t> {
     pub content_bytes: usize,
     /// What is confirmed.
     pub receipts: Receipts,
+    /// Whose coming and going each client asks for: so many of the clients after it.
+    pub watch: u32,
     /// What the socket is to be given.
     pub out: &'t mut Vec<u8>,
     /// Scratch for JSON frames.
@@ -133,19 +146,23 @@ impl Turn<'_> {
         if let Some(told) = self.shared.told_seqs.get(conversation as usize) {
             told.fetch_max(seq, Ordering::SeqCst);
         }
+        let waited_ns = self.now_ns.saturating_sub(intended_ns);
+        self.stats.slot().to_ack.record_ns(waited_ns);
         if let Some(step) = self.window.step(intended_ns, self.now_ns) {
             let step = self.stats.step(step);
             step.acked_count += 1;
-            step.to_ack.record_ns(self.now_ns.saturating_sub(intended_ns));
+            step.to_ack.record_ns(waited_ns);
         }
     }
 
     /// A message of somebody else arrived.
     pub fn delivered(&mut self, intended_ns: u64) {
+        let waited_ns = self.now_ns.saturating_sub(intended_ns);
+        self.stats.slot().to_delivered.record_ns(waited_ns);
         if let Some(step) = self.window.step(intended_ns, self.now_ns) {
             let step = self.stats.step(step);
             step.delivered_count += 1;
-            step.to_delivered.record_ns(self.now_ns.saturating_sub(intended_ns));
+            step.to_delivered.record_ns(waited_ns);
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::oracle::Roster;
 use crate::plan::Outlets;
+use crate::series::Slot;
 use crate::stats::Stats;
 use crate::turn::{Shared, Window};
 
@@ -81,6 +82,11 @@ impl Control {
     pub(crate) fn stats(&self, thread: usize) -> MutexGuard<'_, Stats> {
         // Figures are numbers: those of a thread that panicked are still figures.
         self.stats[thread].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes everybody's rows of the series before this one.
+    pub(crate) fn take_rows(&self, end: u64) -> Vec<(u64, Slot)> {
+        (0..self.stats.len()).flat_map(|thread| self.stats(thread).series.take_before(end)).collect()
     }
 
     /// Everybody's figures.

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde_json::{Value, json};
 
 use crate::options::Machine;
+use crate::report;
 
 /// Source addresses that are taken on loopback: enough that ports in TIME_WAIT never matter.
 pub(super) const ADDRESSES_COUNT: u32 = 16;
@@ -33,7 +33,7 @@ fn ports_count() -> Option<u64> {
 }
 
 /// The machine, for a report.
-pub(super) fn facts() -> Value {
+pub(super) fn facts() -> report::Machine {
     let unknown = || "unknown".to_owned();
     let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("model name"))?;
@@ -42,12 +42,12 @@ pub(super) fn facts() -> Value {
     let memory_kib =
         fs::read_to_string("/proc/meminfo").ok().and_then(|text| number_after(&text, "MemTotal:"));
     let system = rustix::system::uname();
-    json!({
-        "cpu": cpu.unwrap_or_else(unknown),
-        "threads": std::thread::available_parallelism().map_or(0, usize::from),
-        "kernel": format!("{} {}", system.sysname().to_string_lossy(), system.release().to_string_lossy()),
-        "memory_bytes": memory_kib.unwrap_or(0) * 1024,
-    })
+    report::Machine {
+        cpu: cpu.unwrap_or_else(unknown),
+        threads: std::thread::available_parallelism().map_or(0, usize::from),
+        kernel: format!("{} {}", system.sysname().to_string_lossy(), system.release().to_string_lossy()),
+        memory_bytes: memory_kib.unwrap_or(0) * 1024,
+    }
 }
 
 /// The commit under test: `CARILLON_COMMIT`, else that of the working directory.

@@ -4,13 +4,22 @@
 // The ground floor: the rule that keeps the world out elsewhere ends here.
 #![expect(clippy::disallowed_methods)]
 
+mod compare;
 mod control;
 mod engine;
 mod http;
+mod inputs;
+mod limit;
 mod machine;
+mod observer;
+mod outputs;
 mod rest;
 mod run;
+mod scenario;
 mod socket;
 mod watch;
 
+pub use compare::compare;
+pub use limit::find_limit;
 pub use run::{Outcome, run};
+pub use scenario::{apply, presets};

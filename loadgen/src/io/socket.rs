@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use carillon_node::prng::Prng;
 use carillon_protocol::handshake;
 use carillon_protocol::websocket::{Decoder, Role};
+use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, ipproto, socket_with, sockopt};
 
@@ -24,7 +25,12 @@ pub(super) struct Socket {
     pub(super) stage: Stage,
     /// Whether it waits for room to write.
     pub(super) awaits_room: bool,
+    /// Whether it is left unread for a while.
+    pub(super) is_paused: bool,
 }
+
+/// What the kernel holds for a slow reader.
+const SLOW_BUFFER_BYTES: usize = 4 * 1024;
 
 /// The address a client connects from: on loopback one of many, because each has ports of its own.
 pub(super) fn source(server: SocketAddr, client: u32, addresses_count: u32) -> Option<SocketAddr> {
@@ -50,7 +56,20 @@ impl Socket {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(Socket { fd, stage: Stage::Connecting, awaits_room: true })
+        Ok(Socket { fd, stage: Stage::Connecting, awaits_room: true, is_paused: false })
+    }
+
+    /// Lets the kernel hold little that nobody has read.
+    pub(super) fn hold_little(&self) -> io::Result<()> {
+        Ok(sockopt::set_socket_recv_buffer_size(&self.fd, SLOW_BUFFER_BYTES)?)
+    }
+
+    /// What it waits for.
+    pub(super) fn interest(&self) -> EventFlags {
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN, !self.is_paused);
+        flags.set(EventFlags::OUT, self.awaits_room);
+        flags
     }
 
     /// The connection is there, or is not: asks to be upgraded.

@@ -20,7 +20,8 @@ impl Copies {
 }
 
 /// From intended to the last member, of every group message intended from `measure_from_ns` on that all other members
-/// received. Conversations of two are left out: their first is their last.
+/// received. Conversations of two are left out: their first is their last; and so are groups with a member who reads
+/// slowly on purpose.
 #[must_use]
 pub fn to_last(ledgers: &[Ledger], measure_from_ns: u64) -> Latency {
     let mut latency = Latency::default();

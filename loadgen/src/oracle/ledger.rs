@@ -38,7 +38,9 @@ pub(super) struct Row {
 const _: () = assert!(size_of::<Row>() == 24);
 
 /// How much was looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 pub struct Tally {
     /// Messages handed to a connection, retries not counted.
     pub sends: u64,

@@ -96,6 +96,12 @@ impl Roster {
         self.users.get(client as usize).copied().unwrap_or(0)
     }
 
+    /// How many clients there are.
+    #[must_use]
+    pub fn clients_count(&self) -> u32 {
+        u32::try_from(self.users.len()).unwrap_or(u32::MAX)
+    }
+
     /// The client who is this user.
     #[must_use]
     pub fn client(&self, user: u64) -> Option<u32> {

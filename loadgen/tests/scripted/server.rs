@@ -1,8 +1,4 @@
-//! The generator against a small scripted server that behaves, or breaks one promise on purpose: the exit status says
-//! which. The server's WebSockets are tungstenite's, so the generator's codec meets an independent peer.
-
-// The scripted server is the world.
-#![expect(clippy::disallowed_methods)]
+//! A small chat server of one lock. Its WebSockets are tungstenite's, so the generator's codec meets an independent peer.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -28,7 +24,7 @@ use tungstenite::{Message, WebSocket};
 
 /// What the server does wrong, to its tenth message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Script {
+pub(crate) enum Script {
     Behaves,
     /// Acks it and keeps nothing.
     Forgets,
@@ -48,9 +44,14 @@ enum Script {
     Hangs,
     /// Refuses it once, retryably.
     Busy,
+    /// Does nothing at all for [`STALL`] before it: the one lock is held.
+    Stalls,
 }
 
 const SABOTAGED: u64 = 10;
+
+/// How long a server stalls that does.
+pub(crate) const STALL: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 struct Stored {
@@ -81,14 +82,14 @@ struct State {
 #[derive(Clone, Debug)]
 struct Push(u64, Stored, Seq);
 
-struct Server {
+pub(crate) struct Server {
     script: Script,
     table: KeyTable,
     state: Mutex<State>,
 }
 
 impl Server {
-    fn start(script: Script, data_dir: &Path) -> SocketAddr {
+    pub(crate) fn start(script: Script, data_dir: &Path) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = Arc::new(Server {
@@ -358,6 +359,10 @@ impl Peer<'_> {
         }
         state.sends += 1;
         let now = if state.sends == SABOTAGED { server.script } else { Script::Behaves };
+        if now == Script::Stalls {
+            // The stall is what is scripted: everybody waits for the lock.
+            std::thread::sleep(STALL);
+        }
         let refused = |code| {
             let refusal = Refusal::new(code, "as scripted");
             ServerFrame::Error { id: frame_id.clone(), refusal, request_id: "1".into() }
@@ -415,163 +420,4 @@ impl Peer<'_> {
             _ => self.put(&ack(&stored, false)),
         }
     }
-}
-
-/// Runs the generator against a server with this script; the exit status and the report.
-fn run(script: Script, more: &[&str]) -> (u8, serde_json::Value) {
-    run_paced(script, &["--rate", "150"], more)
-}
-
-fn run_paced(script: Script, pace: &[&str], more: &[&str]) -> (u8, serde_json::Value) {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(script, dir.path()).to_string();
-    let (data_dir, report) = (dir.path().to_str().unwrap(), dir.path().join("report.json"));
-    let path = report.to_str().unwrap();
-    let mut args =
-        vec!["loadgen", "--server", &server, "--data-dir", data_dir, "--report", path, "--settle", "500ms"];
-    args.extend(["--clients", "6", "--group-size", "3", "--duration", "700ms", "--warmup", "100ms"]);
-    args.extend(pace);
-    args.extend(more);
-    let exit = carillon_loadgen::main_with(args);
-    let report =
-        std::fs::read(&report).map_or(serde_json::Value::Null, |text| serde_json::from_slice(&text).unwrap());
-    (exit, report)
-}
-
-#[track_caller]
-fn finds(script: Script, more: &[&str], kinds: &[&str]) {
-    let (exit, report) = run(script, more);
-    let violations = report["oracle"]["violations"].as_object().expect("violations");
-    let found = violations.iter().filter(|(_, count)| **count != 0).map(|(name, _)| name.as_str());
-    let found: Vec<&str> = found.collect();
-    assert!(
-        found.iter().all(|kind| kinds.contains(kind)) && (found.is_empty() == kinds.is_empty()),
-        "{report:#}"
-    );
-    // A loaded machine may make the generator late, which it then says; what it never does is call that good.
-    let expected = if !kinds.is_empty() {
-        2
-    } else if report["invalid_because"] == serde_json::json!([]) {
-        0
-    } else {
-        3
-    };
-    assert_eq!(exit, expected, "{report:#}");
-    assert!(report["oracle"]["tally"]["acked"].as_u64() > Some(50), "{report:#}");
-}
-
-#[test]
-fn a_server_that_behaves_is_good_in_both_encodings() {
-    finds(Script::Behaves, &["--encoding", "json"], &[]);
-    finds(Script::Behaves, &["--encoding", "rkyv", "--threads", "2", "--receipts", "read"], &[]);
-}
-
-#[test]
-fn g1_a_server_that_forgets_an_ack_is_found() {
-    // The next message takes the seq that was promised.
-    finds(Script::Forgets, &[], &["lost", "duplicated", "mutated", "reordered", "gap"]);
-}
-
-#[test]
-fn g7_a_server_that_withholds_a_push_is_found() {
-    finds(Script::Withholds, &[], &["lost", "gap"]);
-}
-
-#[test]
-fn g2_a_server_that_doubles_is_found() {
-    finds(Script::Doubles, &[], &["duplicated"]);
-}
-
-#[test]
-fn g6_a_server_that_reorders_is_found() {
-    finds(Script::Swaps, &["--mix", "group=1"], &["reordered", "gap"]);
-}
-
-#[test]
-fn g11_a_server_that_leaks_is_found() {
-    finds(Script::Leaks, &["--mix", "one_to_one=1"], &["foreign"]);
-}
-
-#[test]
-fn g4_a_server_that_garbles_is_found() {
-    finds(Script::Garbles, &[], &["mutated"]);
-}
-
-#[test]
-fn g5_a_server_that_refuses_and_keeps_is_found() {
-    // The sender's line lacks the seq as well: it got neither event nor ack.
-    finds(Script::Haunts, &[], &["phantom", "gap"]);
-}
-
-#[test]
-fn f1_a_lost_ack_is_asked_for_again_and_a_busy_server_tried_again() {
-    finds(Script::Hangs, &["--journal", "/dev/null"], &[]);
-    finds(Script::Busy, &[], &[]);
-}
-
-#[test]
-fn who_finds_nobody_at_one_server_goes_on_at_the_next() {
-    let nobody =
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().to_string();
-    finds(Script::Behaves, &["--server", &nobody], &[]);
-}
-
-#[test]
-fn plans_that_cannot_work_are_invalid_and_help_is_not() {
-    for args in [&["--clients", "1"] as &[&str], &["--nonsense"], &["--clients", "4", "--group-size", "9"]] {
-        assert_eq!(carillon_loadgen::main_with([&["loadgen"], args].concat()), 3, "{args:?}");
-    }
-    assert_eq!(carillon_loadgen::main_with(["loadgen", "--help"]), 0);
-}
-
-#[test]
-fn idle_connections_are_kept_and_measured() {
-    let pid = std::process::id().to_string();
-    let (exit, report) = run(Script::Behaves, &["--idle", "--server-pid", &pid]);
-    assert_eq!((exit, report["idle"]["connections"].as_u64()), (0, Some(6)), "{report:#}");
-}
-
-#[test]
-fn a_closed_loop_keeps_so_many_on_their_way() {
-    let dir = tempfile::tempdir().unwrap();
-    let journal = dir.path().join("journal");
-    let more = ["--journal", journal.to_str().unwrap()];
-    let (exit, report) = run_paced(Script::Behaves, &["--in-flight", "2"], &more);
-    let tally = &report["oracle"]["tally"];
-    assert_eq!((exit, &tally["deliveries"]), (0, &tally["acked"]), "{report:#}");
-    let (mut waiting, mut most) = (BTreeMap::new(), BTreeMap::new());
-    for line in std::fs::read_to_string(journal).unwrap().lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let client: u32 = words[2].parse().unwrap();
-        match words[1] {
-            "sent" => *waiting.entry(client).or_insert(0) += 1,
-            "acked" => *waiting.entry(client).or_insert(0) -= 1,
-            _ => {}
-        }
-        let now = waiting.get(&client).copied().unwrap_or(0);
-        let so_far = most.entry(client).or_insert(0);
-        *so_far = now.max(*so_far);
-    }
-    // The first of each pair talks, the second listens.
-    assert_eq!(most, BTreeMap::from([(0, 2), (1, 0), (2, 2), (3, 0), (4, 2), (5, 0)]));
-    assert!(waiting.values().all(|count| *count == 0));
-}
-
-#[test]
-fn without_a_history_what_was_acked_and_not_delivered_is_still_found() {
-    finds(Script::Behaves, &["--history", "false"], &[]);
-    finds(Script::Withholds, &["--history", "false"], &["lost", "gap"]);
-    let (_, report) = run(Script::Behaves, &["--history", "false"]);
-    assert_eq!(report["oracle"]["history_messages"], 0, "{report:#}");
-}
-
-#[test]
-fn a_ramp_reports_its_steps() {
-    let dir = tempfile::tempdir().unwrap();
-    let hlog = dir.path().join("run.hlog");
-    let more = ["--ramp", "20:10:1", "--ramp-p99-ms", "1", "--hlog", hlog.to_str().unwrap()];
-    let (_, report) = run(Script::Behaves, &more);
-    let steps = report["steps"].as_array().unwrap();
-    assert!(!steps.is_empty() && steps[0]["rate_per_s"] == 20.0, "{report:#}");
-    assert!(std::fs::read_to_string(hlog).unwrap().contains("Tag=ack"));
 }

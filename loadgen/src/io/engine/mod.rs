@@ -1,0 +1,453 @@
+//! One thread of clients: an epoll loop over non-blocking sockets. All state is data in two vectors; nothing is
+//! spawned, and an idle client costs a timer.
+//!
+//! # Invariants
+//! - The clock is read once a turn. What is due by then is handed over before sockets are read, so the schedule does
+//!   not wait for the server.
+//! - A turn is bounded: [`SENDS_MAX`] messages, [`EVENTS_MAX`] sockets, and a bounded number of reads of each.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use carillon_node::clock::Clock;
+use carillon_node::prng::Prng;
+use carillon_protocol::client::Wire;
+use carillon_protocol::websocket::{Opcode, append_client_frame, close_payload};
+use rkyv::util::AlignedVec;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+use super::control::{Control, Phase, Plan};
+use super::socket::Socket;
+use crate::options::Mix;
+use crate::oracle::Ledger;
+use crate::scenario::Manners;
+use crate::schedule::{Arrivals, Schedule};
+use crate::session::{Receipts, Session};
+use crate::stats::Stats;
+use crate::turn::{Text, Turn};
+
+mod connection;
+mod install;
+
+/// An engine looks at least this often at what the main thread wants.
+pub(in crate::io) const LOOK_MS: u64 = 20;
+/// Messages handed over in one turn before sockets are looked at.
+const SENDS_MAX: usize = 1_000;
+/// Sockets looked at in one turn.
+const EVENTS_MAX: usize = 512;
+/// Everything of the schedule handed over this long after its end still counts as on time.
+const LATE_NS: u64 = 10_000_000;
+/// The timer's place among the sockets of epoll.
+const TIMER: u64 = u64::MAX;
+
+/// What an engine is made of.
+#[derive(Debug)]
+pub(in crate::io) struct Setup {
+    pub(in crate::io) index: usize,
+    pub(in crate::io) threads: usize,
+    pub(in crate::io) first_client: u32,
+    pub(in crate::io) tokens: Vec<String>,
+    pub(in crate::io) servers: Vec<SocketAddr>,
+    pub(in crate::io) addresses_count: u32,
+    pub(in crate::io) wire: Wire,
+    pub(in crate::io) content_bytes: usize,
+    pub(in crate::io) receipts: Receipts,
+    pub(in crate::io) mix: Mix,
+    pub(in crate::io) arrivals: Arrivals,
+    /// In a closed loop, how many messages of a sender wait for their answer.
+    pub(in crate::io) in_flight: Option<usize>,
+    pub(in crate::io) retry: bool,
+    pub(in crate::io) manners: Manners,
+    pub(in crate::io) prng: Prng,
+    pub(in crate::io) journal: Option<File>,
+}
+
+/// One client: its session, and the socket beneath when there is one.
+#[derive(Debug)]
+struct Client {
+    session: Session,
+    socket: Option<Socket>,
+    out: Vec<u8>,
+    out_at: usize,
+    /// Counts connections, so that what belongs to an old one is recognised.
+    generation: u32,
+    /// Connections lost; after each it tries the next server.
+    losses: u32,
+    failures: u32,
+    heard_ns: u64,
+    was_live: bool,
+    is_opening: bool,
+    is_live: bool,
+    /// Will not connect again.
+    is_stopped: bool,
+    is_dirty: bool,
+    is_slow: bool,
+    come_back_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Connect,
+    Opening(u32),
+    Heartbeat(u32),
+    Retry(u64),
+    /// A slow reader's pause is over.
+    Read(u32),
+    /// A storm cuts the connection.
+    Cut,
+}
+
+/// What sessions are handed, beside their buffers.
+#[derive(Debug)]
+struct Desk {
+    setup: Setup,
+    plan: Arc<Plan>,
+    ledger: Ledger,
+    json: Vec<u8>,
+    binary: AlignedVec<16>,
+    text: Text,
+    journal: Vec<u8>,
+    now_ns: u64,
+}
+
+impl Desk {
+    fn turn<'t>(&'t mut self, stats: &'t mut Stats, out: &'t mut Vec<u8>) -> Turn<'t> {
+        Turn {
+            now_ns: self.now_ns,
+            roster: &self.plan.roster,
+            ledger: &mut self.ledger,
+            stats,
+            window: &self.plan.window,
+            shared: &self.plan.shared,
+            prng: &mut self.setup.prng,
+            wire: self.setup.wire,
+            content_bytes: self.setup.content_bytes,
+            receipts: self.setup.receipts,
+            watch: self.setup.manners.watch,
+            out,
+            json: &mut self.json,
+            binary: &mut self.binary,
+            text: &mut self.text,
+            journal: self.setup.journal.is_some().then_some(&mut self.journal),
+        }
+    }
+}
+
+pub(in crate::io) struct Engine {
+    control: Arc<Control>,
+    desk: Desk,
+    clients: Vec<Client>,
+    /// Clients that can send, once there is a plan.
+    senders: Vec<u32>,
+    schedule: Option<Schedule>,
+    has_begun: bool,
+    has_sent_all: bool,
+    backlog: VecDeque<u32>,
+    opening_count: usize,
+    timers: BinaryHeap<Reverse<(u64, u32, Due)>>,
+    dirty: Vec<u32>,
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    scratch: AlignedVec<16>,
+    input: Vec<u8>,
+}
+
+impl Engine {
+    pub(in crate::io) fn new(control: Arc<Control>, setup: Setup, plan: Arc<Plan>) -> io::Result<Engine> {
+        let count = u32::try_from(setup.tokens.len()).unwrap_or(u32::MAX);
+        let client = |local| Client {
+            session: Session::new(setup.first_client + local),
+            socket: None,
+            out: Vec::new(),
+            out_at: 0,
+            generation: 0,
+            losses: 0,
+            failures: 0,
+            heard_ns: 0,
+            was_live: false,
+            is_opening: false,
+            is_live: false,
+            is_stopped: false,
+            is_dirty: false,
+            is_slow: false,
+            come_back_ms: None,
+        };
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
+        Ok(Engine {
+            control,
+            clients: (0..count).map(client).collect(),
+            senders: Vec::new(),
+            schedule: None,
+            has_begun: false,
+            has_sent_all: false,
+            backlog: (0..count).collect(),
+            opening_count: 0,
+            timers: BinaryHeap::new(),
+            dirty: Vec::new(),
+            epoll,
+            timer,
+            scratch: AlignedVec::new(),
+            input: vec![0; connection::READ_BYTES],
+            desk: Desk {
+                ledger: Ledger::new(plan.roster.clone(), setup.first_client, count),
+                plan,
+                setup,
+                json: Vec::new(),
+                binary: AlignedVec::new(),
+                text: Text::default(),
+                journal: Vec::new(),
+                now_ns: 0,
+            },
+        })
+    }
+
+    /// Runs until the main thread says stop; returns the book.
+    pub(in crate::io) fn run(mut self) -> io::Result<Ledger> {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS_MAX);
+        let control = self.control.clone();
+        loop {
+            let timeout = self.arm()?;
+            events.clear();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let mut stats = control.stats(self.desk.setup.index);
+            self.desk.now_ns = Clock.now_ns();
+            stats.row = self.desk.plan.window.row(self.desk.now_ns);
+            let phase = control.phase();
+            if phase == Phase::Stop {
+                self.leave(&mut stats);
+                self.write_journal(&mut stats);
+                return Ok(self.desk.ledger);
+            }
+            self.install();
+            self.send_due(&mut stats);
+            self.timers_due(&mut stats);
+            for event in &events {
+                let data = event.data.u64();
+                if data != TIMER {
+                    self.ready((data & 0xffff_ffff) as u32, (data >> 32) as u32, event.flags, &mut stats);
+                }
+            }
+            self.dial(&mut stats);
+            self.flush(&mut stats);
+            if phase == Phase::Deliver {
+                let is_settled = self.is_settled();
+                control.settled[self.desk.setup.index].store(is_settled, Ordering::SeqCst);
+            }
+            self.write_journal(&mut stats);
+        }
+    }
+
+    /// Sets the timer to what is due next, to the nanosecond; epoll itself only knows milliseconds.
+    fn arm(&mut self) -> io::Result<Timespec> {
+        let now_ns = Clock.now_ns();
+        let look_ns = now_ns + LOOK_MS * 1_000_000;
+        let timer_ns = self.timers.peek().map_or(u64::MAX, |Reverse((due_ns, ..))| *due_ns);
+        let due_ns = self.next_send_ns().unwrap_or(u64::MAX).min(timer_ns);
+        if due_ns <= now_ns || !self.dirty.is_empty() {
+            return Ok(Timespec { tv_sec: 0, tv_nsec: 0 });
+        }
+        let due_ns = due_ns.min(look_ns);
+        let it_value = Timespec {
+            tv_sec: i64::try_from(due_ns / 1_000_000_000).unwrap_or(i64::MAX),
+            tv_nsec: (due_ns % 1_000_000_000) as _,
+        };
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once)?;
+        Ok(Timespec { tv_sec: 0, tv_nsec: (2 * LOOK_MS * 1_000_000) as _ })
+    }
+
+    fn next_send_ns(&self) -> Option<u64> {
+        let next_ns = self.schedule.as_ref()?.next_ns();
+        let due_ns = self.desk.plan.window.start_ns.saturating_add(next_ns);
+        (!self.has_sent_all && due_ns < self.control.stop_ns.load(Ordering::SeqCst)).then_some(due_ns)
+    }
+
+    /// Hands over what the schedule wants by now.
+    fn send_due(&mut self, stats: &mut Stats) {
+        if self.schedule.is_none() || self.has_sent_all {
+            return;
+        }
+        if !self.has_begun && self.desk.now_ns >= self.desk.plan.window.start_ns {
+            self.has_begun = true;
+            // In a closed loop nothing has been heard yet that would set the first messages off.
+            self.senders.clone().into_iter().for_each(|local| self.mark(local));
+        }
+        let stop_ns = self.control.stop_ns.load(Ordering::SeqCst);
+        for _ in 0..SENDS_MAX {
+            let Some(intended_ns) = self.next_send_ns().filter(|due_ns| *due_ns <= self.desk.now_ns) else {
+                break;
+            };
+            if let Some(schedule) = &mut self.schedule {
+                schedule.advance();
+            }
+            let prng = &mut self.desk.setup.prng;
+            if let Some(local) = self.senders.get(prng.index(self.senders.len())).copied() {
+                self.send_one(local, stats, intended_ns, stop_ns);
+            }
+        }
+        if self.desk.now_ns >= stop_ns && self.next_send_ns().is_none() {
+            self.has_sent_all = true;
+            self.control.sent_all.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// In a closed loop: as many more as were answered.
+    fn refill(&mut self, local: u32, stats: &mut Stats) {
+        let Some(in_flight) = self.desk.setup.in_flight.filter(|_| self.schedule.is_some()) else { return };
+        let stop_ns = self.control.stop_ns.load(Ordering::SeqCst);
+        let is_time = self.has_begun && self.desk.now_ns < stop_ns;
+        if !is_time || self.senders.binary_search(&local).is_err() {
+            return;
+        }
+        let waiting =
+            self.clients.get(local as usize).map_or(in_flight, |client| client.session.pending_count());
+        for _ in waiting..in_flight {
+            self.send_one(local, stats, self.desk.now_ns, stop_ns);
+        }
+    }
+
+    fn send_one(&mut self, local: u32, stats: &mut Stats, intended_ns: u64, stop_ns: u64) {
+        let prng = &mut self.desk.setup.prng;
+        let outlets = self.desk.plan.outlets.get((self.desk.setup.first_client + local) as usize);
+        let drawn = outlets.and_then(|outlets| outlets.draw(&self.desk.setup.mix, prng));
+        let (Some(conversation), Some(client)) = (drawn, self.clients.get_mut(local as usize)) else {
+            return;
+        };
+        let now_ns = self.desk.now_ns;
+        stats.due_count += 1;
+        stats.on_time_count += u64::from(now_ns < stop_ns.saturating_add(LATE_NS));
+        let window = &self.desk.plan.window;
+        stats.series.at(window.row(intended_ns)).intended_count += 1;
+        if let Some(step) = window.step(intended_ns, intended_ns) {
+            let step = stats.step(step);
+            step.intended_count += 1;
+            step.lag.record_ns(now_ns.saturating_sub(intended_ns));
+        }
+        // Counted before it can be answered.
+        self.desk.plan.shared.unanswered.fetch_add(1, Ordering::SeqCst);
+        let mut turn = self.desk.turn(stats, &mut client.out);
+        if !client.session.send(&mut turn, conversation, intended_ns) {
+            turn.answered();
+        }
+        self.mark(local);
+    }
+
+    fn mark(&mut self, local: u32) {
+        if let Some(client) = self.clients.get_mut(local as usize)
+            && !client.is_dirty
+        {
+            client.is_dirty = true;
+            self.dirty.push(local);
+        }
+    }
+
+    fn timers_due(&mut self, stats: &mut Stats) {
+        while let Some(Reverse((due_ns, ..))) = self.timers.peek()
+            && *due_ns <= self.desk.now_ns
+        {
+            let Some(Reverse((_, local, due))) = self.timers.pop() else { return };
+            let Some(client) = self.clients.get_mut(local as usize) else { continue };
+            match due {
+                Due::Connect => self.backlog.push_back(local),
+                Due::Opening(generation) if generation == client.generation && client.is_opening => {
+                    self.lose(local, stats, "no caught_up in time");
+                }
+                Due::Heartbeat(generation) if generation == client.generation && client.is_live => {
+                    let interval_ns = client.session.heartbeat_ms() * 1_000_000;
+                    // The server's own rule for a peer that is gone: two intervals and ten seconds.
+                    let silence_ns = self.desk.now_ns.saturating_sub(client.heard_ns);
+                    if silence_ns > 2 * interval_ns + 10_000_000_000 {
+                        self.lose(local, stats, "server silent");
+                        continue;
+                    }
+                    client.session.heartbeat(&mut self.desk.turn(stats, &mut client.out));
+                    let next = Due::Heartbeat(generation);
+                    self.timers.push(Reverse((self.desk.now_ns + interval_ns, local, next)));
+                    self.mark(local);
+                }
+                Due::Retry(n) => {
+                    client.session.retry(&mut self.desk.turn(stats, &mut client.out), n);
+                    self.mark(local);
+                }
+                Due::Read(generation) if generation == client.generation => {
+                    if let Err(error) = self.read_on(local) {
+                        self.lose(local, stats, &error.kind().to_string());
+                    }
+                }
+                Due::Cut if client.socket.is_some() => self.lose(local, stats, CUT_TROUBLE),
+                Due::Opening(_) | Due::Heartbeat(_) | Due::Read(_) | Due::Cut => {}
+            }
+        }
+    }
+
+    /// Lets sessions fill their buffers, and sockets take them.
+    fn flush(&mut self, stats: &mut Stats) {
+        for local in std::mem::take(&mut self.dirty) {
+            self.refill(local, stats);
+            let Some(client) = self.clients.get_mut(local as usize) else { continue };
+            client.is_dirty = false;
+            client.session.flush(&mut self.desk.turn(stats, &mut client.out));
+            if let Err(error) = self.write(local) {
+                self.lose(local, stats, &error.kind().to_string());
+            }
+        }
+    }
+
+    /// Whether every client that still takes part holds what was acknowledged anywhere.
+    fn is_settled(&self) -> bool {
+        let told = &self.desk.plan.shared.told_seqs;
+        (self.desk.setup.first_client..).zip(&self.clients).all(|(number, client)| {
+            let holds_all = self.desk.ledger.cursors(number).all(|(conversation, seq)| {
+                told.get(conversation as usize).is_none_or(|told| seq >= told.load(Ordering::SeqCst))
+            });
+            client.is_stopped || (client.is_live && holds_all)
+        })
+    }
+
+    /// Says good-bye, as far as sockets take it.
+    fn leave(&mut self, stats: &mut Stats) {
+        for local in 0..u32::try_from(self.clients.len()).unwrap_or(u32::MAX) {
+            let Some(client) = self.clients.get_mut(local as usize).filter(|client| client.is_live) else {
+                continue;
+            };
+            client.session.bye(&mut self.desk.turn(stats, &mut client.out));
+            let key = (self.desk.setup.prng.next_u64() as u32).to_le_bytes();
+            append_client_frame(&mut client.out, Opcode::Close, &close_payload(1000, ""), key);
+            // Whoever does not take it finds out when the socket closes.
+            let _ = self.write(local);
+        }
+    }
+
+    fn write_journal(&mut self, stats: &mut Stats) {
+        if let Some(file) = &mut self.desk.setup.journal
+            && !self.desk.journal.is_empty()
+        {
+            if file.write_all(&self.desk.journal).is_err() {
+                stats.trouble(JOURNAL_TROUBLE);
+            }
+            self.desk.journal.clear();
+        }
+    }
+}
+
+/// A connection that a storm of the scenario cut.
+const CUT_TROUBLE: &str = "cut by the scenario";
+
+/// A journal that cannot be written makes the run invalid.
+pub(in crate::io) const JOURNAL_TROUBLE: &str = "the journal cannot be written";
