@@ -3,7 +3,7 @@
 //!
 //! # Invariants
 //! - Pure: told of each probe how it went, it says what to try next.
-//! - It ends: after [`Search::probes_max`] probes at the latest.
+//! - It ends: after as many probes as it may make, at the latest.
 
 /// From one probe to the next while nothing is known on one side.
 const FACTOR: f64 = 2.0;
