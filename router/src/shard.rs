@@ -299,7 +299,11 @@ impl Shard {
         typing.advance(
             self.now,
             fanout.is_busy(),
-            |conversation| fanout.hearers_of(conversation),
+            |conversation| {
+                // Whoever may have another owner by now asks the store.
+                let answers = cluster.answers(self.now, slot_of_conversation(conversation));
+                fanout.hearers_of(conversation).filter(|_| answers)
+            },
             (registry, cluster),
             outbox,
         );

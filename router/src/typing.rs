@@ -1,12 +1,13 @@
 //! Who types. Never stored, and passed on at the end of a turn, behind everything else.
 //!
 //! # Invariants
-//! - Passed on to other current members only, and only from one (G11).
+//! - Passed on to other current members only, and only from one (G11): who was a member when the store was asked is not
+//!   taken for one of now.
 //! - Dropped before anything else: while fan-out has more to do than its turn allows typing waits, and what waited
 //!   for [`WAIT_MS`] is forgotten (DS2). Clients let a typing state end by themselves.
 //! - At most one state of a user and conversation waits: the latest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use carillon_protocol::frame::{Accepted, ArchivedTyped, Typed, Typing as TypingFrame};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
@@ -43,10 +44,10 @@ struct Waiting {
 pub struct Typing {
     members_max: usize,
     waiting: BTreeMap<(ConversationId, UserId), Waiting>,
-    /// Conversations whose members are being read.
-    asking: BTreeSet<ConversationId>,
-    /// Members just read, for the end of the turn.
-    read: BTreeMap<ConversationId, Vec<Hearer>>,
+    /// Conversations whose members are being read, and since when.
+    asking: BTreeMap<ConversationId, Time>,
+    /// Members just read, for the end of the turn, and when they were asked for.
+    read: BTreeMap<ConversationId, (Time, Vec<Hearer>)>,
     /// The last turn ended before everything was passed on.
     is_cut: bool,
 }
@@ -58,7 +59,7 @@ impl Typing {
         Typing {
             members_max: settings.members_max,
             waiting: BTreeMap::new(),
-            asking: BTreeSet::new(),
+            asking: BTreeMap::new(),
             read: BTreeMap::new(),
             is_cut: false,
         }
@@ -88,9 +89,8 @@ impl Typing {
 
     /// The store told who the members are; `None`: it could not.
     pub fn members(&mut self, conversation: ConversationId, members: Option<Vec<Hearer>>) {
-        self.asking.remove(&conversation);
-        if let Some(members) = members {
-            self.read.insert(conversation, members);
+        if let (Some(asked_at), Some(members)) = (self.asking.remove(&conversation), members) {
+            self.read.insert(conversation, (asked_at, members));
         }
     }
 
@@ -115,18 +115,19 @@ impl Typing {
                 }
                 continue;
             }
-            if self.asking.contains(&key.0) {
+            if self.asking.contains_key(&key.0) {
                 continue;
             }
             if users_left == 0 {
                 self.is_cut = true;
                 continue;
             }
-            let members = self.read.get(&key.0).map(Vec::as_slice).or_else(|| known(key.0));
+            let read = self.read.get(&key.0).filter(|(asked_at, _)| waiting.since <= *asked_at);
+            let members = read.map(|(_, members)| members.as_slice()).or_else(|| known(key.0));
             let Some(members) = members else {
                 let query = Query::Members { conversation: key.0 };
                 if outbox.ask(Asked::Typing(key.0), query).is_ok() {
-                    self.asking.insert(key.0);
+                    self.asking.insert(key.0, now);
                 }
                 continue;
             };

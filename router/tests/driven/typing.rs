@@ -86,6 +86,28 @@ fn only_members_type_and_hear() {
     assert_eq!(typed(&mut hand, two), []);
 }
 
+/// G11: the members that the store was asked for before somebody typed are not those of now.
+#[test]
+fn g11_who_left_since_the_store_was_asked_types_no_more() {
+    let mut hand = Hand::new(Model::with_room(&[ALICE, BOB]));
+    let (one, two) = (hand.lane(1), hand.lane(2));
+    hand.register(one, ALICE.0, ALICE);
+    hand.register(two, BOB.0, BOB);
+    hand.settle();
+    hand.hear(one);
+    types(&mut hand, one, ALICE, ROOM, true);
+    hand.turn();
+    let (ticket, query) = hand.queries.pop_front().expect("who the members are");
+    let answer = hand.store.answer(&query);
+    hand.store = Model::with_room(&[BOB]);
+    hand.pass_ms(1);
+    types(&mut hand, one, ALICE, ROOM, false);
+    hand.answer_with(ticket, Ok(answer));
+    hand.settle();
+    assert_eq!(typed(&mut hand, two), []);
+    assert!(matches!(hand.hear(one).last(), Some(Heard::Refused(_))));
+}
+
 /// FR9: in groups above `typing.members_max` typing is answered and not passed on.
 #[test]
 fn large_groups_are_not_told() {
