@@ -333,6 +333,16 @@ impl Fanout {
         self.members.hearers(conversation)
     }
 
+    /// Who its members are, as [`Fanout::hearers_of`] has them, if these are those of now: nothing is committed, and nothing may
+    /// be, that was not handed on.
+    #[must_use]
+    pub fn members_of(&self, conversation: ConversationId) -> Option<&[Hearer]> {
+        let is_whole =
+            |log: &Log| !log.is_suspect && !log.exploring && log.next.is_some_and(|next| next > log.head);
+        let are_those_of_now = self.logs.get(&conversation).is_none_or(is_whole);
+        self.hearers_of(conversation).filter(|_| are_those_of_now)
+    }
+
     /// The highest message of each member but one above `after_seq`, up to `up_to_seq`, if all of that was handed on a
     /// moment ago. Who is no member any more sees nothing of what comes after (G11).
     #[must_use]

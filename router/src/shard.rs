@@ -302,7 +302,7 @@ impl Shard {
             |conversation| {
                 // Whoever may have another owner by now asks the store.
                 let answers = cluster.answers(self.now, slot_of_conversation(conversation));
-                fanout.hearers_of(conversation).filter(|_| answers)
+                fanout.members_of(conversation).filter(|_| answers)
             },
             (registry, cluster),
             outbox,

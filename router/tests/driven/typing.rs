@@ -3,6 +3,7 @@
 use carillon_protocol::frame;
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::reason::Code;
+use carillon_router::batch::Failure;
 use carillon_router::meters::Metric;
 use carillon_router::outbox::LaneId;
 use carillon_router::typing::{WAIT_MS, WAITING_MAX};
@@ -106,6 +107,29 @@ fn g11_who_left_since_the_store_was_asked_types_no_more() {
     hand.settle();
     assert_eq!(typed(&mut hand, two), []);
     assert!(matches!(hand.hear(one).last(), Some(Heard::Refused(_))));
+}
+
+/// G11: who may have been removed, by a change whose outcome is unknown, is looked for in the store.
+#[test]
+fn g11_whose_removal_is_unknown_types_no_more() {
+    let mut hand = Hand::new(Model::with_room(&[ALICE, BOB]));
+    let (one, two) = (hand.lane(1), hand.lane(2));
+    hand.register(one, ALICE.0, ALICE);
+    hand.register(two, BOB.0, BOB);
+    // The members are known from the fan-out of a message.
+    hand.send(one, ALICE.0, ALICE, "hello");
+    hand.settle();
+    hand.change(one, ALICE.0, ALICE, frame::Change::RemoveMember { user: BOB });
+    hand.turn();
+    for op in hand.commits.front().expect("a commit in flight").1.clone() {
+        hand.store.apply(&op);
+    }
+    hand.fail(&Failure::Unknown);
+    hand.hear(one);
+    types(&mut hand, two, BOB, ROOM, true);
+    hand.settle();
+    assert_eq!(typed(&mut hand, one), []);
+    assert!(hand.hear(two).iter().any(|heard| matches!(heard, Heard::Refused(_))));
 }
 
 /// FR9: in groups above `typing.members_max` typing is answered and not passed on.
