@@ -114,6 +114,8 @@ pub struct Done {
     pub touches: Touches,
     /// When it was offered.
     pub since: Time,
+    /// The slot was lost since: it may be ours again, by another epoch, whose own beginning shows what this came to.
+    pub is_stale: bool,
     /// The outcome.
     pub result: Result<Outcome, Failure>,
 }
@@ -158,6 +160,7 @@ struct Kept {
     slot: Slot,
     touches: Touches,
     since: Time,
+    is_stale: bool,
 }
 
 /// Operations in flight that change a conversation.
@@ -216,6 +219,16 @@ impl Batches {
         self.closed.extend(slots);
     }
 
+    /// These slots are another router's: what waits or is in flight there was begun by an epoch that is over.
+    pub fn lost(&mut self, slots: &SlotSet) {
+        self.close(slots);
+        for lane in &mut self.lanes {
+            let queued = lane.queue.iter_mut().map(|queued| &mut queued.kept);
+            let kept = queued.chain(lane.in_flight.iter_mut().flatten());
+            kept.filter(|kept| slots.has(kept.slot)).for_each(|kept| kept.is_stale = true);
+        }
+    }
+
     /// Takes operations in these slots again.
     pub fn open(&mut self, slots: &SlotSet) {
         self.closed.remove(slots);
@@ -246,7 +259,12 @@ impl Batches {
         let lazy = matches!(op, Op::Receipt(_) | Op::Seen { .. } | Op::FannedOut { .. });
         lane.eager_count += usize::from(!lazy);
         lane.queue_bytes += bytes;
-        lane.queue.push_back(Queued { op, bytes, lazy, kept: Kept { waiter, slot, touches, since: now } });
+        lane.queue.push_back(Queued {
+            op,
+            bytes,
+            lazy,
+            kept: Kept { waiter, slot, touches, since: now, is_stale: false },
+        });
         if let Some(busy) = self.busy.get_mut(usize::from(slot.0)) {
             *busy += 1;
         }
@@ -314,6 +332,7 @@ impl Batches {
             slot: kept.slot,
             touches: kept.touches,
             since: kept.since,
+            is_stale: kept.is_stale,
             result,
         };
         let done: Vec<Done> = kept.into_iter().zip(results).map(done).collect();

@@ -28,7 +28,7 @@ impl Shard {
 
     /// Tells those who wait what became of their operation.
     fn settle(&mut self, done: Done, at: WallMs) {
-        let Done { waiter, slot, touches, since, result } = done;
+        let Done { waiter, slot, touches, since, is_stale, result } = done;
         if let (Err(Failure::Unknown), Some(conversation)) = (&result, touches.appends_to()) {
             self.fanout.suspect(self.now, conversation);
         }
@@ -37,7 +37,7 @@ impl Shard {
         match (waiter, result) {
             (Waiter::Submit(origin), Ok(outcome)) => {
                 self.outbox.meter.observe(Metric::SubmitTime, nanos(self.now.since(since)));
-                self.submitted(origin, outcome);
+                self.submitted(origin, outcome, is_stale);
             }
             (Waiter::Receipts { user, device, conversation, parts }, Ok(outcome)) => {
                 let merged = ReceiptOp { user, device, conversation, delivered_seq: 0, read_seq: 0 };
@@ -53,6 +53,7 @@ impl Shard {
             (Waiter::Devices(origin, _), Err(failure)) => self.outbox.refuse(origin, &refusal_of(&failure)),
             (Waiter::Nobody, _) => {}
             (Waiter::Seen, _) => self.presence.written(),
+            (Waiter::FanOut(..), _) if is_stale => {}
             (Waiter::FanOut(conversation, seq), result) => {
                 self.fanout.marked(self.now, conversation, seq, result.is_ok(), &self.outbox);
             }
@@ -84,7 +85,9 @@ impl Shard {
         }
     }
 
-    fn submitted(&mut self, origin: Origin, outcome: Outcome) {
+    /// `is_stale`: what was committed is in the store's markers, and handed on from there as what an earlier owner may have
+    /// handed on.
+    fn submitted(&mut self, origin: Origin, outcome: Outcome, is_stale: bool) {
         let Origin { lane, session, request } = origin;
         match outcome {
             Outcome::Appended(appended) => {
@@ -102,7 +105,9 @@ impl Shard {
                     self.outbox.count(Told::Duplicate);
                 } else {
                     self.outbox.count(Told::Appended);
-                    self.fanout.committed(self.now, appended, Some(origin));
+                    if !is_stale {
+                        self.fanout.committed(self.now, appended, Some(origin));
+                    }
                 }
             }
             Outcome::Unchanged { conversation, seq, duplicate } => {

@@ -65,7 +65,7 @@ impl Shard {
         self.cluster.tell_routers(&changes.moved, &mut self.outbox);
         if !changes.lost.is_empty() {
             let lost = SlotSet::new(changes.lost);
-            self.batches.close(&lost);
+            self.batches.lost(&lost);
             self.fanout.lost(&lost);
             self.registry.lost(&lost);
             self.presence.lost(&lost);

@@ -270,6 +270,24 @@ fn f3_a_dead_routers_conversations_go_on() {
     assert!(town.hear(1, lanes[1]).contains(&Heard::Registered(request)));
 }
 
+/// G7, G6: what a router learns late of a commit, when its slot was another one's meanwhile, is not taken for something that
+/// nobody handed on.
+#[test]
+fn g6_a_commit_of_an_epoch_that_is_over_was_perhaps_handed_on() {
+    let Pair { mut town, lanes, users, conversation } = pair();
+    let (slot, epoch) = (slot_of_conversation(conversation), town.epoch_of(conversation));
+    town.nodes[0].is_kept_waiting = true;
+    town.send((0, lanes[0]), users[0], conversation, epoch);
+    town.pass_on(slot, 0, 1);
+    town.pass_on(slot, 1, 0);
+    // It sees that the slot is its own by another epoch, and asks for the markers.
+    town.pass_ms(400);
+    town.hear(1, lanes[1]);
+    town.release(0);
+    town.pass_ms(100);
+    assert_eq!(delivered(&town.hear(1, lanes[1]), conversation).last(), Some(&(2, true)));
+}
+
 /// SC8: a router that is to stop gives everything away first; what it had under way is done, and nobody is without an owner
 /// for long.
 #[test]

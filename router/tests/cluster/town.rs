@@ -65,6 +65,9 @@ pub(crate) struct Node {
     pub(crate) is_drained: bool,
     /// It does nothing, and what is said to it is lost.
     pub(crate) is_paused: bool,
+    /// What its store says is kept back until [`Town::release`].
+    pub(crate) is_kept_waiting: bool,
+    waiting: Vec<Input<'static>>,
 }
 
 pub(crate) struct Town {
@@ -142,6 +145,8 @@ impl Town {
             is_over: false,
             is_drained: false,
             is_paused: false,
+            is_kept_waiting: false,
+            waiting: Vec::new(),
         });
         self.nodes.len() - 1
     }
@@ -310,13 +315,11 @@ impl Town {
                 let mut context = Context { now: at, incarnation, ids, members_max: 1_000 };
                 let results = commit_batch(&*self.engine, commit_lane, &mut context, &ops, &mut |_| {});
                 let results = results.into_iter().map(|result| result.map_err(failure)).collect();
-                self.nodes[node].shard.handle(now, Input::Committed { commit_lane, at, results });
-                self.nodes[node].shard.handle(now, Input::Tick);
+                self.store_says(node, Input::Committed { commit_lane, at, results });
             }
             Output::Query { ticket, query } => {
                 let answer = query::answer(&mut *self.engine.snapshot().unwrap(), &query);
-                self.nodes[node].shard.handle(now, Input::Answered { ticket, answer });
-                self.nodes[node].shard.handle(now, Input::Tick);
+                self.store_says(node, Input::Answered { ticket, answer });
             }
             Output::Lease(order) => self.lease_work.push_back((node, order)),
             Output::Dial { address } => drop(self.nodes[node].dials.insert(address)),
@@ -325,6 +328,32 @@ impl Town {
             Output::Drained => self.nodes[node].is_drained = true,
             Output::Fatal(sentence) => panic!("{sentence}"),
         }
+    }
+
+    fn store_says(&mut self, node: usize, input: Input<'static>) {
+        let (now, node) = (self.now, &mut self.nodes[node]);
+        if node.is_kept_waiting {
+            node.waiting.push(input);
+        } else {
+            node.shard.handle(now, input);
+            node.shard.handle(now, Input::Tick);
+        }
+    }
+
+    /// A router hears what its store said meanwhile, in that order.
+    pub(crate) fn release(&mut self, node: usize) {
+        self.nodes[node].is_kept_waiting = false;
+        for input in std::mem::take(&mut self.nodes[node].waiting) {
+            self.store_says(node, input);
+        }
+        self.settle();
+    }
+
+    /// The store has a slot pass from one router to another.
+    pub(crate) fn pass_on(&mut self, slot: Slot, from: usize, to: usize) {
+        let (from, to) = (self.nodes[from].incarnation, self.nodes[to].incarnation);
+        self.control(&mut |txn| ops::give(txn, from, &[slot], Some(to))).unwrap();
+        self.shown.take();
     }
 
     fn carry_out(&mut self, node: usize, order: &lease::Output) -> lease::Input {
