@@ -161,6 +161,8 @@ struct Kept {
     touches: Touches,
     since: Time,
     is_stale: bool,
+    /// It may change who the members are.
+    is_change: bool,
 }
 
 /// Operations in flight that change a conversation.
@@ -168,6 +170,8 @@ struct Kept {
 struct InFlight {
     /// Its log.
     appending: u64,
+    /// Its members.
+    changing: u64,
     /// Anything of it.
     touching: u64,
 }
@@ -250,6 +254,7 @@ impl Batches {
             return Err(Refusal::new(Code::Unavailable, "this is changing hands; try again")
                 .retry_after(OVERLOADED_RETRY_MS));
         }
+        let is_change = matches!(op, Op::Change(_));
         let lane = self.lane(slot);
         let bytes = op_bytes(&op);
         if lane.queue.len() >= QUEUE_OPS_MAX || lane.queue_bytes + bytes > QUEUE_BYTES_MAX {
@@ -263,7 +268,7 @@ impl Batches {
             op,
             bytes,
             lazy,
-            kept: Kept { waiter, slot, touches, since: now, is_stale: false },
+            kept: Kept { waiter, slot, touches, since: now, is_stale: false, is_change },
         });
         if let Some(busy) = self.busy.get_mut(usize::from(slot.0)) {
             *busy += 1;
@@ -306,11 +311,12 @@ impl Batches {
                 continue;
             }
             let (ops, kept) = lane.take_batch();
-            for touches in kept.iter().map(|kept| kept.touches) {
+            for Kept { touches, is_change, .. } in &kept {
                 if let Some(conversation) = touches.conversation() {
                     let in_flight = self.in_flight.entry(conversation).or_default();
                     in_flight.touching += 1;
                     in_flight.appending += u64::from(touches.appends_to().is_some());
+                    in_flight.changing += u64::from(*is_change);
                 }
             }
             outbox.meter.observe(Metric::BatchOps, ops.len() as u64);
@@ -327,6 +333,20 @@ impl Batches {
         let in_flight = self.lanes.get_mut(usize::from(commit_lane)).and_then(|lane| lane.in_flight.take());
         let kept = in_flight.expect("results belong to a batch in flight");
         assert_eq!(kept.len(), results.len(), "one result for each operation of the batch");
+        for Kept { slot, touches, is_change, .. } in &kept {
+            if let Some(busy) = self.busy.get_mut(usize::from(slot.0)) {
+                *busy -= 1;
+            }
+            let Some(conversation) = touches.conversation() else { continue };
+            if let Some(in_flight) = self.in_flight.get_mut(&conversation) {
+                in_flight.touching -= 1;
+                in_flight.appending -= u64::from(touches.appends_to().is_some());
+                in_flight.changing -= u64::from(*is_change);
+                if in_flight.touching == 0 {
+                    self.in_flight.remove(&conversation);
+                }
+            }
+        }
         let done = |(kept, result): (Kept, _)| Done {
             waiter: kept.waiter,
             slot: kept.slot,
@@ -335,21 +355,13 @@ impl Batches {
             is_stale: kept.is_stale,
             result,
         };
-        let done: Vec<Done> = kept.into_iter().zip(results).map(done).collect();
-        for (slot, touches) in done.iter().map(|done| (done.slot, done.touches)) {
-            if let Some(busy) = self.busy.get_mut(usize::from(slot.0)) {
-                *busy -= 1;
-            }
-            let Some(conversation) = touches.conversation() else { continue };
-            if let Some(in_flight) = self.in_flight.get_mut(&conversation) {
-                in_flight.touching -= 1;
-                in_flight.appending -= u64::from(touches.appends_to().is_some());
-                if in_flight.touching == 0 {
-                    self.in_flight.remove(&conversation);
-                }
-            }
-        }
-        done
+        kept.into_iter().zip(results).map(done).collect()
+    }
+
+    /// Whether something in flight may change who the members are: a snapshot may show it already.
+    #[must_use]
+    pub fn is_changing(&self, conversation: ConversationId) -> bool {
+        self.in_flight.get(&conversation).is_some_and(|in_flight| in_flight.changing > 0)
     }
 
     /// How many operations in flight may append to this conversation: a snapshot may show them already.

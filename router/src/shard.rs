@@ -300,8 +300,9 @@ impl Shard {
             self.now,
             fanout.is_busy(),
             |conversation| {
-                // Whoever may have another owner by now asks the store.
-                let answers = cluster.answers(self.now, slot_of_conversation(conversation));
+                // Whoever may have another owner by now, or other members, asks the store.
+                let answers = cluster.answers(self.now, slot_of_conversation(conversation))
+                    && !batches.is_changing(conversation);
                 fanout.members_of(conversation).filter(|_| answers)
             },
             (registry, cluster),

@@ -109,27 +109,32 @@ fn g11_who_left_since_the_store_was_asked_types_no_more() {
     assert!(matches!(hand.hear(one).last(), Some(Heard::Refused(_))));
 }
 
-/// G11: who may have been removed, by a change whose outcome is unknown, is looked for in the store.
+/// G11: who may have been removed, by a change whose outcome is not told yet, or unknown, is looked for in the store.
 #[test]
-fn g11_whose_removal_is_unknown_types_no_more() {
-    let mut hand = Hand::new(Model::with_room(&[ALICE, BOB]));
-    let (one, two) = (hand.lane(1), hand.lane(2));
-    hand.register(one, ALICE.0, ALICE);
-    hand.register(two, BOB.0, BOB);
-    // The members are known from the fan-out of a message.
-    hand.send(one, ALICE.0, ALICE, "hello");
-    hand.settle();
-    hand.change(one, ALICE.0, ALICE, frame::Change::RemoveMember { user: BOB });
-    hand.turn();
-    for op in hand.commits.front().expect("a commit in flight").1.clone() {
-        hand.store.apply(&op);
+fn g11_whose_removal_is_not_told_types_no_more() {
+    for is_unknown in [false, true] {
+        let mut hand = Hand::new(Model::with_room(&[ALICE, BOB]));
+        let (one, two) = (hand.lane(1), hand.lane(2));
+        hand.register(one, ALICE.0, ALICE);
+        hand.register(two, BOB.0, BOB);
+        // The members are known from the fan-out of a message.
+        hand.send(one, ALICE.0, ALICE, "hello");
+        hand.settle();
+        hand.change(one, ALICE.0, ALICE, frame::Change::RemoveMember { user: BOB });
+        hand.turn();
+        for op in hand.commits.front().expect("a commit in flight").1.clone() {
+            hand.store.apply(&op);
+        }
+        if is_unknown {
+            hand.fail(&Failure::Unknown);
+        }
+        hand.hear(one);
+        types(&mut hand, two, BOB, ROOM, true);
+        hand.turn();
+        hand.answer_all();
+        assert_eq!(typed(&mut hand, one), []);
+        assert!(hand.hear(two).iter().any(|heard| matches!(heard, Heard::Refused(_))));
     }
-    hand.fail(&Failure::Unknown);
-    hand.hear(one);
-    types(&mut hand, two, BOB, ROOM, true);
-    hand.settle();
-    assert_eq!(typed(&mut hand, one), []);
-    assert!(hand.hear(two).iter().any(|heard| matches!(heard, Heard::Refused(_))));
 }
 
 /// FR9: in groups above `typing.members_max` typing is answered and not passed on.
