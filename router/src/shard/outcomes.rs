@@ -57,9 +57,9 @@ impl Shard {
             (Waiter::FanOut(conversation, seq), result) => {
                 self.fanout.marked(self.now, conversation, seq, result.is_ok(), &self.outbox);
             }
-            (Waiter::Submit(origin), Err(Failure::Fenced)) => self.outbox.not_owner(origin, slot),
+            (Waiter::Submit(origin), Err(Failure::Fenced)) => self.fenced(origin, slot),
             (Waiter::Receipts { parts, .. }, Err(Failure::Fenced)) => {
-                parts.iter().for_each(|part| self.outbox.not_owner(part.origin, slot));
+                parts.iter().for_each(|part| self.fenced(part.origin, slot));
             }
             (Waiter::Submit(origin), Err(failure)) => self.outbox.refuse(origin, &refusal_of(&failure)),
             (Waiter::Receipts { parts, .. }, Err(failure)) => {

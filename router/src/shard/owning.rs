@@ -38,6 +38,9 @@ impl Shard {
     /// Acts on what the lease put out, and on every change of an owner, however it was learned. `at`: what is news was so
     /// then.
     pub(super) fn settle_owners(&mut self, at: Time) {
+        // What is gained first: the same news may have the lease leave it.
+        self.cluster.learn_owners();
+        self.settle_changes(at);
         while let Some(output) = self.cluster.lease.as_mut().and_then(Lease::poll_output) {
             match output {
                 // The map says so as well.
@@ -47,8 +50,6 @@ impl Shard {
                 other => self.outbox.push(Output::Lease(other)),
             }
         }
-        self.cluster.learn_owners();
-        self.settle_changes(at);
         for (router, answered) in self.cluster.learn_living(&mut self.outbox) {
             // Whoever it served registers elsewhere, and asks anew.
             self.fanout.answered(router, answered);
@@ -117,6 +118,15 @@ impl Shard {
             self.outbox.push(Output::Drained);
         } else {
             self.outbox.push(Output::Over);
+        }
+    }
+
+    /// The store let none of a batch through, because something in it is another router's. Whoever asked is told, and behind
+    /// that, if as far as we know this slot is ours: it was not on its account, and they may try again.
+    pub(super) fn fenced(&mut self, origin: Origin, slot: Slot) {
+        self.outbox.not_owner(origin, slot);
+        if self.cluster.table.accepts(slot) {
+            self.cluster.tell_of(&[slot]);
         }
     }
 

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use carillon_protocol::frame::{self, Notify, Own, OwnedSlot, Peek};
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::limits::CONTENT_BYTES_MAX;
-use carillon_protocol::placement::{SLOTS_COUNT, Slot, slot_of_conversation, slot_of_user};
+use carillon_protocol::placement::{SLOTS_COUNT, Slot, lane_of_slot, slot_of_conversation, slot_of_user};
 use carillon_router::cluster::notices::NOTICES_BYTES_MAX;
 use carillon_router::outbox::LaneId;
 
-use town::{Heard, STEP_MS, Town, delivered};
+use town::{Heard, LANES, STEP_MS, Town, delivered};
 
 /// A user at each of two routers and a conversation of the first one's router between them.
 struct Pair {
@@ -312,6 +312,57 @@ fn sc8_a_router_that_stops_gives_its_slots_away() {
     }
     assert!(town.nodes[0].is_drained && without_owner_ms <= 100, "{without_owner_ms} ms");
     assert_eq!(town.owner(slot_of_conversation(conversation)).0, 1);
+}
+
+/// SC8, G9: a slot that comes by a gift and is somebody else's at once is left from the first moment: nothing is begun in it that
+/// the next gift would go past.
+#[test]
+fn sc8_what_is_passed_on_at_once_is_never_begun_in() {
+    let Pair { mut town, lanes, users, conversation } = pair();
+    let slot = slot_of_conversation(conversation);
+    town.pass_on(slot, 0, 1);
+    let epoch = town.epoch_of(conversation);
+    let gained = OwnedSlot { slot: slot.0, owner: town.nodes[1].incarnation.0, epoch };
+    let is_told = |one: &Heard| matches!(one, Heard::Owners(slots) if slots.contains(&gained));
+    let steps = 1_000 / STEP_MS;
+    let told_at = (0..steps).position(|_| {
+        town.pass_ms(STEP_MS);
+        town.hear(1, lanes[1]).iter().any(is_told)
+    });
+    assert!(told_at.is_some(), "the gift came");
+    let request = town.send((1, lanes[1]), users[0], conversation, epoch);
+    assert!(town.hear(1, lanes[1]).contains(&Heard::NotOwner(request)));
+    town.pass_ms(1_000);
+    assert_eq!(town.owner(slot), (0, epoch + 1), "it went home");
+    town.hear(0, lanes[0]);
+    town.send((0, lanes[0]), users[0], conversation, epoch + 1);
+    assert_eq!(delivered(&town.hear(0, lanes[0]), conversation).last(), Some(&(2, false)));
+}
+
+/// G7, F26: what was committed together with another owner's is refused with it; that its own slot is still ours is said behind
+/// that, or it would wait for ever.
+#[test]
+fn g7_who_is_refused_with_another_owners_is_told_who_owns_theirs() {
+    let Pair { mut town, lanes, users, conversation } = pair();
+    let lane = |it: ConversationId| lane_of_slot(slot_of_conversation(it), LANES);
+    let others = std::iter::repeat_with(|| town.create(0, lanes[0], &users)).take(200);
+    let is_beside = |it: &ConversationId| {
+        lane(*it) == lane(conversation) && slot_of_conversation(*it) != slot_of_conversation(conversation)
+    };
+    let other = others.into_iter().find(is_beside).expect("one of the same commit lane");
+    let (slot, epoch) = (slot_of_conversation(conversation), town.epoch_of(conversation));
+    town.pass_on(slot_of_conversation(other), 0, 1);
+    town.hear(0, lanes[0]);
+    town.nodes[0].is_kept_waiting = true;
+    // The first one is on its way, so that the next two leave together.
+    let requests = [(conversation, epoch), (other, town.epoch_of(other) - 1), (conversation, epoch)]
+        .map(|(it, epoch)| town.send((0, lanes[0]), users[0], it, epoch));
+    town.release(0);
+    let ours = OwnedSlot { slot: slot.0, owner: town.nodes[0].incarnation.0, epoch };
+    let heard = town.hear(0, lanes[0]);
+    let refused_at = heard.iter().position(|one| *one == Heard::NotOwner(requests[2]));
+    let told_at = heard.iter().rposition(|one| matches!(one, Heard::Owners(slots) if slots.contains(&ours)));
+    assert!(refused_at.is_some() && told_at > refused_at, "{heard:?}");
 }
 
 /// SC8: whoever is given slots hears of it from the giver, and tells the gateways, before its next poll would be due.

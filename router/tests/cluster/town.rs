@@ -29,7 +29,7 @@ use carillon_store::txn::{Abort, Engine, Txn};
 use carillon_store::verb::{Incarnation, Query};
 use rkyv::util::AlignedVec;
 
-const LANES: u16 = 16;
+pub(crate) const LANES: u16 = 16;
 pub(crate) const STEP_MS: u64 = 10;
 /// More than anything here takes; beyond, something goes round in circles.
 const EVENTS_MAX: usize = 1_000_000;

@@ -40,6 +40,14 @@ impl Sight {
         wrong
     }
 
+    /// Live events go on above the head that a `reset` names. What was acked above it stays, because an ack may come
+    /// before events with lower seqs, and so before the `reset` that a member who came again gets first.
+    fn reset(&mut self, head_seq: u64) {
+        self.last = Some(head_seq);
+        self.own.retain(|seq| *seq > head_seq);
+    }
+
+    /// The connection is gone: the next one begins anywhere.
     pub(super) fn forget(&mut self) {
         self.last = None;
         self.own.clear();
@@ -119,8 +127,8 @@ impl Book {
             }
             ("reset", Some(group)) => {
                 self.resets += 1;
-                self.sights[number][group].forget();
                 let (first_seq, head_seq) = (frame.first_seq.unwrap_or(1), frame.head_seq.unwrap_or(0));
+                self.sights[number][group].reset(head_seq);
                 if first_seq <= head_seq {
                     say.frame(&sync(&self.groups[group], first_seq));
                 }
@@ -307,6 +315,11 @@ mod tests {
         assert!(!wrong(&mut book, &asked), "what was asked for may be old");
         let reset = r#"{"type":"reset","conversation_id":"7","first_seq":20,"head_seq":19}"#;
         assert!(!wrong(&mut book, reset) && !wrong(&mut book, &event("member_added", 20, 1)));
+        let ack = r#"{"type":"delivery_ack","status":"sent","conversation_id":"7","seq":32}"#;
+        let reset = r#"{"type":"reset","conversation_id":"7","first_seq":31,"head_seq":30}"#;
+        assert!(!wrong(&mut book, ack) && !wrong(&mut book, reset), "the ack was early");
+        assert!(!wrong(&mut book, &event("member_added", 31, 1)));
+        assert!(!wrong(&mut book, &event("member_added", 33, 2)), "32 was the ack");
     }
 
     #[test]
