@@ -41,8 +41,8 @@ pub(super) struct CatchingUp {
     plan: Plan,
     /// What the client was told to sync, ascending: (conversation, last seq that came live meanwhile).
     listed: Vec<(ConversationId, Seq)>,
-    /// The heads that the client was told with it. What was read below them is from before.
-    told: Vec<(ConversationId, Seq)>,
+    /// When it was told so, of those since the session is here.
+    told: Vec<Told>,
     owes_caught_up: bool,
     /// Told `behind`, and not `caught_up` yet.
     is_behind: bool,
@@ -52,6 +52,16 @@ pub(super) struct CatchingUp {
     /// When the client last did something about `listed`.
     progress_at: Time,
     life: Life,
+}
+
+/// When a client was told to sync a conversation.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    conversation: ConversationId,
+    /// The client may have had events up to there by then.
+    had_seq: Seq,
+    /// What was asked for since has a higher number.
+    request: u64,
 }
 
 /// How pages are said.
@@ -143,20 +153,15 @@ impl CatchingUp {
     /// Takes it off the list; returns the last seq that came live meanwhile.
     fn unlist(&mut self, conversation: ConversationId) -> Option<Seq> {
         let place = self.listed.binary_search_by_key(&conversation, |(other, _)| *other).ok()?;
-        self.told.retain(|(other, _)| *other != conversation);
+        self.told.retain(|told| told.conversation != conversation);
         Some(self.listed.remove(place).1)
     }
 
-    /// The user is a member until this seq: no page has a higher head, whatever the client was told before.
-    pub(super) fn ends_at(&mut self, conversation: ConversationId, seq: Seq) {
-        for (_, told) in self.told.iter_mut().filter(|(other, _)| *other == conversation) {
-            *told = seq.min(*told);
-        }
-    }
-
-    /// Whether a page with this head was read before the client was told to sync the conversation.
-    fn is_older(&self, conversation: ConversationId, head_seq: Seq) -> bool {
-        self.told.iter().any(|(other, told)| *other == conversation && head_seq < *told)
+    /// Whether a page with this head, by this request, was perhaps read before the client was told to sync the
+    /// conversation, and ends below what it had by then. (Of a user who left, no page goes as far as others have heard.)
+    fn is_older(&self, conversation: ConversationId, head_seq: Seq, request: u64) -> bool {
+        let told = self.told.iter().find(|told| told.conversation == conversation);
+        told.is_some_and(|told| request < told.request && head_seq < told.had_seq)
     }
 }
 
@@ -452,7 +457,10 @@ impl Session {
             return;
         }
         catching_up.listed.insert(place, (conversation, seq));
-        catching_up.told.push((conversation, head_seq));
+        let ahead_seq = self.work.as_ref().and_then(|work| work.ahead_of(conversation));
+        let tail_seq = common.tails(catching_up.life.router).tail(conversation);
+        let had_seq = head_seq.max(ahead_seq.max(tail_seq).unwrap_or(0));
+        catching_up.told.push(Told { conversation, had_seq, request: common.request() });
         (catching_up.owes_caught_up, catching_up.is_behind) = (true, true);
         common.counters.behinds += 1;
         line.say(common, &ServerFrame::Behind { conversations: vec![(conversation, head_seq)] });
@@ -490,17 +498,18 @@ impl Session {
         matches!(&self.stage, Stage::CatchingUp(catching_up) if catching_up.is_listed(conversation))
     }
 
-    /// The client has a conversation up to its head, by a `sync` or because it was told to drop it.
+    /// The client has a conversation up to its head, by the page of this request, or because it was told to drop it.
     pub(super) fn synced(
         &mut self,
         conversation: ConversationId,
+        request: u64,
         head_seq: Seq,
         fanned_out: Seq,
         common: &mut Common,
     ) {
         let Stage::CatchingUp(catching_up) = &mut self.stage else { return };
         // A head of 0: no member any more, so nothing is left.
-        if head_seq > 0 && catching_up.is_older(conversation, head_seq) {
+        if head_seq > 0 && catching_up.is_older(conversation, head_seq, request) {
             return;
         }
         let Some(last) = catching_up.unlist(conversation) else { return };

@@ -95,11 +95,6 @@ impl Session {
         let is_farewell =
             matches!(&delivery.event.body, Body::MemberRemoved { user, .. } if *user == self.user);
         let head_seq = if is_farewell { seq } else { delivery.head_seq };
-        if let Stage::CatchingUp(catching_up) = &mut self.stage
-            && is_farewell
-        {
-            catching_up.ends_at(conversation, seq);
-        }
         let way = match &mut self.stage {
             Stage::AwaitIdentify(_) | Stage::Gone => return,
             Stage::Registering(registering) => {

@@ -90,7 +90,7 @@ impl Session {
         if from_seq > head_seq + 1 {
             let reset = Reset { id, conversation, first_seq, head_seq, reason: "cursor_ahead" };
             self.say_reset(reset, line, common);
-            self.synced(conversation, head_seq, fanned_out, common);
+            self.synced(conversation, page.request.to_native(), head_seq, fanned_out, common);
             return;
         }
         let from_seq = from_seq.max(first_seq);
@@ -127,7 +127,7 @@ impl Session {
         common.counters.said_shared(Shared::SyncBatch);
         line.answer(common, bytes);
         if cut.is_none() && !has_more && to_seq >= head_seq {
-            self.synced(conversation, head_seq, fanned_out, common);
+            self.synced(conversation, page.request.to_native(), head_seq, fanned_out, common);
         } else {
             self.sync_progress(conversation, common.now);
         }
@@ -145,7 +145,7 @@ impl Session {
         line.refuse(common, asked.id, refusal.clone());
         if refusal.code == Code::Forbidden {
             // No member any more: there is nothing left to sync.
-            self.synced(asked.conversation, 0, 0, common);
+            self.synced(asked.conversation, request, 0, 0, common);
         }
         true
     }

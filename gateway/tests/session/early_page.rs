@@ -1,8 +1,10 @@
 //! A page may show an event before the router has heard of its commit: the sender's own, too.
 
 use carillon_protocol::client::{Command, Wire};
-use carillon_protocol::frame::{Accepted, Deliver, Entry, Joined, Page, Peeked, Registered, Standing};
-use carillon_protocol::ids::{ConversationId, UserId};
+use carillon_protocol::frame::{
+    Accepted, Concerned, Deliver, Entry, Joined, Page, Peeked, Registered, Standing, Watermark,
+};
+use carillon_protocol::ids::{ConversationId, MessageId, UserId};
 
 use crate::rig::{Client, Rig, Seen, Up, identify, record, send, token};
 
@@ -283,4 +285,51 @@ fn g2_an_ack_found_in_ones_own_sync_is_a_duplicate() {
         panic!("{seen:?}")
     };
     assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [3, 4]);
+}
+
+/// G6: a watermark that does not fit has the client sync its conversation, too; a page from before, which ends above that
+/// watermark and below what came live, does not say that the client has what came live.
+#[test]
+fn g6_an_older_page_does_not_end_behind_by_a_watermark() {
+    let mut rig = Rig::new(&["limits.conn_queue_bytes=1024"]);
+    let (mut client, session) = connected(&mut rig, 1);
+    client.say(&mut rig, Some("older"), &Command::Sync { conversation: HERE, from_seq: 1, limit: 200 });
+    let Up::Read(older) = rig.next_up() else { panic!("reads") };
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = Some(0);
+    let event = |seq| Deliver {
+        replayed: false,
+        conversation: HERE,
+        seq,
+        head_seq: seq,
+        origin_session: 0,
+        origin_request: 0,
+        users: vec![UserId(1)],
+        record: record(75 + seq, 2, "t", &"x".repeat(900)),
+    };
+    rig.down(&event(2));
+    rig.down(&Watermark {
+        conversation: HERE,
+        reader: UserId(2),
+        read: false,
+        at_ms: 1,
+        named: true,
+        senders: vec![Concerned { user: UserId(1), seq: 1, message: MessageId(1), count: 0 }],
+    });
+    rig.down(&event(3));
+    let entries = vec![Entry { seq: 1, record: record(76, 2, "s", "first") }];
+    rig.down(&Page { head_seq: 1, entries, ..own_page(session, older.request) });
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = None;
+    rig.flush(client.id);
+    rig.carry_out();
+    let seen = client.take(&mut rig);
+    let is_behind = |seen: &Seen| matches!(seen, Seen::Behind(list) if *list == [(HERE.0, 1)]);
+    assert!(seen.iter().any(is_behind), "{seen:?}");
+    assert!(!seen.iter().any(|seen| matches!(seen, Seen::CaughtUp)), "caught up by what is older: {seen:?}");
+    assert!(rig.up.is_empty(), "nobody but the client reads on");
+    client.say(&mut rig, Some("newer"), &Command::Sync { conversation: HERE, from_seq: 3, limit: 200 });
+    let Up::Read(newer) = rig.next_up() else { panic!("the client reads") };
+    let entries = vec![Entry { seq: 3, record: record(78, 2, "t", "third") }];
+    rig.down(&Page { head_seq: 3, fanned_out_seq: 3, entries, ..own_page(session, newer.request) });
+    let seen = client.take(&mut rig);
+    assert!(matches!(seen.as_slice(), [Seen::Batch { .. }, Seen::CaughtUp]), "{seen:?}");
 }

@@ -285,6 +285,9 @@ impl Device {
         }
         if !is_final && sync.why != Why::Whim {
             self.sync(conversation, to_seq + 1, sync.why, hands);
+        } else if sync.why == Why::History && self.phase == Phase::Live {
+            // A `reset` on the way had it drop what was below.
+            self.ask_missing(hands);
         }
     }
 
