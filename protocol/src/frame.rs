@@ -347,6 +347,9 @@ pub struct Submit {
     /// higher epoch than it knows finds out first; of what is asked by one epoch it refuses all or, from some frame of a
     /// lane on, nothing: what a session pipelined stays in order (G9).
     pub slot_epoch: u64,
+    /// When this is not the first attempt: the keys of what the session said after it in the same conversation and may
+    /// be committed by now. If any is, and this one is not, it was refused then, and stays so: its place is taken (G9).
+    pub said_after: Vec<String>,
     /// What.
     pub command: Command,
 }
@@ -487,6 +490,7 @@ mod tests {
             session: 1,
             request: 2,
             user: UserId(3),
+            said_after: Vec::new(),
             client_msg_id: "c".into(),
             command: Command::Send {
                 conversation: ConversationId(4),

@@ -486,12 +486,15 @@ fn op_bytes(op: &Op) -> usize {
     const MEMBER_BYTES: usize = 128;
     let own = match op {
         Op::Send(send) => {
-            send.content.len() + send.media_url.as_ref().map_or(0, String::len) + send.client_msg_id.len()
+            let keys_bytes = send.client_msg_id.len() + keys_bytes(&send.said_after);
+            send.content.len() + send.media_url.as_ref().map_or(0, String::len) + keys_bytes
         }
         Op::Create(create) => {
             create.members.len() * MEMBER_BYTES + create.group_name.as_ref().map_or(0, String::len)
         }
-        Op::Change(change) => change.client_msg_id.len() + change_bytes(&change.change),
+        Op::Change(change) => {
+            change.client_msg_id.len() + keys_bytes(&change.said_after) + change_bytes(&change.change)
+        }
         Op::Provision { name, .. } => name.len(),
         Op::CreateUser { username, .. } | Op::Profile { username, .. } => username.len(),
         Op::Receipt(receipt) => receipt.device.len(),
@@ -502,6 +505,10 @@ fn op_bytes(op: &Op) -> usize {
         Op::Mute { .. } | Op::FannedOut { .. } => 0,
     };
     ROWS_BYTES + own
+}
+
+fn keys_bytes(keys: &[String]) -> usize {
+    keys.iter().map(String::len).sum()
 }
 
 fn change_bytes(change: &Change) -> usize {

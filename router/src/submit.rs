@@ -42,7 +42,7 @@ pub fn slot(user: UserId, command: &Command) -> Slot {
 /// # Errors
 /// What is wrong with it, by the name of the field on the client's wire.
 pub fn op(submit: Submit, prng: &mut Prng, is_ours: &dyn Fn(Slot) -> bool) -> Result<Op, Refusal> {
-    let Submit { user, client_msg_id, command, .. } = submit;
+    let Submit { user, client_msg_id, said_after, command, .. } = submit;
     valid(user.is_valid(), "user_id")?;
     match command {
         Command::Send { conversation, message_type, encoding, content, media_url, reply_to } => {
@@ -54,6 +54,7 @@ pub fn op(submit: Submit, prng: &mut Prng, is_ours: &dyn Fn(Slot) -> bool) -> Re
                 conversation,
                 sender: user,
                 client_msg_id,
+                said_after,
                 message_type: known(MessageType::from_number(message_type), "message_type")?,
                 encoding: known(Encoding::from_number(encoding), "encoding")?,
                 content,
@@ -84,7 +85,7 @@ pub fn op(submit: Submit, prng: &mut Prng, is_ours: &dyn Fn(Slot) -> bool) -> Re
             valid(conversation.is_valid(), "conversation_id")?;
             named(&client_msg_id)?;
             let change = self::change(change)?;
-            Ok(Op::Change(ChangeOp { conversation, by: user, client_msg_id, change }))
+            Ok(Op::Change(ChangeOp { conversation, by: user, client_msg_id, said_after, change }))
         }
         Command::Mute { conversation, until_ms } => {
             valid(conversation.is_valid(), "conversation_id")?;

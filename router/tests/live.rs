@@ -173,6 +173,7 @@ impl Gateway {
             session: creator.0,
             request: 2,
             user: creator,
+            said_after: Vec::new(),
             client_msg_id,
             command,
         });
@@ -192,7 +193,15 @@ impl Gateway {
             reply_to: None,
         };
         let client_msg_id = format!("{user}-{request}");
-        self.say(&frame::Submit { slot_epoch: 0, session: user.0, request, user, client_msg_id, command });
+        self.say(&frame::Submit {
+            slot_epoch: 0,
+            session: user.0,
+            request,
+            user,
+            said_after: Vec::new(),
+            client_msg_id,
+            command,
+        });
     }
 }
 
@@ -332,6 +341,7 @@ fn g15_a_deposed_router_answers_not_owner() {
         session: 1,
         request: 2,
         user: alice,
+        said_after: Vec::new(),
         client_msg_id: "x".into(),
         command,
     });
@@ -434,6 +444,7 @@ fn g13_a_lane_that_is_not_read_is_closed_and_others_go_on() {
             session: 1,
             request,
             user: alice,
+            said_after: Vec::new(),
             client_msg_id,
             command,
         });

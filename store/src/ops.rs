@@ -20,10 +20,10 @@ mod send;
 mod user;
 
 use bytes::Bytes;
-use carillon_protocol::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, MessageId};
+use carillon_protocol::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, MessageId, UserId};
 use carillon_protocol::placement::{SLOTS_COUNT, Slot, slot_of_conversation, slot_of_user};
 use carillon_protocol::reason::{Code, Refusal};
-use carillon_protocol::record::{Event, HeadRow, IdempotencyRow};
+use carillon_protocol::record::{Event, HeadRow, IdempotencyRow, idempotency_hash};
 use carillon_protocol::time::WallMs;
 
 pub use claim::{Claim, advance_generation, claim, clear_generation};
@@ -190,6 +190,24 @@ impl Attempt<'_, '_> {
             (None, Some(before)) => rows::load_idempotency(self.read(), &key(before)),
             (newest, _) => Ok(newest),
         }
+    }
+
+    /// Refuses what is not committed while something is that the sender said after it: it was refused before, nobody heard
+    /// of that, and by now its place is taken (G9).
+    fn refuse_overtaken(
+        &mut self,
+        conversation: ConversationId,
+        sender: UserId,
+        said_after: &[String],
+    ) -> Result<(), Halt> {
+        for client_msg_id in said_after {
+            let hash = idempotency_hash(sender, client_msg_id);
+            if self.remembered(|generation| keys::sent(generation, conversation, &hash))?.is_some() {
+                let words = "what was sent after it is committed, and this is not: send it again";
+                return Err(Refusal::new(Code::Unavailable, words).into());
+            }
+        }
+        Ok(())
     }
 
     /// The answer to a further attempt at what stands at `seq`.

@@ -106,6 +106,9 @@ pub struct SendOp {
     pub sender: UserId,
     /// The idempotency key: 1–64 bytes.
     pub client_msg_id: String,
+    /// Keys of later commands of the same sender in this conversation: when one of them is committed, this one, which is
+    /// not, is refused (G9). Empty at the first attempt.
+    pub said_after: Vec<String>,
     /// Its type.
     pub message_type: MessageType,
     /// How its content is to be read.
@@ -146,6 +149,9 @@ pub struct ChangeOp {
     pub by: UserId,
     /// The idempotency key: 1–64 bytes.
     pub client_msg_id: String,
+    /// Keys of later commands of the same sender in this conversation: when one of them is committed, this one, which is
+    /// not, is refused (G9). Empty at the first attempt.
+    pub said_after: Vec<String>,
     /// How.
     pub change: Change,
 }

@@ -139,7 +139,8 @@ impl Ask {
         match self {
             Ask::Submit { client_msg_id, command } => {
                 let (client_msg_id, command) = (client_msg_id.clone(), command.clone());
-                Submit { slot_epoch, session, request, user, client_msg_id, command }.to_frame()
+                Submit { slot_epoch, session, request, user, said_after: Vec::new(), client_msg_id, command }
+                    .to_frame()
             }
             Ask::Receipt { device, conversation, delivered_seq, read_seq } => Receipt {
                 session,

@@ -493,11 +493,6 @@ impl Session {
         is_reset || catching_up.is_listed(conversation)
     }
 
-    /// Whether the client was told to sync this conversation itself.
-    pub(super) fn is_behind_in(&self, conversation: ConversationId) -> bool {
-        matches!(&self.stage, Stage::CatchingUp(catching_up) if catching_up.is_listed(conversation))
-    }
-
     /// The client has a conversation up to its head, by the page of this request, or because it was told to drop it.
     pub(super) fn synced(
         &mut self,

@@ -8,6 +8,7 @@
 //!   ever later than a higher seq. The ack fills the event's seq, so the event itself is not sent.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 
 use carillon_link::Peer;
 use carillon_protocol::client::{DeliveryAck, Done, FrameId, SendMessage, ServerFrame, Status};
@@ -74,6 +75,7 @@ impl Session {
             session: line.id.as_u64(),
             request: 0,
             user: self.user,
+            said_after: Vec::new(),
             client_msg_id: match client_msg_id {
                 Some(given) => given.into_owned(),
                 None => common.mint_client_msg_id(),
@@ -134,7 +136,7 @@ impl Session {
     fn ask(&mut self, id: Option<FrameId>, what: Durable, common: &mut Common) {
         let mut asked =
             Asked { request: 0, route: None, attempts: 0, id, at: common.now, reset_seq: 0, what };
-        asked.put(common);
+        asked.put(Vec::new(), common);
         self.work.get_or_insert_default().asked.push_back(asked);
     }
 
@@ -150,9 +152,11 @@ impl Session {
     /// Everything that is not under way goes out as far as its owners are known, in order. What is under way is so by the
     /// epoch that is known, or its slot has no owner now: so nothing passes what was said before it.
     pub(super) fn ask_again(&mut self, common: &mut Common) {
-        for asked in self.work.iter_mut().flat_map(|work| &mut work.asked) {
-            if asked.request == 0 {
-                asked.put(common);
+        let Some(work) = &mut self.work else { return };
+        for place in 0..work.asked.len() {
+            let said_after = said_after(&work.asked, place);
+            if let Some(asked) = work.asked.get_mut(place).filter(|asked| asked.request == 0) {
+                asked.put(said_after, common);
             }
         }
     }
@@ -389,7 +393,7 @@ impl Asked {
     }
 
     /// Puts the command on its owner's lane, if that one is known and reached.
-    fn put(&mut self, common: &mut Common) {
+    fn put(&mut self, said_after: Vec<String>, common: &mut Common) {
         let route = self.conversation().and_then(|id| common.owners.route_of_conversation(id));
         let Some(route) = route else { return };
         (self.request, self.route) = (common.request(), Some(route));
@@ -398,6 +402,7 @@ impl Asked {
         match &mut self.what {
             Durable::Submit { submit, .. } => {
                 (submit.request, submit.slot_epoch) = (self.request, route.epoch);
+                submit.said_after = said_after;
                 common.link(route.router, &**submit);
             }
             Durable::Receipt(receipt) => {
@@ -406,4 +411,20 @@ impl Asked {
             }
         }
     }
+}
+
+/// The keys of what was said after this one in the same conversation, and is or was on a lane: perhaps this one was refused
+/// there before, nobody heard of it, and one of those is committed.
+fn said_after(asked: &VecDeque<Asked>, place: usize) -> Vec<String> {
+    let Some(conversation) = asked.get(place).filter(|asked| asked.request == 0).map(Asked::conversation)
+    else {
+        return Vec::new();
+    };
+    let later = asked.iter().skip(place + 1);
+    let later = later.filter(|later| later.attempts > 0 && later.conversation() == conversation);
+    let key = |later: &Asked| match &later.what {
+        Durable::Submit { submit, .. } => Some(submit.client_msg_id.clone()),
+        Durable::Receipt(_) => None,
+    };
+    later.filter_map(key).collect()
 }

@@ -94,7 +94,7 @@ impl Session {
             return;
         }
         let from_seq = from_seq.max(first_seq);
-        let is_behind_here = self.is_behind_in(conversation);
+        let is_unknown = self.is_unknown(conversation);
         let receipts = render::receipts(page);
         let mut events = Vec::with_capacity(page.entries.len());
         let mut to_seq = from_seq.saturating_sub(1);
@@ -107,7 +107,7 @@ impl Session {
             // Where the page stands for the live line, an unanswered command of which this is the outcome hears that
             // first. Elsewhere its ack comes on the line itself: this page may be from before what the router has told,
             // and says nothing about what the client has. What was asked for is complete all the same.
-            if is_behind_here {
+            if is_unknown {
                 let _ = self.is_filled(conversation, to_seq, &event, None, true, line, common);
             }
             events.push(render::event_frame(

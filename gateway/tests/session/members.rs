@@ -1,7 +1,9 @@
 //! Members come, go, and come back while their clients listen (G11).
 
 use carillon_protocol::client::{Command, Wire};
-use carillon_protocol::frame::{Deliver, Entry, Joined, Page, Peeked, Read, Register, Registered, Standing};
+use carillon_protocol::frame::{
+    Accepted, Deliver, Entry, Joined, Page, Peeked, Read, Register, Registered, Standing,
+};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::record::{Body, History};
 
@@ -136,6 +138,43 @@ fn g11_who_comes_back_while_behind() {
         assert_eq!(line(&client.take(&mut rig)), [("message", 21)]);
         assert!(rig.up.is_empty());
     }
+}
+
+/// G6: what a client is to drop soon says nothing about what it has: its command that a page shows already is answered before that
+/// page, as what comes with it, and not behind it.
+#[test]
+fn g6_a_page_before_a_reset_answers_what_it_shows() {
+    let mut rig = Rig::new(&["limits.conn_queue_bytes=1024"]);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[(HERE, 4, 4), (THERE, 4, 4)]);
+    client.say(&mut rig, Some("mine"), &send(HERE, Some("mine"), "mine"));
+    let Up::Submit(submit) = rig.next_up() else { panic!("submits") };
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = Some(0);
+    for seq in 5..=6 {
+        rig.down(&deliver(THERE, seq, 2, "k", &"x".repeat(2_000), &[1]));
+    }
+    rig.down(&deliver_event(HERE, 5, removed(1), &[1]));
+    rig.down(&deliver_event(HERE, 20, added(1, true, History::FromJoin), &[1]));
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = None;
+    rig.flush(client.id);
+    rig.carry_out();
+    assert_eq!(line(&client.take(&mut rig)), [("message", 5), ("behind", 6)]);
+
+    let conversation = ConversationId(HERE);
+    client.say(&mut rig, Some("s"), &Command::Sync { conversation, from_seq: 5, limit: 200 });
+    let Up::Read(read) = rig.next_up() else { panic!("reads") };
+    let entries = vec![Entry { seq: 21, record: record(21 << 22, 1, "mine", "mine") }];
+    rig.down(&page(&read, 21, entries, 21));
+    let (session, request) = (submit.session, submit.request);
+    rig.down(&Accepted {
+        session,
+        request,
+        conversation,
+        seq: 21,
+        id: 21 << 22,
+        duplicate: false,
+        unchanged: false,
+    });
+    assert_eq!(line(&client.take(&mut rig)), [("duplicate", 21), ("page", 21)]);
 }
 
 /// G11, G7: who is removed while their client is behind has a last page, and with it the client is caught up: that the log

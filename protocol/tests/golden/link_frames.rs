@@ -104,6 +104,7 @@ fn commands() -> Vec<Sample> {
         session: 5,
         request: 8,
         user: ALICE,
+        said_after: Vec::new(),
         client_msg_id: "0190163d-8694-739b-aea5-966c26f8ad91".into(),
         command,
     };
@@ -172,7 +173,18 @@ fn changes() -> Vec<Sample> {
     let change = |name, change| {
         let command = Command::Change { conversation: CONVERSATION, change };
         let client_msg_id = "mine".into();
-        sample(name, Submit { slot_epoch: 0, session: 5, request: 8, user: ALICE, client_msg_id, command })
+        sample(
+            name,
+            Submit {
+                slot_epoch: 0,
+                session: 5,
+                request: 8,
+                user: ALICE,
+                said_after: Vec::new(),
+                client_msg_id,
+                command,
+            },
+        )
     };
     vec![
         change("submit.change.add_members", Change::AddMembers { users: vec![ALICE, BOB] }),

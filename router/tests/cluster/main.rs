@@ -437,8 +437,15 @@ fn g13_what_waits_for_another_router_is_bounded() {
             reply_to: None,
         };
         let (user, client_msg_id) = (users[0], format!("long-{number}"));
-        let submit =
-            frame::Submit { session: user.0, request, user, client_msg_id, slot_epoch: epoch, command };
+        let submit = frame::Submit {
+            session: user.0,
+            request,
+            user,
+            said_after: Vec::new(),
+            client_msg_id,
+            slot_epoch: epoch,
+            command,
+        };
         town.say(0, lanes[0], &submit);
     }
     town.pass_ms(3_000);

@@ -431,7 +431,15 @@ impl Town {
         self.say(
             node,
             lane,
-            &frame::Submit { session: user.0, request, user, client_msg_id, slot_epoch: 0, command },
+            &frame::Submit {
+                session: user.0,
+                request,
+                user,
+                said_after: Vec::new(),
+                client_msg_id,
+                slot_epoch: 0,
+                command,
+            },
         );
         let accepted = self.hear(node, lane).into_iter().find_map(|heard| match heard {
             Heard::Accepted(accepted) if accepted.request == request => Some(accepted.conversation),
@@ -461,7 +469,15 @@ impl Town {
         self.say(
             node,
             lane,
-            &frame::Submit { session: user.0, request, user, client_msg_id, slot_epoch, command },
+            &frame::Submit {
+                session: user.0,
+                request,
+                user,
+                said_after: Vec::new(),
+                client_msg_id,
+                slot_epoch,
+                command,
+            },
         );
         request
     }

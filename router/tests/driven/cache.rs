@@ -118,7 +118,15 @@ impl House {
     fn submit(&mut self, user: UserId, command: Command) {
         self.next_request += 1;
         let (request, client_msg_id) = (self.next_request, format!("{}", self.next_request));
-        self.say(&frame::Submit { slot_epoch: 0, session: 0, request, user, client_msg_id, command });
+        self.say(&frame::Submit {
+            slot_epoch: 0,
+            session: 0,
+            request,
+            user,
+            said_after: Vec::new(),
+            client_msg_id,
+            command,
+        });
     }
 
     fn message(&mut self, user: UserId, content: &str) {

@@ -604,7 +604,15 @@ impl Hand {
     ) {
         self.say(
             lane,
-            &frame::Submit { slot_epoch: 0, session, request, user, client_msg_id: id.to_owned(), command },
+            &frame::Submit {
+                slot_epoch: 0,
+                session,
+                request,
+                user,
+                said_after: Vec::new(),
+                client_msg_id: id.to_owned(),
+                command,
+            },
         );
     }
 

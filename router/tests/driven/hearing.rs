@@ -272,6 +272,7 @@ fn f21_conversations_take_turns() {
             session: 5,
             request: 1,
             user: ALICE,
+            said_after: Vec::new(),
             client_msg_id: "q".into(),
             command,
         },
@@ -307,7 +308,15 @@ fn or6_a_stalled_conversation_stalls_no_other() {
         let client_msg_id = n.to_string();
         hand.say(
             lane,
-            &frame::Submit { slot_epoch: 0, session: 5, request: n, user: ALICE, client_msg_id, command },
+            &frame::Submit {
+                slot_epoch: 0,
+                session: 5,
+                request: n,
+                user: ALICE,
+                said_after: Vec::new(),
+                client_msg_id,
+                command,
+            },
         );
         // Everything happens but the answers about the stalled one.
         for _ in 0..4 {
@@ -368,7 +377,15 @@ fn g6_old_markers_do_not_repeat_what_was_handed_on() {
             media_url: None,
             reply_to: None,
         };
-        frame::Submit { slot_epoch: 0, session: 5, request: 1, user: ALICE, client_msg_id, command }
+        frame::Submit {
+            slot_epoch: 0,
+            session: 5,
+            request: 1,
+            user: ALICE,
+            said_after: Vec::new(),
+            client_msg_id,
+            command,
+        }
     };
     hand.say(lane, &to_other("lost"));
     hand.turn();
@@ -443,7 +460,15 @@ fn g13_fan_out_asks_a_bounded_number_of_questions() {
         let client_msg_id = "same everywhere".to_owned();
         hand.say(
             lane,
-            &frame::Submit { slot_epoch: 0, session: 5, request: n, user: ALICE, client_msg_id, command },
+            &frame::Submit {
+                slot_epoch: 0,
+                session: 5,
+                request: n,
+                user: ALICE,
+                said_after: Vec::new(),
+                client_msg_id,
+                command,
+            },
         );
     }
     hand.turn();

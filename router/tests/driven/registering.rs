@@ -119,6 +119,7 @@ fn f6_a_conversation_that_begins_during_registration_is_listed() {
             session: 5,
             request: 1,
             user: ALICE,
+            said_after: Vec::new(),
             client_msg_id: "c".into(),
             command,
         },

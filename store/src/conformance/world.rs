@@ -185,6 +185,7 @@ impl<E: AsRef<dyn Engine>> World<E> {
 #[must_use]
 pub fn send(sender: u64, conversation: ConversationId, client_msg_id: &str, content: &str) -> Op {
     Op::Send(SendOp {
+        said_after: Vec::new(),
         conversation,
         sender: UserId(sender),
         client_msg_id: client_msg_id.to_owned(),
@@ -228,7 +229,7 @@ pub fn create(
 #[must_use]
 pub fn change(by: u64, conversation: ConversationId, client_msg_id: &str, change: Change) -> Op {
     let client_msg_id = client_msg_id.to_owned();
-    Op::Change(ChangeOp { conversation, by: UserId(by), client_msg_id, change })
+    Op::Change(ChangeOp { conversation, by: UserId(by), client_msg_id, said_after: Vec::new(), change })
 }
 
 /// These users join.

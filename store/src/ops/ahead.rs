@@ -29,9 +29,9 @@ struct Ahead {
 impl Ahead {
     fn op(&mut self, op: &Op) {
         match op {
-            Op::Send(op) => self.event(op.conversation, op.sender, &op.client_msg_id),
+            Op::Send(op) => self.event((op.conversation, op.sender), &op.client_msg_id, &op.said_after),
             Op::Change(op) => {
-                self.event(op.conversation, op.by, &op.client_msg_id);
+                self.event((op.conversation, op.by), &op.client_msg_id, &op.said_after);
                 if let Change::AddMembers { users } = &op.change {
                     self.add(op.conversation, users);
                 }
@@ -57,9 +57,16 @@ impl Ahead {
         }
     }
 
-    fn event(&mut self, conversation: ConversationId, sender: UserId, client_msg_id: &str) {
-        let hash = idempotency_hash(sender, client_msg_id);
-        self.remembered(|generation| keys::sent(generation, conversation, &hash));
+    fn event(
+        &mut self,
+        (conversation, sender): (ConversationId, UserId),
+        client_msg_id: &String,
+        said_after: &[String],
+    ) {
+        for client_msg_id in std::iter::once(client_msg_id).chain(said_after) {
+            let hash = idempotency_hash(sender, client_msg_id);
+            self.remembered(|generation| keys::sent(generation, conversation, &hash));
+        }
         self.keys.extend([keys::member(conversation, sender), keys::head(conversation)]);
         self.marker(conversation);
     }

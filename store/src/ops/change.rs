@@ -67,6 +67,7 @@ pub(super) fn change(attempt: &mut Attempt<'_, '_>, op: &ChangeOp) -> Result<Out
     if let Some(row) = attempt.remembered(key)? {
         return earlier(attempt, conversation, &row, &hashes);
     }
+    attempt.refuse_overtaken(conversation, op.by, &op.said_after)?;
 
     let member = rows::load_member(attempt.read(), conversation, op.by)?;
     let member = member.filter(MemberRow::is_current).ok_or_else(forbidden)?;

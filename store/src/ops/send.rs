@@ -35,6 +35,7 @@ pub(super) fn send(attempt: &mut Attempt<'_, '_>, op: &SendOp) -> Result<Outcome
         }
         return attempt.duplicate(conversation, row.seq);
     }
+    attempt.refuse_overtaken(conversation, op.sender, &op.said_after)?;
 
     let member = rows::load_member(attempt.read(), conversation, op.sender)?;
     let mut member = member.filter(|member| member.is_current()).ok_or_else(forbidden)?;

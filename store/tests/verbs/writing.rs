@@ -8,11 +8,11 @@ use carillon_protocol::record::{Body, ConversationType, Event, History, Message}
 use carillon_protocol::time::WallMs;
 use carillon_store::backend::memory::{Memory, Options};
 use carillon_store::chance::Chance;
-use carillon_store::conformance::world::{World, create, receipt, reply, send};
+use carillon_store::conformance::world::{World, change, create, receipt, reply, send};
 use carillon_store::error::CommitError;
 use carillon_store::ops::{Context, append};
 use carillon_store::txn::Engine;
-use carillon_store::verb::{Answer, CreateOp, Op, Outcome, Query, SendOp};
+use carillon_store::verb::{Answer, Change, ChangeOp, CreateOp, Op, Outcome, Query, SendOp};
 
 use super::*;
 
@@ -21,6 +21,7 @@ fn g1_what_is_answered_is_there_as_it_was_answered() {
     let mut world = world();
     let group = world.group(10, &[1, 2]);
     let op = SendOp {
+        said_after: Vec::new(),
         conversation: group,
         sender: UserId(1),
         client_msg_id: "0190163d-8694-739b-aea5-966c26f8ad91".to_owned(),
@@ -67,6 +68,33 @@ fn g2_other_content_is_any_field_a_client_gives() {
     let again = world.append(Op::Send(op));
     assert_eq!((again.seq, again.id, again.duplicate), (first.seq, first.id, true));
     assert_eq!(world.seqs(1, group), [1, 2, 3]);
+}
+
+/// G9: what is not committed, while something is that its sender said after it, is refused; nothing else is by that.
+#[test]
+fn g9_what_was_overtaken_is_refused() {
+    let mut world = world();
+    let group = world.group(10, &[1, 2]);
+    let first = world.append(send(1, group, "first", "hello"));
+    let after = |op: Op, keys: &[&str]| {
+        let said_after = keys.iter().map(|&key| key.to_owned()).collect();
+        match op {
+            Op::Send(op) => Op::Send(SendOp { said_after, ..op }),
+            Op::Change(op) => Op::Change(ChangeOp { said_after, ..op }),
+            other => panic!("{other:?}"),
+        }
+    };
+    let reaction = change(1, group, "reaction", Change::React { message: first.id, emoji: "👍".to_owned() });
+    for op in [send(1, group, "new", "hello"), reaction.clone()] {
+        let refusal = world.refusal(after(op, &["unknown", "first"]));
+        assert_eq!(refusal.code, Code::Unavailable);
+    }
+    let head = world.append(send(2, group, "other", "hello")).seq;
+    assert_eq!(head, first.seq + 1, "what is refused takes no number");
+    let again = world.append(after(send(1, group, "first", "hello"), &["first"]));
+    assert_eq!((again.seq, again.duplicate), (first.seq, true), "what is committed stays so");
+    world.append(after(send(1, group, "new", "hello"), &["other", "unknown"]));
+    world.append(after(reaction, &["unknown"]));
 }
 
 #[test]

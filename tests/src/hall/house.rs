@@ -155,6 +155,7 @@ impl House {
             session: 0,
             request: self.requests,
             user,
+            said_after: Vec::new(),
             client_msg_id: format!("office-{}", self.requests),
             command,
         };

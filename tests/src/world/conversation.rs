@@ -123,8 +123,15 @@ impl World<'_> {
                 members: members.clone(),
             };
             let request = REST_REQUEST + number as u64;
-            let submit =
-                Submit { slot_epoch: 0, session: 0, request, user: creator, client_msg_id: key, command };
+            let submit = Submit {
+                slot_epoch: 0,
+                session: 0,
+                request,
+                user: creator,
+                said_after: Vec::new(),
+                client_msg_id: key,
+                command,
+            };
             self.send_frame(lane, Way::Up, submit.to_frame());
         }
         self.agenda.put(self.now + CREATE_AGAIN_MS * MS, Event::Create { number });

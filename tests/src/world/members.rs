@@ -84,6 +84,7 @@ impl World<'_> {
                 session: 0,
                 request: REST_REQUEST + ((number as u64) << 16) + wish.attempts,
                 user: wish.by,
+                said_after: Vec::new(),
                 client_msg_id: name(number),
                 command,
             };
