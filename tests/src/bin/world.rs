@@ -57,6 +57,9 @@ struct Options {
     replay_check: Option<u64>,
 }
 
+/// Worlds between two words of how far it is.
+const PROGRESS: u64 = 5_000;
+
 fn main() -> ExitCode {
     let options = Options::parse();
     let is_kept = match (options.seed, options.replay_check) {
@@ -123,6 +126,9 @@ fn many(options: &Options) -> bool {
                     drop(panics);
                     let mut total = total.lock().expect("nobody panics with it");
                     total.0 += 1;
+                    if total.0.is_multiple_of(PROGRESS) {
+                        eprintln!("{} of {} worlds", total.0, options.seeds);
+                    }
                     total.1 += outcome.stats;
                     for (what, count) in outcome.stats.list() {
                         *total.2.entry(what).or_default() += u64::from(count > 0);
