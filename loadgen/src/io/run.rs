@@ -26,7 +26,7 @@ use crate::series::row_ns;
 use crate::thresholds;
 use crate::turn::{Shared, Window};
 
-/// Everybody has to be connected after this, and a while for each client.
+/// Everybody has to be connected after this, the time that was asked for, and a while for each client.
 const CONNECT_NS: u64 = 60_000_000_000;
 const CONNECT_NS_PER_CLIENT: u64 = 10_000_000;
 /// Between the plan and the first message, so that every thread has the plan by then.
@@ -282,7 +282,8 @@ impl<'o> Run<'o> {
     fn connect(&self, threads: &Threads) -> Result<f64, String> {
         let started_ns = Clock.now_ns();
         let clients = self.options.clients;
-        let until_ns = started_ns + CONNECT_NS + CONNECT_NS_PER_CLIENT * u64::from(clients);
+        let paced_ns = (f64::from(clients) * 1e9 / self.options.open_rate) as u64;
+        let until_ns = started_ns + CONNECT_NS + CONNECT_NS_PER_CLIENT * u64::from(clients) + paced_ns;
         let mut progress = Progress::new();
         loop {
             let live = self.control.live.load(Ordering::SeqCst);

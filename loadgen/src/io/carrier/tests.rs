@@ -151,7 +151,7 @@ fn everything_comes_back_and_every_end_is_heard() {
 /// More than the kernel takes at once is sent piece by piece, and what was said behind it follows.
 #[test]
 fn what_is_too_much_at_once_goes_in_pieces() {
-    const MUCH: usize = 12 * 1024 * 1024;
+    const MUCH: usize = 8 * 1024 * 1024;
     let (server, _told) = serve("127.0.0.1:0", |mut stream, _| {
         let mut first = [0; 4];
         stream.read_exact(&mut first).unwrap();

@@ -55,7 +55,7 @@ const SPARES_MAX: usize = 256;
 const SPARE_BYTES_MAX: usize = 64 * 1024;
 
 /// What a client takes here at most while it is idle.
-const CLIENT_BYTES_MAX: usize = 256;
+const CLIENT_BYTES_MAX: usize = 208;
 const _: () = assert!(size_of::<Client>() <= CLIENT_BYTES_MAX);
 const _: () = assert!(size_of::<Reverse<(u64, u32, Due)>>() <= 24);
 
