@@ -36,6 +36,11 @@ fn some(summary: &Summary, us: u64) -> Option<f64> {
     (summary.count > 0).then_some(us as f64 / 1e3)
 }
 
+fn heartbeat(report: &Report, rank: fn(&Summary) -> u64) -> Option<f64> {
+    let summary = &report.idle.as_ref()?.heartbeat_us;
+    some(summary, rank(summary))
+}
+
 macro_rules! latency {
     ($name:literal, $decides:literal, $what:ident, $rank:ident) => {
         Figure {
@@ -83,6 +88,15 @@ pub const FIGURES: &[Figure] = &[
     whole("bytes_per_connection", Better::Lower, true, |report| {
         report.idle.as_ref().map(|idle| idle.bytes_per_connection as f64)
     }),
+    whole("cpu_us_per_connection_s", Better::Lower, false, |report| {
+        report.idle.as_ref().map(|idle| idle.cpu_us_per_connection_s)
+    }),
+    whole("connections_lost", Better::Lower, false, |report| {
+        report.idle.as_ref().map(|idle| idle.lost as f64)
+    }),
+    whole("heartbeat_p50_ms", Better::Lower, false, |report| heartbeat(report, |summary| summary.p50_us)),
+    whole("heartbeat_p99_ms", Better::Lower, false, |report| heartbeat(report, |summary| summary.p99_us)),
+    whole("heartbeat_max_ms", Better::Lower, false, |report| heartbeat(report, |summary| summary.max_us)),
     whole("lag_p99_ms", Better::Lower, false, |report| {
         some(&report.whole.generator_lag_us, report.whole.generator_lag_us.p99_us)
     }),

@@ -14,8 +14,6 @@
 //! - Knows the protocol and the manners of a process ([`carillon_node`]), and nothing of the server's inside.
 //! - Only [`io`] touches clock, sockets, files and threads.
 
-#![forbid(unsafe_code)]
-
 use std::ffi::OsString;
 use std::io::Write as _;
 

@@ -34,7 +34,7 @@ const OUT_BYTES_MAX: usize = 256 * 1024;
 const RETRY_AFTER_MS: u64 = 100;
 
 /// Until the server's `hello` says otherwise.
-const HEARTBEAT_MS: u64 = 30_000;
+const HEARTBEAT_MS: u32 = 30_000;
 
 /// What clients confirm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
@@ -94,7 +94,9 @@ pub enum Next {
 pub struct Session {
     client: u32,
     phase: Phase,
-    heartbeat_ms: u64,
+    heartbeat_ms: u32,
+    /// When the heartbeat left that is not answered yet; 0: there is none.
+    beat_ns: u64,
     /// Ascending by `n`.
     pending: VecDeque<Pending>,
     /// To be handed over, in order.
@@ -113,6 +115,7 @@ impl Session {
             client,
             phase: Phase::Offline,
             heartbeat_ms: HEARTBEAT_MS,
+            beat_ns: 0,
             pending: VecDeque::new(),
             queue: VecDeque::new(),
             unconfirmed: Vec::new(),
@@ -135,7 +138,7 @@ impl Session {
     /// How often to be heard, in milliseconds.
     #[must_use]
     pub fn heartbeat_ms(&self) -> u64 {
-        self.heartbeat_ms
+        u64::from(self.heartbeat_ms)
     }
 
     /// Messages a second that the server takes from one user; 0: unlimited, or unknown.
@@ -153,6 +156,7 @@ impl Session {
     /// The connection is gone.
     pub fn disconnected(&mut self, turn: &mut Turn<'_>) {
         self.phase = Phase::Offline;
+        self.beat_ns = 0;
         self.unconfirmed.clear();
         turn.ledger.connected(self.client, false);
         turn.note(Entry::Disconnected { client: self.client });
@@ -186,6 +190,9 @@ impl Session {
 
     /// Says that it is there.
     pub fn heartbeat(&mut self, turn: &mut Turn<'_>) {
+        if self.beat_ns == 0 {
+            self.beat_ns = turn.now_ns;
+        }
         turn.put(None, &Command::Heartbeat);
     }
 
@@ -215,7 +222,8 @@ impl Session {
     pub fn frame(&mut self, turn: &mut Turn<'_>, frame: &ServerFrame<'_>) -> Next {
         match frame {
             ServerFrame::Hello(hello) => {
-                self.heartbeat_ms = hello.heartbeat_interval_ms.clamp(10, 3_600_000);
+                let interval_ms = hello.heartbeat_interval_ms.clamp(10, 3_600_000);
+                self.heartbeat_ms = u32::try_from(interval_ms).unwrap_or(HEARTBEAT_MS);
                 self.send_per_s = hello.send_per_s;
                 self.identify(turn);
             }
@@ -240,9 +248,13 @@ impl Session {
             ServerFrame::Reconnect { after_ms, .. } => return Next::ComeBack { after_ms: *after_ms },
             ServerFrame::Error { id, refusal, .. } => return self.error(turn, id.as_ref(), refusal),
             ServerFrame::Presence(_) => turn.stats.presence_count += 1,
+            ServerFrame::HeartbeatAck { .. } => {
+                if let beat_ns @ 1.. = std::mem::take(&mut self.beat_ns) {
+                    turn.stats.heartbeat.record_ns(turn.now_ns.saturating_sub(beat_ns));
+                }
+            }
             ServerFrame::Ready { .. }
             | ServerFrame::Ok(_)
-            | ServerFrame::HeartbeatAck { .. }
             | ServerFrame::Typing { .. }
             | ServerFrame::ReadSync { .. } => {}
         }

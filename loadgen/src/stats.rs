@@ -120,12 +120,16 @@ pub struct Stats {
     pub on_time_count: u64,
     /// Messages that found too many of their sender's waiting, and were not sent at all.
     pub dropped_count: u64,
-    /// Connections that were lost and made anew.
+    /// Connections that were lost after they stood, whether they were made anew or not.
+    pub lost_count: u64,
+    /// Of them made anew.
     pub reconnects: u64,
     /// Clients that stopped for good.
     pub stopped: u64,
     /// How often clients were told how another user is.
     pub presence_count: u64,
+    /// Heartbeat to its answer.
+    pub heartbeat: Latency,
     /// Errors by code, close codes and broken connections by their words.
     pub troubles: BTreeMap<String, u64>,
 }
@@ -172,9 +176,11 @@ impl Stats {
         self.due_count += other.due_count;
         self.on_time_count += other.on_time_count;
         self.dropped_count += other.dropped_count;
+        self.lost_count += other.lost_count;
         self.reconnects += other.reconnects;
         self.stopped += other.stopped;
         self.presence_count += other.presence_count;
+        self.heartbeat.merge(&other.heartbeat);
         for (words, count) in &other.troubles {
             *self.troubles.entry(words.clone()).or_default() += count;
         }

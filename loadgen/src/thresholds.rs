@@ -56,6 +56,12 @@ impl fmt::Display for Threshold {
 }
 
 impl Threshold {
+    /// The name of its figure.
+    #[must_use]
+    pub fn figure(&self) -> &'static str {
+        self.figure.name
+    }
+
     fn check(&self, report: &Report) -> ThresholdReport {
         let value = (self.figure.of)(report);
         // What the run does not know it does not reach.

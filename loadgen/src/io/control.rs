@@ -39,6 +39,8 @@ pub(crate) struct Control {
     phase: AtomicU8,
     /// Clients that have caught up.
     pub(crate) live: AtomicU32,
+    /// Clients that will not connect again.
+    pub(crate) stopped: AtomicU32,
     /// Threads that have handed over all of their schedule.
     pub(crate) sent_all: AtomicU32,
     /// Messages intended from then on are not sent.
@@ -56,6 +58,7 @@ impl Control {
         Control {
             phase: AtomicU8::new(Phase::Connect as u8),
             live: AtomicU32::new(0),
+            stopped: AtomicU32::new(0),
             sent_all: AtomicU32::new(0),
             stop_ns: AtomicU64::new(u64::MAX),
             send_per_s: AtomicU64::new(0),

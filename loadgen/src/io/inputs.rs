@@ -1,12 +1,13 @@
 //! Who the clients are: tokens signed with a development key, or read from a file.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use carillon_node::clock::Clock;
-use carillon_node::tokens;
+use carillon_node::tokens::{self, KeyTable};
 use serde_json::Value;
 
 use crate::options::Options;
@@ -14,25 +15,42 @@ use crate::options::Options;
 /// A token outlives its run by this.
 const TOKEN_SPARE_S: u64 = 24 * 3_600;
 
-/// Users that count up, each with a token.
-pub(super) fn sign_tokens(options: &Options) -> Result<(Vec<u64>, Vec<String>), String> {
-    let keys = tokens::dev_key(&options.data_dir).map_err(|fatal| fatal.to_string())?;
-    let now_s = Clock.wall_ms() / 1_000;
-    let mut claims = tokens::Claims {
-        user_id: 0,
-        device_id: "loadgen".to_owned(),
-        issued_s: now_s,
-        expires_s: now_s + options.send_time().as_secs() + options.duration.as_secs() + TOKEN_SPARE_S,
-        name: None,
-        scope: String::new(),
-    };
-    let users: Vec<u64> = (options.users..).take(options.clients as usize).collect();
-    let mut signed = Vec::with_capacity(users.len());
-    for user in &users {
-        claims.user_id = *user;
-        signed.push(keys.sign(&claims).map_err(|error| format!("a token cannot be signed: {error}"))?);
+/// A token for each client. Those of the development key are signed when they are needed: 200,000 strings would take more
+/// memory than everything else that is known of idle clients.
+pub(super) enum Tokens {
+    Given(Vec<String>),
+    Signed { keys: KeyTable, claims: tokens::Claims },
+}
+
+impl Tokens {
+    /// Of users that count up.
+    pub(super) fn sign(options: &Options) -> Result<(Vec<u64>, Tokens), String> {
+        let keys = tokens::dev_key(&options.data_dir).map_err(|fatal| fatal.to_string())?;
+        let now_s = Clock.wall_ms() / 1_000;
+        let claims = tokens::Claims {
+            user_id: options.users,
+            device_id: "loadgen".to_owned(),
+            issued_s: now_s,
+            expires_s: now_s + options.send_time().as_secs() + options.duration.as_secs() + TOKEN_SPARE_S,
+            name: None,
+            scope: String::new(),
+        };
+        // One that can be signed means that all can.
+        keys.sign(&claims).map_err(|error| format!("a token cannot be signed: {error}"))?;
+        let users = (options.users..).take(options.clients as usize).collect();
+        Ok((users, Tokens::Signed { keys, claims }))
     }
-    Ok((users, signed))
+
+    /// The token of a client; empty for one that has none.
+    pub(super) fn of(&self, client: u32) -> Cow<'_, str> {
+        match self {
+            Tokens::Given(tokens) => tokens.get(client as usize).map_or("", String::as_str).into(),
+            Tokens::Signed { keys, claims } => {
+                let user_id = claims.user_id + u64::from(client);
+                keys.sign(&tokens::Claims { user_id, ..claims.clone() }).unwrap_or_default().into()
+            }
+        }
+    }
 }
 
 /// The tokens of a file with the users they are of. Nothing is verified: that is the server's.

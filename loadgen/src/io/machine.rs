@@ -13,13 +13,14 @@ use crate::report;
 pub(super) const ADDRESSES_COUNT: u32 = 16;
 
 /// Raises the soft limit of descriptors to the hard one, and says what is allowed then.
-pub(super) fn allowed(server: SocketAddr) -> Machine {
+pub(super) fn allowed(server: SocketAddr, has_rings: bool) -> Machine {
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     let allowed = if raised.is_ok() { limit.maximum } else { limit.current };
     let is_loopback = server.is_ipv4() && server.ip().is_loopback();
     Machine {
         descriptors_max: allowed.unwrap_or(u64::MAX),
+        has_rings,
         ports_count: ports_count().unwrap_or(28_232),
         addresses_count: if is_loopback { u64::from(ADDRESSES_COUNT) } else { 1 },
     }
@@ -33,7 +34,7 @@ fn ports_count() -> Option<u64> {
 }
 
 /// The machine, for a report.
-pub(super) fn facts() -> report::Machine {
+pub(super) fn facts(io: &str, engines: usize) -> report::Machine {
     let unknown = || "unknown".to_owned();
     let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("model name"))?;
@@ -47,6 +48,8 @@ pub(super) fn facts() -> report::Machine {
         threads: std::thread::available_parallelism().map_or(0, usize::from),
         kernel: format!("{} {}", system.sysname().to_string_lossy(), system.release().to_string_lossy()),
         memory_bytes: memory_kib.unwrap_or(0) * 1024,
+        io: io.to_owned(),
+        engines,
     }
 }
 

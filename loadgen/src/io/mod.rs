@@ -4,6 +4,7 @@
 // The ground floor: the rule that keeps the world out elsewhere ends here.
 #![expect(clippy::disallowed_methods)]
 
+mod carrier;
 mod compare;
 mod control;
 mod engine;
@@ -16,7 +17,6 @@ mod outputs;
 mod rest;
 mod run;
 mod scenario;
-mod socket;
 mod watch;
 
 pub use compare::compare;

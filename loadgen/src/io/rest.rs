@@ -11,6 +11,7 @@ use carillon_protocol::limits::{MEMBER_IDS_MAX, PAGE_EVENTS_MAX};
 use serde::Deserialize;
 
 use super::http::{Http, Request};
+use super::inputs::Tokens;
 use crate::oracle::{Conversation, Judge, Roster, Told};
 use crate::plan::{Planned, idempotency_key};
 
@@ -71,7 +72,7 @@ pub(super) fn make(
     seed: u64,
     planned: &[Planned],
     users: &[u64],
-    tokens: &[String],
+    tokens: &Tokens,
 ) -> Result<Vec<Conversation>, String> {
     let share = planned.len().div_ceil(MAKERS).max(1);
     std::thread::scope(|scope| {
@@ -98,11 +99,12 @@ fn make_one(
     seed: u64,
     planned: &Planned,
     users: &[u64],
-    tokens: &[String],
+    tokens: &Tokens,
 ) -> Result<Conversation, String> {
     let user = |client: &u32| users.get(*client as usize).copied().unwrap_or(0);
     let members: Vec<u64> = planned.members.iter().map(user).collect();
-    let token = planned.members.first().and_then(|client| tokens.get(*client as usize)).map(String::as_str);
+    let token = planned.members.first().map(|client| tokens.of(*client));
+    let token = token.as_deref();
     let others: Vec<String> = members.iter().skip(1).map(u64::to_string).collect();
     // The creator is a member without being named, and counts.
     let (first, more) = others.split_at(others.len().min(MEMBER_IDS_MAX - 1));
@@ -148,13 +150,14 @@ fn make_one(
 pub(super) fn tell(
     server: SocketAddr,
     roster: &Roster,
-    tokens: &[String],
+    tokens: &Tokens,
     judge: &mut Judge,
 ) -> Result<(), String> {
     let mut http = Http::new(server);
     for (number, conversation) in (0u32..).zip(roster.conversations()) {
         let reader = conversation.members.get(number as usize % conversation.members.len().max(1));
-        let token = reader.and_then(|client| tokens.get(*client as usize)).map(String::as_str);
+        let token = reader.map(|client| tokens.of(*client));
+        let token = token.as_deref();
         let mut after_seq = conversation.base_seq;
         loop {
             let (id, limit) = (conversation.id, PAGE_EVENTS_MAX);

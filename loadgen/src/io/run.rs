@@ -10,12 +10,14 @@ use carillon_node::prng::Prng;
 use carillon_node::random;
 use serde_json::Value;
 
+use super::carrier::Choice;
 use super::control::{Control, Phase, Plan};
 use super::engine::{Engine, JOURNAL_TROUBLE, Setup};
+use super::inputs::Tokens;
 use super::observer::{LOOK, Observer, Progress};
 use super::watch::Sample;
 use super::{inputs, machine, outputs, rest};
-use crate::options::{self, Options};
+use crate::options::{self, Machine, Options};
 use crate::oracle::{Judge, Ledger, Roster, Verdict, to_last};
 use crate::plan;
 use crate::report::{Course, Findings, INVALID, Idle, StepReport, judge_step, text};
@@ -24,13 +26,16 @@ use crate::series::row_ns;
 use crate::thresholds;
 use crate::turn::{Shared, Window};
 
-/// Everybody has to be connected after this, and a while for each client.
+/// Everybody has to be connected after this, the time that was asked for, and a while for each client.
 const CONNECT_NS: u64 = 60_000_000_000;
 const CONNECT_NS_PER_CLIENT: u64 = 10_000_000;
 /// Between the plan and the first message, so that every thread has the plan by then.
 const LEAD_NS: u64 = 200_000_000;
 /// A thread that has not handed everything over by then is stuck.
 const HAND_OVER_NS: u64 = 30_000_000_000;
+
+/// Clients between dialling and caught up, of all threads: a storm of our own making is not what is measured.
+const OPENING_MAX: usize = 256;
 
 /// What a run came to.
 #[derive(Debug)]
@@ -63,13 +68,32 @@ pub fn run(options: &Options) -> Outcome {
     }
 }
 
+/// Says how sockets are carried, and why it is not the first choice if it is not.
+fn tell_carrier(carrier: Choice, engines: usize, machine: &Machine, why_not: Option<&str>) {
+    let because = why_not.map(|why| format!(" (uring is refused here: {why})")).unwrap_or_default();
+    eprintln!(
+        "sockets by {}{because} · {engines} threads · from {} source addresses",
+        carrier.name(),
+        machine.addresses_count
+    );
+}
+
+/// The generator's own CPU and memory.
+fn own_sample() -> Sample {
+    Sample::take(&[std::process::id()], &[])
+}
+
 struct Run<'o> {
     options: &'o Options,
     run: u32,
     users: Vec<u64>,
-    tokens: Vec<String>,
+    tokens: Arc<Tokens>,
+    carrier: Choice,
+    engines: usize,
     control: Arc<Control>,
     before: Sample,
+    /// The generator itself, before it has clients.
+    own_before: Sample,
     started_wall_ms: u64,
 }
 
@@ -87,12 +111,16 @@ impl<'o> Run<'o> {
     fn prepare(options: &'o Options) -> Result<Run<'o>, String> {
         let given = options.tokens.as_deref().map(inputs::read_tokens).transpose()?;
         let server = *options.server.first().ok_or("--server names no address")?;
-        let machine = machine::allowed(server);
+        let (carrier, why_not) = Choice::of(options.io)?;
+        let machine = machine::allowed(server, carrier == Choice::Uring);
         options::check(options, given.as_ref().map(Vec::len), &machine)?;
         let count = options.clients as usize;
         let (users, tokens) = match given {
-            Some(given) => given.into_iter().take(count).unzip(),
-            None => inputs::sign_tokens(options)?,
+            Some(given) => {
+                let (users, tokens) = given.into_iter().take(count).unzip();
+                (users, Tokens::Given(tokens))
+            }
+            None => Tokens::sign(options)?,
         };
         let mut distinct = users.clone();
         distinct.sort_unstable();
@@ -109,16 +137,28 @@ impl<'o> Run<'o> {
                 "--idle measures the server's memory: name it with --server-pid or --metrics".to_owned()
             );
         }
-        let control = Arc::new(Control::new(options.threads));
-        let started_wall_ms = Clock.wall_ms();
-        Ok(Run { options, run: random::seed() as u32, users, tokens, control, before, started_wall_ms })
+        let engines = machine.engines_count(options.clients, options.threads);
+        tell_carrier(carrier, engines, &machine, why_not.as_deref());
+        let control = Arc::new(Control::new(engines));
+        Ok(Run {
+            options,
+            run: random::seed() as u32,
+            users,
+            tokens: Arc::new(tokens),
+            carrier,
+            engines,
+            control,
+            before,
+            own_before: own_sample(),
+            started_wall_ms: Clock.wall_ms(),
+        })
     }
 
     fn execute(self) -> Result<Outcome, String> {
         let threads = self.start()?;
-        let prepared = self.connect().and_then(|()| self.make_plan());
-        let plan = match prepared {
-            Ok(plan) => plan,
+        let prepared = self.connect(&threads).and_then(|opened_s| Ok((opened_s, self.make_plan()?)));
+        let (opened_s, plan) = match prepared {
+            Ok(prepared) => prepared,
             Err(sentence) => {
                 self.stop(threads)?;
                 return Err(sentence);
@@ -126,7 +166,7 @@ impl<'o> Run<'o> {
         };
         let mut observer = Observer::new(&self.control, &plan);
         let (mut sent, idle) = if self.options.idle {
-            let (idle, invalid) = self.stay();
+            let (idle, invalid) = self.stay(opened_s);
             (Sent { invalid, ..Sent::default() }, Some(idle))
         } else {
             let mut sent = self.send(&plan, &mut observer);
@@ -134,7 +174,8 @@ impl<'o> Run<'o> {
             (sent, None)
         };
         let live = self.control.live.load(Ordering::SeqCst);
-        if live < self.options.clients {
+        // Of an idle run that is a figure, and what it has to be a threshold.
+        if live < self.options.clients && !self.options.idle {
             sent.invalid
                 .push(format!("{live} of {} clients were connected at the end", self.options.clients));
         }
@@ -153,7 +194,7 @@ impl<'o> Run<'o> {
         let findings = Findings {
             run: self.run,
             commit: machine::commit(),
-            machine: machine::facts(),
+            machine: machine::facts(self.carrier.name(), self.engines),
             started_wall_ms: self.started_wall_ms,
             verdict,
             stats,
@@ -164,7 +205,7 @@ impl<'o> Run<'o> {
             invalid: sent.invalid,
         };
         let mut report = findings.report(self.options);
-        thresholds::apply(&self.options.threshold, &mut report);
+        thresholds::apply(&self.options.thresholds(), &mut report);
         outputs::write(&report, self.options)?;
         let json = serde_json::to_value(&report).map_err(|error| error.to_string())?;
         Ok(Outcome { exit: report.exit, report: Some(json), text: text::lines(&report), is_refusal: false })
@@ -201,15 +242,19 @@ impl<'o> Run<'o> {
             outlets: Vec::new(),
         });
         let mut root = Prng::new(options.seed);
-        let share = count.div_ceil(options.threads).max(1);
+        let share = count.div_ceil(self.engines).max(1);
         let mut threads = Vec::new();
-        for index in 0..options.threads {
+        for index in 0..self.engines {
             let (first, end) = ((index * share).min(count), ((index + 1) * share).min(count));
             let setup = Setup {
                 index,
-                threads: options.threads,
+                engines: self.engines,
                 first_client: u32::try_from(first).unwrap_or(u32::MAX),
-                tokens: self.tokens.get(first..end).unwrap_or_default().to_vec(),
+                clients: u32::try_from(end - first).unwrap_or(u32::MAX),
+                carrier: self.carrier,
+                tokens: self.tokens.clone(),
+                open_every_ns: (self.engines as f64 * 1e9 / options.open_rate) as u64,
+                opening_max: OPENING_MAX.div_ceil(self.engines),
                 servers: options.server.clone(),
                 addresses_count: machine::ADDRESSES_COUNT,
                 wire: options.encoding.wire(),
@@ -223,36 +268,44 @@ impl<'o> Run<'o> {
                 prng: root.fork(),
                 journal: options.journal.as_deref().map(outputs::open_journal).transpose()?,
             };
-            let engine = Engine::new(self.control.clone(), setup, plan.clone())
-                .map_err(|error| format!("thread {index} cannot start: {error}"))?;
+            let (control, plan) = (self.control.clone(), plan.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("loadgen-{index}"))
-                .spawn(move || engine.run())
+                .spawn(move || Engine::new(control, setup, plan)?.run())
                 .map_err(|error| format!("thread {index} cannot start: {error}"))?;
             threads.push(thread);
         }
         Ok(threads)
     }
 
-    fn connect(&self) -> Result<(), String> {
+    /// Until everybody has caught up; returns how long it took, in seconds.
+    fn connect(&self, threads: &Threads) -> Result<f64, String> {
+        let started_ns = Clock.now_ns();
         let clients = self.options.clients;
-        let until_ns = Clock.now_ns() + CONNECT_NS + CONNECT_NS_PER_CLIENT * u64::from(clients);
+        let paced_ns = (f64::from(clients) * 1e9 / self.options.open_rate) as u64;
+        let until_ns = started_ns + CONNECT_NS + CONNECT_NS_PER_CLIENT * u64::from(clients) + paced_ns;
         let mut progress = Progress::new();
         loop {
             let live = self.control.live.load(Ordering::SeqCst);
             if live >= clients {
                 break;
             }
-            let stats = self.control.total();
-            if stats.stopped > 0 || Clock.now_ns() > until_ns {
+            if threads.iter().any(std::thread::JoinHandle::is_finished) {
+                return Err("a thread of the generator ended early".to_owned());
+            }
+            if self.control.stopped.load(Ordering::SeqCst) > 0 || Clock.now_ns() > until_ns {
+                let stats = self.control.total();
                 let troubles: Vec<_> =
                     stats.troubles.iter().map(|(words, count)| format!("{words} ({count} times)")).collect();
                 return Err(format!("{live} of {clients} clients could connect: {}", troubles.join(", ")));
             }
-            progress.show(|| format!("connecting: {live} of {clients}"));
+            progress.show(|| {
+                format!("connecting: alive {live} of {clients}, lost {}", self.control.total().lost_count)
+            });
             std::thread::sleep(LOOK);
         }
-        options::check_rate(self.options, self.control.send_per_s.load(Ordering::SeqCst))
+        options::check_rate(self.options, self.control.send_per_s.load(Ordering::SeqCst))?;
+        Ok((Clock.now_ns() - started_ns) as f64 / 1e9)
     }
 
     fn make_plan(&self) -> Result<Arc<Plan>, String> {
@@ -315,8 +368,7 @@ impl<'o> Run<'o> {
 
     /// Waits until everything was handed over, answered, and delivered (G7).
     fn settle(&self, plan: &Plan, observer: &mut Observer<'_>, sent: &mut Sent) {
-        let threads = self.options.threads;
-        let all = || self.control.sent_all.load(Ordering::SeqCst) as usize >= threads;
+        let all = || self.control.sent_all.load(Ordering::SeqCst) as usize >= self.engines;
         if !observer.wait_for(HAND_OVER_NS, &all) {
             sent.invalid.push("the generator did not get through its schedule".to_owned());
         }
@@ -342,28 +394,53 @@ impl<'o> Run<'o> {
     }
 
     /// Keeps idle connections.
-    fn stay(&self) -> (Idle, Vec<String>) {
-        let until_ns = Clock.now_ns() + u64::try_from(self.options.duration.as_nanos()).unwrap_or(u64::MAX);
+    fn stay(&self, opened_s: f64) -> (Idle, Vec<String>) {
+        let connections = self.options.clients;
+        let sample = || (Sample::take(&self.options.server_pid, &self.options.metrics), own_sample());
+        let (earlier, own_earlier) = sample();
+        let begun_ns = Clock.now_ns();
+        let until_ns = begun_ns + u64::try_from(self.options.duration.as_nanos()).unwrap_or(u64::MAX);
         let mut progress = Progress::new();
         while Clock.now_ns() < until_ns {
             std::thread::sleep(LOOK);
-            progress.show(|| format!("idle: {} connected", self.control.live.load(Ordering::SeqCst)));
+            progress.show(|| {
+                let (alive, total) = (self.control.live.load(Ordering::SeqCst), self.control.total());
+                let summary = total.heartbeat.summary();
+                format!(
+                    "idle: alive {alive} of {connections}, lost {} · heartbeats answered {}, p99 {:.1} ms",
+                    total.lost_count,
+                    summary.count,
+                    summary.p99_us as f64 / 1e3
+                )
+            });
         }
-        let after = Sample::take(&self.options.server_pid, &self.options.metrics);
-        let mut invalid = after.complaints;
-        let reconnects = self.control.total().reconnects;
-        if reconnects > 0 {
-            invalid.push(format!("{reconnects} idle connections were lost"));
-        }
-        let connections = self.options.clients;
-        let grown_bytes = after.memory_bytes.saturating_sub(self.before.memory_bytes);
+        let alive = self.control.live.load(Ordering::SeqCst);
+        let held_s = (Clock.now_ns() - begun_ns) as f64 / 1e9;
+        let (after, own_after) = sample();
+        let total = self.control.total();
+        let each_bytes = |before: &Sample, after: &Sample| {
+            after.memory_bytes.saturating_sub(before.memory_bytes) / u64::from(connections.max(1))
+        };
+        let each_us = |earlier: &Sample, later: &Sample| {
+            let us =
+                (later.cpu_s() - earlier.cpu_s()).max(0.0) * 1e6 / held_s / f64::from(connections.max(1));
+            (us * 1e3).round() / 1e3
+        };
         let idle = Idle {
             connections,
             memory_before_bytes: self.before.memory_bytes,
             memory_after_bytes: after.memory_bytes,
-            bytes_per_connection: grown_bytes / u64::from(connections.max(1)),
+            bytes_per_connection: each_bytes(&self.before, &after),
+            opened_s,
+            held_s,
+            alive,
+            lost: total.lost_count,
+            heartbeat_us: total.heartbeat.summary(),
+            cpu_us_per_connection_s: each_us(&earlier, &after),
+            generator_bytes_per_connection: each_bytes(&self.own_before, &own_after),
+            generator_cpu_us_per_connection_s: each_us(&own_earlier, &own_after),
         };
-        (idle, invalid)
+        (idle, after.complaints)
     }
 
     fn stop(&self, threads: Threads) -> Result<Vec<Ledger>, String> {

@@ -35,6 +35,11 @@ impl Sample {
         sample
     }
 
+    /// CPU of all tiers.
+    pub(super) fn cpu_s(&self) -> f64 {
+        self.cpu_s.values().sum()
+    }
+
     fn process(&mut self, pid: u32) -> Option<()> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         self.memory_bytes += number_after(&status, "RssAnon:")? * 1024;

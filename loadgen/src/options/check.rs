@@ -10,6 +10,8 @@ use crate::content::CONTENT_BYTES_MIN;
 pub struct Machine {
     /// Descriptors of one process, at most.
     pub descriptors_max: u64,
+    /// Whether clients need none of them, because they are on rings, of which each has at most so many.
+    pub has_rings: bool,
     /// Ports that an outgoing connection may take, per source address.
     pub ports_count: u64,
     /// Source addresses there are: many on loopback, else one.
@@ -28,6 +30,15 @@ const IN_FLIGHT_MAX: usize = 64;
 /// The most threads: beyond, the generator only competes with itself.
 const THREADS_MAX: usize = 64;
 
+impl Machine {
+    /// Threads for so many clients, if they are at least `threads`.
+    #[must_use]
+    pub fn engines_count(&self, clients: u32, threads: usize) -> usize {
+        let rings = u64::from(clients).div_ceil(self.descriptors_max.max(1));
+        if self.has_rings { threads.max(usize::try_from(rings).unwrap_or(usize::MAX)) } else { threads }
+    }
+}
+
 /// Whether the plan can work.
 ///
 /// # Errors
@@ -40,8 +51,16 @@ pub fn check(options: &Options, tokens_count: Option<usize>, machine: &Machine) 
             "{clients} clients have nobody to talk to: --clients needs at least {two_needed}"
         ));
     }
+    let engines_count = machine.engines_count(options.clients, 1);
+    if engines_count > THREADS_MAX {
+        return Err(format!(
+            "{clients} clients need {engines_count} threads of {} each, and there are at most {THREADS_MAX}: lower --clients, \
+             or raise `ulimit -Hn`",
+            machine.descriptors_max
+        ));
+    }
     let needed = clients + DESCRIPTORS_SPARE;
-    if needed > machine.descriptors_max {
+    if !machine.has_rings && needed > machine.descriptors_max {
         return Err(format!(
             "{clients} clients need {needed} descriptors and this process may have {}: lower --clients, or raise \
              `ulimit -Hn`",
@@ -98,6 +117,9 @@ pub fn check(options: &Options, tokens_count: Option<usize>, machine: &Machine) 
             ));
         }
     }
+    if !(options.open_rate.is_finite() && (1.0..=1e6).contains(&options.open_rate)) {
+        return Err(format!("--open-rate {} is not within 1 to 1000000", options.open_rate));
+    }
     if !(1..=THREADS_MAX).contains(&options.threads) {
         return Err(format!("--threads {} is not within 1 to {THREADS_MAX}", options.threads));
     }
@@ -137,7 +159,8 @@ mod tests {
 
     use super::*;
 
-    const MACHINE: Machine = Machine { descriptors_max: 20_000, ports_count: 28_000, addresses_count: 8 };
+    const MACHINE: Machine =
+        Machine { descriptors_max: 20_000, has_rings: false, ports_count: 28_000, addresses_count: 8 };
 
     fn parsed(line: &str) -> Options {
         Options::try_parse_from(["loadgen"].into_iter().chain(line.split_whitespace())).unwrap()
@@ -158,11 +181,22 @@ mod tests {
             ("--users 9223372036854775807-", None, "--users"),
             ("--clients 3 --in-flight 1", None, "3 clients are not pairs"),
             ("--in-flight 65", None, "--in-flight 65"),
+            ("--open-rate 0", None, "--open-rate 0"),
         ];
         for (line, tokens, words) in refused {
             let sentence = check(&parsed(line), tokens, &MACHINE).expect_err(line);
             assert!(sentence.contains(words) && !sentence.contains('\n'), "{line}: {sentence}");
         }
+        let rings = Machine { has_rings: true, ..MACHINE };
+        for (clients, engines_count) in [(1, 1), (20_000, 1), (20_001, 2), (200_000, 10)] {
+            assert_eq!(rings.engines_count(clients, 1), engines_count, "{clients}");
+        }
+        assert_eq!((rings.engines_count(10, 3), MACHINE.engines_count(200_000, 1)), (3, 1));
+        assert_eq!(check(&parsed("--clients 200000 --idle"), None, &rings), Ok(()));
+        let few_descriptors = Machine { descriptors_max: 1_000, ..rings };
+        assert!(
+            check(&parsed("--clients 65000"), None, &few_descriptors).unwrap_err().contains("65 threads")
+        );
         let few_ports = Machine { ports_count: 100, addresses_count: 1, ..MACHINE };
         assert!(check(&parsed("--clients 101"), None, &few_ports).unwrap_err().contains("ports"));
         for line in ["", "--clients 19000 --idle", "--clients 1 --idle", "--clients 2 --mix one_to_one=1"] {

@@ -65,9 +65,15 @@ pub struct Options {
     /// The first user id; clients count up from it
     #[arg(long, value_name = "FIRST", value_parser = first_user, default_value = "1000-")]
     pub users: u64,
-    /// Threads of the generator
+    /// Threads of the generator, at least: with io_uring there is one for as many clients as it may have descriptors
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
+    /// How sockets are carried: by io_uring, by epoll, or by the first that is allowed here
+    #[arg(long, value_enum, default_value = "auto")]
+    pub io: IoName,
+    /// Connections opened a second at the start, at most
+    #[arg(long, value_name = "PER_S", default_value_t = 5_000.0)]
+    pub open_rate: f64,
     /// Decides the schedule and who sends to whom; the same seed finds the same groups again
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -81,8 +87,9 @@ pub struct Options {
     /// wait for their acknowledgement
     #[arg(long, value_name = "N", conflicts_with_all = ["ramp", "idle", "rate", "mix"])]
     pub in_flight: Option<usize>,
-    /// Send nothing: connect, identify, keep up heartbeats, and report the server's memory per connection
-    #[arg(long)]
+    /// Send nothing: connect, identify, keep up heartbeats for --duration, and report what that costs the server and whether
+    /// a connection was lost
+    #[arg(long, visible_alias = "hold")]
     pub idle: bool,
     /// What the run has to reach, such as 'ack_p99_ms<50'; may be given several times; exit status 99 when one is missed
     #[arg(long, value_name = "FIGURE<BOUND")]
@@ -128,6 +135,20 @@ pub struct Options {
     /// Of a scenario: what clients do beside sending.
     #[arg(skip)]
     pub manners: Manners,
+}
+
+/// What a run of idle connections is about.
+const NONE_LOST: &str = "connections_lost<1";
+
+/// The name of a way to carry sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum IoName {
+    /// The first that the kernel allows
+    Auto,
+    /// Direct descriptors of a ring
+    Uring,
+    /// A descriptor each
+    Epoll,
 }
 
 /// The name of an encoding.
@@ -202,6 +223,15 @@ impl Options {
     #[must_use]
     pub fn send_time(&self) -> Duration {
         Duration::from_nanos(self.rates().length_ns())
+    }
+
+    /// What the run has to reach: what was asked for, and of idle connections that none is lost unless it was asked for
+    /// otherwise.
+    #[must_use]
+    pub fn thresholds(&self) -> Vec<Threshold> {
+        let none_lost: Threshold = NONE_LOST.parse().expect("a figure and its bound");
+        let is_asked = self.threshold.iter().any(|threshold| threshold.figure() == none_lost.figure());
+        self.threshold.iter().copied().chain((self.idle && !is_asked).then_some(none_lost)).collect()
     }
 
     /// Whether groups are needed.

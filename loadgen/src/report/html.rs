@@ -34,11 +34,12 @@ pub fn page(report: &Report) -> String {
     let machine = &report.machine;
     let _ = write!(
         body,
-        "<footer>loadgen {} on {}, {} hardware threads, {} · commit {} · run {} · {}</footer>",
+        "<footer>loadgen {} on {}, {} hardware threads, {}, sockets by {} · commit {} · run {} · {}</footer>",
         escaped(&report.carillon_loadgen),
         escaped(&machine.cpu),
         machine.threads,
         escaped(&machine.kernel),
+        escaped(&machine.io),
         escaped(report.commit.get(..12).unwrap_or(&report.commit)),
         escaped(&report.run),
         escaped(&report.schema),
@@ -98,7 +99,10 @@ fn tiles(report: &Report) -> String {
     let us = |value: u64| Unit::Microseconds.words(value as f64);
     if let Some(idle) = &report.idle {
         tile(Unit::Count.words(f64::from(idle.connections)), "idle connections");
+        tile(Unit::Count.words(idle.lost as f64), "of them were lost");
         tile(format!("{} B", idle.bytes_per_connection), "server memory per connection");
+        tile(format!("{:.2} µs", idle.cpu_us_per_connection_s), "server CPU a second and connection");
+        tile(us(idle.heartbeat_us.p99_us), "heartbeat → answer, p99");
     }
     if let Some(rate) = report.limit.as_ref().and_then(|limit| limit.holds_per_s) {
         tile(format!("{}/s", Unit::Count.words(rate)), "the highest rate that held");

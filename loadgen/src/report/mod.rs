@@ -134,6 +134,12 @@ pub struct Machine {
     pub kernel: String,
     /// Of RAM.
     pub memory_bytes: u64,
+    /// How the generator's sockets were carried: `uring` or `epoll`; empty when nobody wrote it down.
+    #[serde(default)]
+    pub io: String,
+    /// Threads that clients were divided between: with `uring`, rings.
+    #[serde(default)]
+    pub engines: usize,
 }
 
 /// What was asked for.
@@ -335,8 +341,8 @@ pub struct Limit {
     pub achieved_share_min: f64,
 }
 
-/// Memory of idle connections.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+/// Idle connections that were held, and what they cost.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, Serialize)]
 pub struct Idle {
     /// How many.
     pub connections: u32,
@@ -346,6 +352,30 @@ pub struct Idle {
     pub memory_after_bytes: u64,
     /// The difference, divided.
     pub bytes_per_connection: u64,
+    /// How long it took to open all of them.
+    #[serde(default)]
+    pub opened_s: f64,
+    /// How long they were held then.
+    #[serde(default)]
+    pub held_s: f64,
+    /// How many were alive at the end.
+    #[serde(default)]
+    pub alive: u32,
+    /// How often one was lost, from the first on.
+    #[serde(default)]
+    pub lost: u64,
+    /// A heartbeat until its answer.
+    #[serde(default)]
+    pub heartbeat_us: Summary,
+    /// Microseconds of the server's CPU a second and connection, while they were held.
+    #[serde(default)]
+    pub cpu_us_per_connection_s: f64,
+    /// The generator's memory, as the server's.
+    #[serde(default)]
+    pub generator_bytes_per_connection: u64,
+    /// The generator's CPU, as the server's.
+    #[serde(default)]
+    pub generator_cpu_us_per_connection_s: f64,
 }
 
 /// Latencies as curves: by HdrHistogram's own spacing, denser towards the tail.

@@ -47,10 +47,8 @@ pub fn lines(report: &Report) -> String {
             "limit: the highest rate that held is {holds}, the lowest that did not {saturates}{because}"
         ));
     }
-    if let Some(Idle { connections, bytes_per_connection, .. }) = &report.idle {
-        lines.push(format!(
-            "{connections} idle connections · {bytes_per_connection} bytes of server memory each"
-        ));
+    if let Some(idle) = &report.idle {
+        lines.extend(idle_lines(idle));
     }
     for (words, count) in &report.troubles {
         lines.push(format!("trouble, {count} times: {words}"));
@@ -62,6 +60,25 @@ pub fn lines(report: &Report) -> String {
     lines.extend(report.thresholds.iter().map(threshold));
     lines.push(verdict(report.verdict).to_owned());
     lines.join("\n")
+}
+
+fn idle_lines(idle: &Idle) -> [String; 4] {
+    let Idle { connections, alive, lost, opened_s, held_s, .. } = idle;
+    [
+        format!(
+            "{connections} idle connections · opened in {opened_s:.1} s, held for {held_s:.1} s · alive at the end {alive} · \
+             lost {lost}"
+        ),
+        format!("  heartbeat → answer    {}", summary_text(&idle.heartbeat_us)),
+        format!(
+            "  server                {} bytes each · {:.3} us of CPU a second each",
+            idle.bytes_per_connection, idle.cpu_us_per_connection_s
+        ),
+        format!(
+            "  generator             {} bytes each · {:.3} us of CPU a second each",
+            idle.generator_bytes_per_connection, idle.generator_cpu_us_per_connection_s
+        ),
+    ]
 }
 
 fn threshold(threshold: &ThresholdReport) -> String {

@@ -3,6 +3,7 @@
 // The scripted server is the world.
 #![expect(clippy::disallowed_methods)]
 
+mod carriers;
 mod promises;
 mod reports;
 mod scenarios;
@@ -22,13 +23,18 @@ pub(crate) fn run_paced(script: Script, pace: &[&str], more: &[&str]) -> (u8, se
     run_with(script, &[&small.split(' ').collect::<Vec<_>>(), pace, more].concat())
 }
 
+/// The whole suite can be run with another carrier of sockets.
+const IO: &str = "CARILLON_TEST_LOADGEN_IO";
+
 /// Runs the generator against a server with this script, and with these words alone.
 pub(crate) fn run_with(script: Script, words: &[&str]) -> (u8, serde_json::Value) {
+    let io = std::env::var(IO).unwrap_or_else(|_| "auto".to_owned());
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(script, dir.path()).to_string();
     let (data_dir, report) = (dir.path().to_str().unwrap(), dir.path().join("report.json"));
     let path = report.to_str().unwrap();
-    let mut args = vec!["loadgen", "--server", &server, "--data-dir", data_dir, "--report", path];
+    let mut args =
+        vec!["loadgen", "--server", &server, "--data-dir", data_dir, "--report", path, "--io", &io];
     args.extend(words);
     let exit = carillon_loadgen::main_with(args);
     let report =

@@ -46,6 +46,8 @@ pub(crate) enum Script {
     Busy,
     /// Does nothing at all for [`STALL`] before it: the one lock is held.
     Stalls,
+    /// Instead of a message, to the tenth heartbeat: drops the connection.
+    Tires,
 }
 
 const SABOTAGED: u64 = 10;
@@ -76,6 +78,7 @@ struct State {
     keys: BTreeMap<String, u64>,
     sockets: BTreeMap<u64, Sender<Push>>,
     sends: u64,
+    heartbeats: u64,
     held: Option<(u64, Stored)>,
 }
 
@@ -329,7 +332,17 @@ impl Peer<'_> {
                 let key = message.client_msg_id.as_deref().expect("an id").to_owned();
                 self.send(id, message.conversation.0, key, &message.content)
             }
-            Command::Heartbeat => self.put(&ServerFrame::HeartbeatAck { id }),
+            Command::Heartbeat => {
+                let heartbeats = {
+                    let mut state = self.server.state.lock().unwrap();
+                    state.heartbeats += 1;
+                    state.heartbeats
+                };
+                if self.server.script == Script::Tires && heartbeats == SABOTAGED {
+                    return Err("as scripted".into());
+                }
+                self.put(&ServerFrame::HeartbeatAck { id })
+            }
             _ => Ok(()),
         }
     }

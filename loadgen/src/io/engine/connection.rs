@@ -6,80 +6,66 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use carillon_protocol::client::{Unreadable, binary, json};
-use carillon_protocol::websocket::{Event, Opcode, append_client_frame};
-use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::io::Errno;
+use carillon_protocol::websocket::{self, Opcode, append_client_frame};
 
-use super::{Due, Engine};
-use crate::io::socket::{Refused, Socket, Stage, source};
+use super::stage::{Refused, Stage};
+use super::{Due, Engine, GRID_NS};
+use crate::io::carrier::{Dial, Event, source};
 use crate::session::{Next, jittered};
 use crate::stats::Stats;
 
-/// Reads of one socket in one turn.
-const READS_MAX: usize = 8;
-pub(super) const READ_BYTES: usize = 64 * 1024;
 /// The largest message that is taken from a server: a page and an event.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
-/// Connections of a thread between dialling and caught up: a storm of our own making is not what is measured.
-const OPENING_MAX: usize = 64;
 /// A connection that has not caught up by then is given up.
 const OPENING_MS: u64 = 30_000;
 /// Waiting before connecting again: doubled with each failure from the first to the second.
 const BACKOFF_MS: (u64, u64) = (50, 2_000);
-const COME_BACK_MS_MAX: u64 = 30_000;
+const COME_BACK_MS_MAX: u32 = 30_000;
 
 /// What a slow reader reads at once.
-const SLOW_BYTES_MAX: usize = 2 * 1024;
-
-/// How a client's connection is called in epoll.
-fn name(local: u32, generation: u32) -> EventData {
-    EventData::new_u64(u64::from(local) | u64::from(generation) << 32)
-}
+const SIP_BYTES_MAX: u32 = 2 * 1024;
 
 /// Why a connection ends.
 struct Broken(String);
 
-impl From<io::Error> for Broken {
-    fn from(error: io::Error) -> Broken {
-        Broken(error.kind().to_string())
-    }
-}
-
 impl Engine {
-    /// Dials for those who wait for it.
+    /// Dials for those who wait for it, who come back first.
     pub(super) fn dial(&mut self, stats: &mut Stats) {
-        while self.opening_count < OPENING_MAX {
-            let Some(local) = self.backlog.pop_front() else { return };
+        while self.opening_count < self.desk.setup.opening_max {
+            let Some(local) = self.backlog.pop_front().or_else(|| self.open()) else { return };
             let number = self.desk.setup.first_client + local;
             let server = self.server(local);
             let Some(client) = self.clients.get_mut(local as usize) else { continue };
             client.generation += 1;
-            client.out.clear();
-            client.out_at = 0;
+            client.stage = Stage::Connecting;
             client.is_opening = true;
             client.come_back_ms = None;
             client.heard_ns = self.desk.now_ns;
             self.opening_count += 1;
-            let generation = client.generation;
-            let is_slow = client.is_slow;
-            let data = name(local, generation);
+            let deadline_ns = self.desk.now_ns + OPENING_MS * 1_000_000;
+            self.timers.push(Reverse((deadline_ns, local, Due::Opening(client.generation))));
             let source = source(server, number, self.desk.setup.addresses_count);
-            let dialled = Socket::connect(server, source).and_then(|socket| {
-                if is_slow {
-                    socket.hold_little()?;
-                }
-                epoll::add(&self.epoll, &socket.fd, data, socket.interest())?;
-                Ok(socket)
-            });
-            match dialled {
-                Ok(socket) => {
-                    client.socket = Some(socket);
-                    let deadline_ns = self.desk.now_ns + OPENING_MS * 1_000_000;
-                    self.timers.push(Reverse((deadline_ns, local, Due::Opening(generation))));
-                }
-                Err(error) => self.lose(local, stats, &error.kind().to_string()),
+            let dial = Dial { server, source, holds_little: client.is_slow };
+            if let Err(error) = self.carrier.dial(local, &dial) {
+                self.lose(local, stats, &error.kind().to_string());
             }
         }
+    }
+
+    /// When the next client may be dialled for the first time; `None`: all were, or too many are on their way.
+    pub(super) fn next_open_ns(&self) -> Option<u64> {
+        let is_wanted =
+            self.unopened < self.desk.setup.clients && self.opening_count < self.desk.setup.opening_max;
+        is_wanted.then_some(self.open_at_ns)
+    }
+
+    /// The next client who was never dialled, at its time. What was not opened in time is not made up for all at once.
+    fn open(&mut self) -> Option<u32> {
+        let now_ns = self.desk.now_ns;
+        self.next_open_ns().filter(|open_at_ns| *open_at_ns <= now_ns)?;
+        self.open_at_ns = self.open_at_ns.max(now_ns.saturating_sub(GRID_NS)) + self.desk.setup.open_every_ns;
+        self.unopened += 1;
+        Some(self.unopened - 1)
     }
 
     /// Where a client connects: they take turns, and whoever loses a connection goes on at the next server.
@@ -90,90 +76,64 @@ impl Engine {
         servers[turn as usize % servers.len()]
     }
 
-    pub(super) fn ready(&mut self, local: u32, generation: u32, flags: EventFlags, stats: &mut Stats) {
-        let server = self.server(local);
-        let Some(client) = self.clients.get_mut(local as usize) else { return };
-        let Some(socket) = client.socket.as_mut().filter(|_| client.generation == generation) else { return };
-        if matches!(socket.stage, Stage::Connecting) {
-            let setup = &mut self.desk.setup;
-            let token = setup.tokens.get(local as usize).map_or("", String::as_str);
-            let name = setup.wire.subprotocol();
-            if let Err(error) = socket.connected(server, name, token, &mut setup.prng, &mut client.out) {
-                self.lose(local, stats, &error.kind().to_string());
-                return;
+    /// Something happened to a client's socket.
+    pub(super) fn happened(&mut self, local: u32, event: Event, input: &[u8], stats: &mut Stats) {
+        match event {
+            Event::Connected => self.connected(local),
+            Event::Received { bytes } => {
+                match self.take(local, input.get(..bytes).unwrap_or_default(), stats) {
+                    Ok(()) => self.rest(local, bytes, stats),
+                    Err(Broken(words)) => return self.lose(local, stats, &words),
+                }
             }
-        } else if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR)
-            && let Err(Broken(words)) = self.read(local, stats).and_then(|bytes| Ok(self.rest(local, bytes)?))
-        {
-            self.lose(local, stats, &words);
-            return;
+            Event::Room => {}
+            Event::Ended(words) => return self.lose(local, stats, &words),
         }
         self.mark(local);
     }
 
-    /// Reads what there is, or the little that a slow reader takes at once; returns how many bytes that was.
-    fn read(&mut self, local: u32, stats: &mut Stats) -> Result<usize, Broken> {
-        let mut input = std::mem::take(&mut self.input);
-        let at_once = self.slow_bytes(local).unwrap_or(READ_BYTES);
-        let mut result = Ok(());
-        let mut taken = 0;
-        for _ in 0..READS_MAX {
-            let Some(socket) = self.clients.get(local as usize).and_then(|client| client.socket.as_ref())
-            else {
-                break;
-            };
-            match rustix::io::read(&socket.fd, &mut input[..at_once]) {
-                Ok(0) => {
-                    result = Err(Broken("connection closed without a close frame".to_owned()));
-                    break;
-                }
-                Ok(count) => {
-                    taken += count;
-                    result = self.take(local, input.get(..count).unwrap_or_default(), stats);
-                    if result.is_err() || count < READ_BYTES {
-                        break;
-                    }
-                }
-                Err(Errno::AGAIN | Errno::INTR) => break,
-                Err(error) => {
-                    result = Err(io::Error::from(error).into());
-                    break;
-                }
-            }
-        }
-        self.input = input;
-        result.map(|()| taken)
+    fn connected(&mut self, local: u32) {
+        let server = self.server(local);
+        let Some(client) = self.clients.get_mut(local as usize) else { return };
+        let setup = &mut self.desk.setup;
+        let token = setup.tokens.of(setup.first_client + local);
+        let name = setup.wire.subprotocol();
+        client.stage = Stage::upgrade(server, name, &token, &mut setup.prng, &mut client.out);
     }
 
     /// What a client reads at once that is slow now: at most what it may in a second.
-    fn slow_bytes(&self, local: u32) -> Option<usize> {
+    fn sip_bytes(&self, local: u32) -> Option<u32> {
         let slow = self.desk.setup.manners.slow_readers?;
         let client = self.clients.get(local as usize)?;
         let is_slow = client.is_slow && client.is_live && self.schedule.is_some() && !self.has_sent_all;
-        is_slow.then(|| usize::try_from(slow.bytes_per_s).unwrap_or(SLOW_BYTES_MAX).clamp(1, SLOW_BYTES_MAX))
+        is_slow.then(|| u32::try_from(slow.bytes_per_s).unwrap_or(SIP_BYTES_MAX).clamp(1, SIP_BYTES_MAX))
+    }
+
+    /// A slow reader takes the next sip; whoever is not slow any more whatever comes.
+    pub(super) fn sip(&mut self, local: u32, stats: &mut Stats) {
+        if let Err(error) = self.carrier.sip(local, self.sip_bytes(local)) {
+            self.lose(local, stats, &error.kind().to_string());
+        }
     }
 
     /// Leaves the socket of a slow reader alone for as long as those bytes are to take.
-    fn rest(&mut self, local: u32, bytes: usize) -> io::Result<()> {
-        let (Some(_), Some(slow)) = (self.slow_bytes(local), self.desk.setup.manners.slow_readers) else {
-            return Ok(());
+    fn rest(&mut self, local: u32, bytes: usize, stats: &mut Stats) {
+        let (Some(client), Some(slow)) =
+            (self.clients.get(local as usize), self.desk.setup.manners.slow_readers)
+        else {
+            return;
         };
-        let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
-        let Some(socket) = client.socket.as_mut().filter(|_| bytes > 0) else { return Ok(()) };
-        let pause_ns = bytes as u64 * 1_000_000_000 / slow.bytes_per_s.max(1);
-        socket.is_paused = true;
-        epoll::modify(&self.epoll, &socket.fd, name(local, client.generation), socket.interest())?;
+        if !client.is_slow {
+            return;
+        }
         let due = Due::Read(client.generation);
-        self.timers.push(Reverse((self.desk.now_ns.saturating_add(pause_ns), local, due)));
-        Ok(())
-    }
-
-    /// A slow reader looks again.
-    pub(super) fn read_on(&mut self, local: u32) -> io::Result<()> {
-        let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
-        let Some(socket) = client.socket.as_mut().filter(|socket| socket.is_paused) else { return Ok(()) };
-        socket.is_paused = false;
-        Ok(epoll::modify(&self.epoll, &socket.fd, name(local, client.generation), socket.interest())?)
+        match self.sip_bytes(local) {
+            Some(_) => {
+                let pause_ns = bytes as u64 * 1_000_000_000 / slow.bytes_per_s.max(1);
+                self.timers.push(Reverse((self.desk.now_ns.saturating_add(pause_ns), local, due)));
+            }
+            None => self.sip(local, stats),
+        }
     }
 
     /// Bytes from the server.
@@ -181,9 +141,8 @@ impl Engine {
         let name = self.desk.setup.wire.subprotocol();
         let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
         client.heard_ns = self.desk.now_ns;
-        let Some(socket) = client.socket.as_mut() else { return Ok(()) };
-        if matches!(socket.stage, Stage::Upgrading { .. }) {
-            return match socket.upgraded(bytes, name) {
+        if matches!(client.stage, Stage::Upgrading(_)) {
+            return match client.stage.upgraded(bytes, name) {
                 Ok(Some(rest)) => self.frames(local, &rest, stats),
                 Ok(None) => Ok(()),
                 Err(refused) => {
@@ -205,7 +164,7 @@ impl Engine {
         let mut result = Ok(());
         while !rest.is_empty() && result.is_ok() {
             let Some(client) = self.clients.get_mut(local as usize) else { break };
-            let Some(Socket { stage: Stage::Open(decoder), .. }) = client.socket.as_mut() else { break };
+            let Stage::Open(decoder) = &mut client.stage else { break };
             match decoder.decode(rest, MESSAGE_BYTES_MAX, &mut scratch) {
                 Ok((used, event)) => {
                     rest = rest.get(used..).unwrap_or_default();
@@ -220,10 +179,10 @@ impl Engine {
         result
     }
 
-    fn event(&mut self, local: u32, event: &Event<'_>, stats: &mut Stats) -> Result<(), Broken> {
+    fn event(&mut self, local: u32, event: &websocket::Event<'_>, stats: &mut Stats) -> Result<(), Broken> {
         let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
         match event {
-            Event::Text(text) => match json::decode_server(text) {
+            websocket::Event::Text(text) => match json::decode_server(text) {
                 Ok(frame) => {
                     let next = client.session.frame(&mut self.desk.turn(stats, &mut client.out), &frame);
                     self.next(local, next, stats)
@@ -231,7 +190,7 @@ impl Engine {
                 Err(Unreadable::UnknownType(_)) => Ok(()),
                 Err(Unreadable::Invalid(words)) => Err(Broken(format!("unreadable frame: {words}"))),
             },
-            Event::Binary(bytes) => {
+            websocket::Event::Binary(bytes) => {
                 for frame in binary::decode_server(bytes) {
                     let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
                     match frame {
@@ -248,13 +207,13 @@ impl Engine {
                 }
                 Ok(())
             }
-            Event::Ping(payload) => {
+            websocket::Event::Ping(payload) => {
                 let key = (self.desk.setup.prng.next_u64() as u32).to_le_bytes();
                 append_client_frame(&mut client.out, Opcode::Pong, payload, key);
                 Ok(())
             }
-            Event::Pong(_) => Ok(()),
-            Event::Close { code, .. } => {
+            websocket::Event::Pong(_) => Ok(()),
+            websocket::Event::Close { code, .. } => {
                 let code = code.unwrap_or(1005);
                 client.is_stopped |= (4500..5000).contains(&code);
                 Err(Broken(format!("closed with {code}")))
@@ -262,7 +221,7 @@ impl Engine {
         }
     }
 
-    fn next(&mut self, local: u32, next: Next, _stats: &mut Stats) -> Result<(), Broken> {
+    fn next(&mut self, local: u32, next: Next, stats: &mut Stats) -> Result<(), Broken> {
         let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
         if client.session.is_live() && !client.is_live {
             client.is_live = true;
@@ -275,17 +234,23 @@ impl Engine {
             }
             // Spread over the first interval, so that heartbeats of clients that came together do not.
             let first_ms = self.desk.setup.prng.between(1, client.session.heartbeat_ms());
-            let due = Due::Heartbeat(client.generation);
-            self.timers.push(Reverse((self.desk.now_ns + first_ms * 1_000_000, local, due)));
+            let is_slow = client.is_slow;
+            self.beat_in(local, first_ms * 1_000_000);
+            if is_slow {
+                self.sip(local, stats);
+            }
         }
+        let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
         match next {
             Next::Go => Ok(()),
             Next::RetryAt { n, due_ns } => {
+                // A client that has sent more than that is not told of in the heap.
+                let n = u32::try_from(n).unwrap_or(u32::MAX);
                 self.timers.push(Reverse((due_ns, local, Due::Retry(n))));
                 Ok(())
             }
             Next::ComeBack { after_ms } => {
-                client.come_back_ms = Some(after_ms.min(COME_BACK_MS_MAX));
+                client.come_back_ms = Some(u32::try_from(after_ms).unwrap_or(u32::MAX).min(COME_BACK_MS_MAX));
                 Err(Broken("reconnect".to_owned()))
             }
             Next::Stop(code) => {
@@ -300,58 +265,42 @@ impl Engine {
         let Some(client) = self.clients.get_mut(local as usize) else { return };
         stats.trouble(words);
         client.losses = client.losses.wrapping_add(1);
-        client.socket = None;
+        client.stage = Stage::Closed;
+        self.carrier.close(local);
         client.out.clear();
-        client.out_at = 0;
         if std::mem::take(&mut client.is_opening) {
             self.opening_count -= 1;
         }
         if std::mem::take(&mut client.is_live) {
             self.control.live.fetch_sub(1, Ordering::SeqCst);
+            stats.lost_count += 1;
         }
         client.session.disconnected(&mut self.desk.turn(stats, &mut client.out));
+        self.desk.take_back(&mut client.out);
         // Before the first connection stands, trying again is no reconnect: a server may still be starting.
         if client.is_stopped || (client.was_live && !self.desk.setup.retry) {
             client.is_stopped = true;
             stats.stopped += 1;
+            self.control.stopped.fetch_add(1, Ordering::SeqCst);
             return;
         }
         stats.reconnects += u64::from(client.was_live);
         let (first_ms, last_ms) = BACKOFF_MS;
         let backoff_ms = first_ms.saturating_mul(1 << client.failures.min(10)).min(last_ms);
         client.failures += 1;
-        let wait_ms =
-            client.come_back_ms.take().unwrap_or_else(|| jittered(&mut self.desk.setup.prng, backoff_ms));
+        let asked_ms = client.come_back_ms.take().map(u64::from);
+        let wait_ms = asked_ms.unwrap_or_else(|| jittered(&mut self.desk.setup.prng, backoff_ms));
         self.timers.push(Reverse((self.desk.now_ns + wait_ms * 1_000_000, local, Due::Connect)));
     }
 
+    /// Gives a client's socket what it has to say.
     pub(super) fn write(&mut self, local: u32) -> io::Result<()> {
         let Some(client) = self.clients.get_mut(local as usize) else { return Ok(()) };
-        let Some(socket) = client.socket.as_mut() else { return Ok(()) };
-        if matches!(socket.stage, Stage::Connecting) {
-            return Ok(());
+        if matches!(client.stage, Stage::Upgrading(_) | Stage::Open(_)) && !client.out.is_empty() {
+            self.carrier.send(local, &mut client.out)?;
         }
-        let is_full = loop {
-            let left = client.out.get(client.out_at..).unwrap_or_default();
-            if left.is_empty() {
-                client.out.clear();
-                client.out_at = 0;
-                break false;
-            }
-            match rustix::io::write(&socket.fd, left) {
-                Ok(count) => client.out_at += count,
-                Err(Errno::AGAIN) => break true,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        };
-        if client.out_at > READ_BYTES {
-            client.out.drain(..client.out_at);
-            client.out_at = 0;
-        }
-        if is_full != socket.awaits_room {
-            socket.awaits_room = is_full;
-            epoll::modify(&self.epoll, &socket.fd, name(local, client.generation), socket.interest())?;
+        if client.out.is_empty() {
+            self.desk.take_back(&mut client.out);
         }
         Ok(())
     }

@@ -5,16 +5,16 @@ use std::cmp::Reverse;
 use super::{Due, Engine, Setup};
 use crate::oracle::Ledger;
 use crate::schedule::Schedule;
+use crate::stats::Stats;
 
 impl Engine {
     /// Takes over the plan once there is one.
-    pub(super) fn install(&mut self) {
+    pub(super) fn install(&mut self, stats: &mut Stats) {
         if self.schedule.is_some() {
             return;
         }
         let Some(plan) = self.control.plan.get() else { return };
-        let Setup { index, threads, first_client, arrivals, .. } = self.desk.setup;
-        let count = u32::try_from(self.clients.len()).unwrap_or(u32::MAX);
+        let Setup { index, engines, first_client, clients: count, arrivals, .. } = self.desk.setup;
         self.desk.plan = plan.clone();
         self.desk.ledger = Ledger::new(plan.roster.clone(), first_client, count);
         for (client, local) in (first_client..).zip(&self.clients) {
@@ -26,14 +26,19 @@ impl Engine {
                 .is_some_and(|outlets| !outlets.pairs.is_empty() || !outlets.groups.is_empty())
         };
         self.senders = (0..count).filter(can_send).collect();
-        self.install_manners();
+        self.draw_manners();
         let prng = self.desk.setup.prng.fork();
         let rates = self.desk.plan.window.rates.clone();
-        self.schedule = Some(Schedule::new(rates, arrivals, index, threads, prng));
+        self.schedule = Some(Schedule::new(rates, arrivals, index, engines, prng));
+        for local in 0..count {
+            if self.clients.get(local as usize).is_some_and(|client| client.is_slow && client.is_live) {
+                self.sip(local, stats);
+            }
+        }
     }
 
     /// Draws whom each storm cuts, and who reads slowly.
-    fn install_manners(&mut self) {
+    fn draw_manners(&mut self) {
         let Setup { manners, prng, .. } = &mut self.desk.setup;
         let measure_from_ns = self.desk.plan.window.measure_from_ns;
         for storm in &manners.storms {
@@ -48,10 +53,6 @@ impl Engine {
                     continue;
                 }
                 client.session.leave_unmeasured();
-                if let Some(socket) = &client.socket {
-                    // A socket that is broken says so when it is read.
-                    let _ = socket.hold_little();
-                }
             }
             let clients = &self.clients;
             self.senders.retain(|local| clients.get(*local as usize).is_some_and(|client| !client.is_slow));

@@ -1,34 +1,30 @@
-//! One thread of clients: an epoll loop over non-blocking sockets. All state is data in two vectors; nothing is
-//! spawned, and an idle client costs a timer.
+//! One thread of clients, over sockets that a [`Carrier`] carries. All state is data in two vectors; nothing is spawned, and
+//! an idle client costs a timer and [`CLIENT_BYTES_MAX`].
 //!
 //! # Invariants
-//! - The clock is read once a turn. What is due by then is handed over before sockets are read, so the schedule does
-//!   not wait for the server.
-//! - A turn is bounded: [`SENDS_MAX`] messages, [`EVENTS_MAX`] sockets, and a bounded number of reads of each.
+//! - The clock is read once a turn. What is due by then is handed over before it is looked at what sockets brought, so the
+//!   schedule does not wait for the server.
+//! - A turn is bounded: [`SENDS_MAX`] messages and [`EVENTS_MAX`] events.
+//! - A client that has nothing to say owns no buffer.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use carillon_node::clock::Clock;
 use carillon_node::prng::Prng;
 use carillon_protocol::client::Wire;
 use carillon_protocol::websocket::{Opcode, append_client_frame, close_payload};
 use rkyv::util::AlignedVec;
-use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::io::Errno;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
 
+use super::carrier::{self, Carrier, INPUT_BYTES};
 use super::control::{Control, Phase, Plan};
-use super::socket::Socket;
+use super::inputs::Tokens;
 use crate::options::Mix;
 use crate::oracle::Ledger;
 use crate::scenario::Manners;
@@ -39,25 +35,42 @@ use crate::turn::{Text, Turn};
 
 mod connection;
 mod install;
+mod stage;
+
+use stage::Stage;
 
 /// An engine looks at least this often at what the main thread wants.
 pub(in crate::io) const LOOK_MS: u64 = 20;
 /// Messages handed over in one turn before sockets are looked at.
 const SENDS_MAX: usize = 1_000;
-/// Sockets looked at in one turn.
-const EVENTS_MAX: usize = 512;
+/// Events taken in one turn.
+const EVENTS_MAX: usize = 1_024;
 /// Everything of the schedule handed over this long after its end still counts as on time.
 const LATE_NS: u64 = 10_000_000;
-/// The timer's place among the sockets of epoll.
-const TIMER: u64 = u64::MAX;
+/// Heartbeats leave at multiples of this, so that those of a moment leave together.
+const GRID_NS: u64 = LOOK_MS * 1_000_000;
+/// Buffers that are kept for those who have something to say next; more than that were needed for a crowd.
+const SPARES_MAX: usize = 256;
+/// Larger ones are not kept.
+const SPARE_BYTES_MAX: usize = 64 * 1024;
+
+/// What a client takes here at most while it is idle.
+const CLIENT_BYTES_MAX: usize = 208;
+const _: () = assert!(size_of::<Client>() <= CLIENT_BYTES_MAX);
+const _: () = assert!(size_of::<Reverse<(u64, u32, Due)>>() <= 24);
 
 /// What an engine is made of.
-#[derive(Debug)]
 pub(in crate::io) struct Setup {
     pub(in crate::io) index: usize,
-    pub(in crate::io) threads: usize,
+    pub(in crate::io) engines: usize,
     pub(in crate::io) first_client: u32,
-    pub(in crate::io) tokens: Vec<String>,
+    pub(in crate::io) clients: u32,
+    pub(in crate::io) carrier: carrier::Choice,
+    pub(in crate::io) tokens: Arc<Tokens>,
+    /// Between the first dials of two clients, at least.
+    pub(in crate::io) open_every_ns: u64,
+    /// Clients between dialling and caught up, at most: a storm of our own making is not what is measured.
+    pub(in crate::io) opening_max: usize,
     pub(in crate::io) servers: Vec<SocketAddr>,
     pub(in crate::io) addresses_count: u32,
     pub(in crate::io) wire: Wire,
@@ -73,14 +86,14 @@ pub(in crate::io) struct Setup {
     pub(in crate::io) journal: Option<File>,
 }
 
-/// One client: its session, and the socket beneath when there is one.
+/// One client: its session, and how far its connection is.
 #[derive(Debug)]
 struct Client {
     session: Session,
-    socket: Option<Socket>,
+    stage: Stage,
+    /// What its socket is to be given.
     out: Vec<u8>,
-    out_at: usize,
-    /// Counts connections, so that what belongs to an old one is recognised.
+    /// Counts connections, so that a timer of an old one is recognised.
     generation: u32,
     /// Connections lost; after each it tries the next server.
     losses: u32,
@@ -93,7 +106,7 @@ struct Client {
     is_stopped: bool,
     is_dirty: bool,
     is_slow: bool,
-    come_back_ms: Option<u64>,
+    come_back_ms: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,7 +114,7 @@ enum Due {
     Connect,
     Opening(u32),
     Heartbeat(u32),
-    Retry(u64),
+    Retry(u32),
     /// A slow reader's pause is over.
     Read(u32),
     /// A storm cuts the connection.
@@ -109,7 +122,6 @@ enum Due {
 }
 
 /// What sessions are handed, beside their buffers.
-#[derive(Debug)]
 struct Desk {
     setup: Setup,
     plan: Arc<Plan>,
@@ -118,11 +130,15 @@ struct Desk {
     binary: AlignedVec<16>,
     text: Text,
     journal: Vec<u8>,
+    /// Buffers of those who have nothing more to say.
+    spares: Vec<Vec<u8>>,
     now_ns: u64,
 }
 
 impl Desk {
+    /// Surroundings for a client's session; whatever it says is marked, and flushed at the end of the turn.
     fn turn<'t>(&'t mut self, stats: &'t mut Stats, out: &'t mut Vec<u8>) -> Turn<'t> {
+        self.lend(out);
         Turn {
             now_ns: self.now_ns,
             roster: &self.plan.roster,
@@ -142,6 +158,23 @@ impl Desk {
             journal: self.setup.journal.is_some().then_some(&mut self.journal),
         }
     }
+
+    /// Lends a buffer to a client that has none.
+    fn lend(&mut self, out: &mut Vec<u8>) {
+        if out.capacity() == 0
+            && let Some(spare) = self.spares.pop()
+        {
+            *out = spare;
+        }
+    }
+
+    /// Takes the buffer of a client that has nothing more to say.
+    fn take_back(&mut self, out: &mut Vec<u8>) {
+        let spare = std::mem::take(out);
+        if self.spares.len() < SPARES_MAX && (1..=SPARE_BYTES_MAX).contains(&spare.capacity()) {
+            self.spares.push(spare);
+        }
+    }
 }
 
 pub(in crate::io) struct Engine {
@@ -153,24 +186,28 @@ pub(in crate::io) struct Engine {
     schedule: Option<Schedule>,
     has_begun: bool,
     has_sent_all: bool,
+    /// The first client that was not dialled yet.
+    unopened: u32,
+    /// When it may be.
+    open_at_ns: u64,
+    /// Those who wait to be dialled again.
     backlog: VecDeque<u32>,
     opening_count: usize,
     timers: BinaryHeap<Reverse<(u64, u32, Due)>>,
     dirty: Vec<u32>,
-    epoll: OwnedFd,
-    timer: OwnedFd,
+    carrier: Box<dyn Carrier>,
     scratch: AlignedVec<16>,
     input: Vec<u8>,
 }
 
 impl Engine {
+    /// For the calling thread.
     pub(in crate::io) fn new(control: Arc<Control>, setup: Setup, plan: Arc<Plan>) -> io::Result<Engine> {
-        let count = u32::try_from(setup.tokens.len()).unwrap_or(u32::MAX);
+        let (first_client, count) = (setup.first_client, setup.clients);
         let client = |local| Client {
-            session: Session::new(setup.first_client + local),
-            socket: None,
+            session: Session::new(first_client + local),
+            stage: Stage::Closed,
             out: Vec::new(),
-            out_at: 0,
             generation: 0,
             losses: 0,
             failures: 0,
@@ -183,9 +220,6 @@ impl Engine {
             is_slow: false,
             come_back_ms: None,
         };
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
         Ok(Engine {
             control,
             clients: (0..count).map(client).collect(),
@@ -193,22 +227,24 @@ impl Engine {
             schedule: None,
             has_begun: false,
             has_sent_all: false,
-            backlog: (0..count).collect(),
+            unopened: 0,
+            open_at_ns: Clock.now_ns(),
+            backlog: VecDeque::new(),
             opening_count: 0,
             timers: BinaryHeap::new(),
             dirty: Vec::new(),
-            epoll,
-            timer,
+            carrier: setup.carrier.open(count)?,
             scratch: AlignedVec::new(),
-            input: vec![0; connection::READ_BYTES],
+            input: vec![0; INPUT_BYTES],
             desk: Desk {
-                ledger: Ledger::new(plan.roster.clone(), setup.first_client, count),
+                ledger: Ledger::new(plan.roster.clone(), first_client, count),
                 plan,
                 setup,
                 json: Vec::new(),
                 binary: AlignedVec::new(),
                 text: Text::default(),
                 journal: Vec::new(),
+                spares: Vec::new(),
                 now_ns: 0,
             },
         })
@@ -216,15 +252,9 @@ impl Engine {
 
     /// Runs until the main thread says stop; returns the book.
     pub(in crate::io) fn run(mut self) -> io::Result<Ledger> {
-        let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS_MAX);
         let control = self.control.clone();
         loop {
-            let timeout = self.arm()?;
-            events.clear();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.carrier.wait(self.sleep())?;
             let mut stats = control.stats(self.desk.setup.index);
             self.desk.now_ns = Clock.now_ns();
             stats.row = self.desk.plan.window.row(self.desk.now_ns);
@@ -234,15 +264,10 @@ impl Engine {
                 self.write_journal(&mut stats);
                 return Ok(self.desk.ledger);
             }
-            self.install();
+            self.install(&mut stats);
             self.send_due(&mut stats);
             self.timers_due(&mut stats);
-            for event in &events {
-                let data = event.data.u64();
-                if data != TIMER {
-                    self.ready((data & 0xffff_ffff) as u32, (data >> 32) as u32, event.flags, &mut stats);
-                }
-            }
+            self.look(&mut stats);
             self.dial(&mut stats);
             self.flush(&mut stats);
             if phase == Phase::Deliver {
@@ -253,23 +278,17 @@ impl Engine {
         }
     }
 
-    /// Sets the timer to what is due next, to the nanosecond; epoll itself only knows milliseconds.
-    fn arm(&mut self) -> io::Result<Timespec> {
+    /// How long nothing is due, unless something happens.
+    fn sleep(&self) -> Duration {
         let now_ns = Clock.now_ns();
-        let look_ns = now_ns + LOOK_MS * 1_000_000;
-        let timer_ns = self.timers.peek().map_or(u64::MAX, |Reverse((due_ns, ..))| *due_ns);
-        let due_ns = self.next_send_ns().unwrap_or(u64::MAX).min(timer_ns);
-        if due_ns <= now_ns || !self.dirty.is_empty() {
-            return Ok(Timespec { tv_sec: 0, tv_nsec: 0 });
+        if !self.dirty.is_empty() {
+            return Duration::ZERO;
         }
-        let due_ns = due_ns.min(look_ns);
-        let it_value = Timespec {
-            tv_sec: i64::try_from(due_ns / 1_000_000_000).unwrap_or(i64::MAX),
-            tv_nsec: (due_ns % 1_000_000_000) as _,
-        };
-        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once)?;
-        Ok(Timespec { tv_sec: 0, tv_nsec: (2 * LOOK_MS * 1_000_000) as _ })
+        let timer_ns = self.timers.peek().map_or(u64::MAX, |Reverse((due_ns, ..))| *due_ns);
+        let send_ns = self.next_send_ns().unwrap_or(u64::MAX);
+        let open_ns = self.next_open_ns().unwrap_or(u64::MAX);
+        let due_ns = timer_ns.min(send_ns).min(open_ns).min(now_ns + LOOK_MS * 1_000_000);
+        Duration::from_nanos(due_ns.saturating_sub(now_ns))
     }
 
     fn next_send_ns(&self) -> Option<u64> {
@@ -377,23 +396,35 @@ impl Engine {
                         continue;
                     }
                     client.session.heartbeat(&mut self.desk.turn(stats, &mut client.out));
-                    let next = Due::Heartbeat(generation);
-                    self.timers.push(Reverse((self.desk.now_ns + interval_ns, local, next)));
+                    self.beat_in(local, interval_ns);
                     self.mark(local);
                 }
                 Due::Retry(n) => {
-                    client.session.retry(&mut self.desk.turn(stats, &mut client.out), n);
+                    client.session.retry(&mut self.desk.turn(stats, &mut client.out), u64::from(n));
                     self.mark(local);
                 }
-                Due::Read(generation) if generation == client.generation => {
-                    if let Err(error) = self.read_on(local) {
-                        self.lose(local, stats, &error.kind().to_string());
-                    }
-                }
-                Due::Cut if client.socket.is_some() => self.lose(local, stats, CUT_TROUBLE),
+                Due::Read(generation) if generation == client.generation => self.sip(local, stats),
+                Due::Cut if !matches!(client.stage, Stage::Closed) => self.lose(local, stats, CUT_TROUBLE),
                 Due::Opening(_) | Due::Heartbeat(_) | Due::Read(_) | Due::Cut => {}
             }
         }
+    }
+
+    /// The next heartbeat of a client, in so long or a little later.
+    fn beat_in(&mut self, local: u32, wait_ns: u64) {
+        let Some(client) = self.clients.get(local as usize) else { return };
+        let due_ns = (self.desk.now_ns + wait_ns).next_multiple_of(GRID_NS);
+        self.timers.push(Reverse((due_ns, local, Due::Heartbeat(client.generation))));
+    }
+
+    /// Looks at what happened to sockets.
+    fn look(&mut self, stats: &mut Stats) {
+        let mut input = std::mem::take(&mut self.input);
+        for _ in 0..EVENTS_MAX {
+            let Some((local, event)) = self.carrier.next(&mut input) else { break };
+            self.happened(local, event, &input, stats);
+        }
+        self.input = input;
     }
 
     /// Lets sessions fill their buffers, and sockets take them.
@@ -422,7 +453,7 @@ impl Engine {
 
     /// Says good-bye, as far as sockets take it.
     fn leave(&mut self, stats: &mut Stats) {
-        for local in 0..u32::try_from(self.clients.len()).unwrap_or(u32::MAX) {
+        for local in 0..self.desk.setup.clients {
             let Some(client) = self.clients.get_mut(local as usize).filter(|client| client.is_live) else {
                 continue;
             };
@@ -432,6 +463,7 @@ impl Engine {
             // Whoever does not take it finds out when the socket closes.
             let _ = self.write(local);
         }
+        let _ = self.carrier.wait(Duration::ZERO);
     }
 
     fn write_journal(&mut self, stats: &mut Stats) {
