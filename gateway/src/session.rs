@@ -33,7 +33,7 @@ use carillon_protocol::time::Time;
 
 pub(crate) use deliver::Delivery;
 pub(crate) use presence::State;
-pub(crate) use work::{Marks, ReadTo};
+pub(crate) use work::{Marks, ReadTo, Work};
 
 use crate::auth;
 use crate::common::Common;
@@ -44,7 +44,7 @@ use crate::tails::{Life, Moment};
 use catch_up::CatchingUp;
 use presence::Live;
 use register::{Cause, Peeking, Registering};
-use work::{Marked, Work};
+use work::Marked;
 
 /// See the module.
 #[derive(Debug)]
@@ -100,6 +100,11 @@ impl Session {
             live: None,
             frames_due: 0,
         }
+    }
+
+    /// What it has under way.
+    fn work(&mut self, common: &mut Common) -> &mut Work {
+        self.work.get_or_insert_with(|| common.spares.work())
     }
 
     /// Whose it is, once that is known.
@@ -395,7 +400,9 @@ impl Session {
         self.settle_typing(line, common);
         self.start_sync(line, common);
         self.advance(line, common);
-        self.work.take_if(|work| work.is_empty());
+        if let Some(idle) = self.work.take_if(|work| work.is_empty()) {
+            common.spares.keep_work(idle);
+        }
         let is_answered = self.work.as_ref().is_none_or(|work| work.asked.is_empty());
         if common.is_draining && is_answered {
             line.close(Close::Restart);
