@@ -88,6 +88,6 @@ impl Spares {
     }
 }
 
-fn has_room<T>(kept: &Vec<T>) -> bool {
+fn has_room<T>(kept: &[T]) -> bool {
     kept.len() < PIECES_MAX
 }

@@ -10,7 +10,6 @@ use crate::counting::{Taken, taken};
 use crate::rig::{Client, ROUTER, Rig, Up, deliver, live, send};
 
 const HERE: u64 = 9;
-const SENDER: u64 = 1;
 /// Messages until all memory is there that they need.
 const WARM_UP: u64 = 100;
 /// Messages that are counted.

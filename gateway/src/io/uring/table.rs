@@ -25,7 +25,7 @@ use crate::io::station::{Sent, Sockets, Station};
 use crate::turn::{ConnectionId, Input};
 
 /// Parcels that are kept for the next sends; more than that were needed for a crowd.
-const SPARE_PARCELS_MAX: usize = 1_024;
+const SPARE_PARCELS_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 struct Place {
@@ -63,6 +63,7 @@ impl Table {
         ring: Ring,
         door: Door,
         listener: TcpListener,
+        places_max: usize,
         hand_off: tokio::sync::mpsc::Sender<HandedOff>,
     ) -> std::io::Result<Table> {
         Ok(Table {
@@ -73,7 +74,7 @@ impl Table {
             now: Time(0),
             is_ipv4: listener.local_addr()?.is_ipv4(),
             listener,
-            places: Vec::new(),
+            places: Vec::with_capacity(places_max),
             touched: Vec::new(),
             unblocked: Vec::new(),
             received: BTreeMap::new(),
@@ -299,7 +300,7 @@ impl Table {
 
     fn spare(&mut self, mut parcel: Box<Parcel>) {
         parcel.empty();
-        if self.spare_parcels.len() < SPARE_PARCELS_MAX {
+        if self.spare_parcels.len() < SPARE_PARCELS_MAX && parcel.is_small() {
             self.spare_parcels.push(parcel);
         }
     }
