@@ -21,7 +21,7 @@ use carillon_node::exit::Fatal;
 use carillon_node::metrics::Registry;
 use carillon_node::signals::{SERVICE_READY, SERVICE_STOPPING, Signals, notify_service_manager};
 use carillon_node::tokens::KeyTable;
-use carillon_node::{listen, logging, random};
+use carillon_node::{listen, logging, memory, random};
 use carillon_protocol::ids::UserId;
 use carillon_router::io::{self as router_io, Tenure};
 use carillon_router::settings::Settings as RouterSettings;
@@ -43,6 +43,9 @@ use crate::{configure, greeting, token};
 /// # Errors
 /// Status 2 when the configuration cannot work, 74 when the store is damaged or its disk fails.
 pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
+    if tier == Tier::Gateway {
+        memory::take_small_pages();
+    }
     let format = config.text("log.format").unwrap_or_default();
     logging::init(logging::Format::of(format)?, config.text("log.level").unwrap_or_default())?;
     let gateway_settings = GatewaySettings::from_config(config)?;

@@ -18,6 +18,7 @@ use crate::limits::{Rate, Rates};
 use crate::owners::Owners;
 use crate::session::Marks;
 use crate::settings::Settings;
+use crate::spares::Spares;
 use crate::tails::{Moment, Tails};
 use crate::turn::Output;
 
@@ -40,6 +41,7 @@ pub(crate) struct Common {
     pub(crate) outputs: VecDeque<Output>,
     /// Scratch memory for archives.
     pub(crate) archive: AlignedVec,
+    pub(crate) spares: Spares,
     pub(crate) owners: Owners,
     pub(crate) marks: Marks,
     tails: BTreeMap<Peer, Tails>,
@@ -78,6 +80,7 @@ impl Common {
             counters: Counters::default(),
             outputs: VecDeque::new(),
             archive: AlignedVec::new(),
+            spares: Spares::default(),
             owners: Owners::default(),
             marks: Marks::default(),
             tails: BTreeMap::new(),
@@ -127,7 +130,9 @@ impl Common {
 
     /// Puts a frame on a lane.
     pub(crate) fn link(&mut self, router: Peer, frame: &impl LinkFrame) {
-        self.outputs.push_back(Output::Link { router, frame: frame.to_frame() });
+        let mut bytes = self.spares.frame();
+        frame.append_to(&mut bytes);
+        self.outputs.push_back(Output::Link { router, frame: bytes });
     }
 
     /// A number for a request that expects an answer: never 0, never used before in this epoch (F13).
@@ -145,15 +150,21 @@ impl Common {
     /// An idempotency key for a command that came without: a UUID of version 4 (RFC 9562 section 5.4), which the store
     /// packs into sixteen bytes.
     pub(crate) fn mint_client_msg_id(&mut self) -> String {
+        use std::fmt::Write as _;
+
         let high = (self.prng.next_u64() & !0xf000) | 0x4000;
         let low = (self.prng.next_u64() & !(0b11 << 62)) | (0b10 << 62);
-        format!(
+        let mut minted = self.spares.text("");
+        // Writing to memory does not fail.
+        let _ = write!(
+            minted,
             "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
             high >> 32,
             (high >> 16) & 0xffff,
             high & 0xffff,
             low >> 48,
             low & 0xffff_ffff_ffff
-        )
+        );
+        minted
     }
 }

@@ -25,6 +25,7 @@ mod roster;
 mod session;
 pub mod settings;
 pub mod shard;
+mod spares;
 mod tails;
 pub mod turn;
 mod wheel;

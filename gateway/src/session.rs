@@ -8,6 +8,22 @@
 //! - Per conversation, durable events leave as cursor + 1, cursor + 2, …; what this connection sent itself is filled by
 //!   its ack; a skip comes only after `behind` or `reset` (G6).
 //! - Who the client is comes from its token and nowhere else.
+//!
+//! # Budget
+//! What an idle connection takes of a gateway's memory (G13), all of it:
+//!
+//! | what | bytes | held by |
+//! |---|---|---|
+//! | itself: its line and outbox, decoder, session and limiter | 256 | `shard/connection.rs` |
+//! | the name of its device | 8 to 64 | its length |
+//! | a place among the shard's connections, and as much for growing | 8 to 16 | `shard/table.rs` |
+//! | its user in the roster, and the places that the map keeps free | 29 to 57 | `roster.rs` |
+//! | its entry in the wheel, and room for another | 16 to 32 | `wheel.rs` |
+//! | a place in the ring's table, and one for a send | 20 | `io/uring/table.rs` |
+//!
+//! What it has under way, whom it watches, where it types, what it did wrong, what it still has to be brought: each is behind a
+//! pointer that is empty while there is none of it. What a message needs on its way is kept by the shard for the next one
+//! (`spares.rs`). A shard itself takes 3 MB, most of it receive buffers and the rings of its lanes.
 
 mod catch_up;
 mod deliver;
@@ -33,7 +49,7 @@ use carillon_protocol::time::Time;
 
 pub(crate) use deliver::Delivery;
 pub(crate) use presence::State;
-pub(crate) use work::{Marks, ReadTo};
+pub(crate) use work::{Marks, ReadTo, Work};
 
 use crate::auth;
 use crate::common::Common;
@@ -44,7 +60,7 @@ use crate::tails::{Life, Moment};
 use catch_up::CatchingUp;
 use presence::Live;
 use register::{Cause, Peeking, Registering};
-use work::{Marked, Work};
+use work::Marked;
 
 /// See the module.
 #[derive(Debug)]
@@ -100,6 +116,11 @@ impl Session {
             live: None,
             frames_due: 0,
         }
+    }
+
+    /// What it has under way.
+    fn work(&mut self, common: &mut Common) -> &mut Work {
+        self.work.get_or_insert_with(|| common.spares.work())
     }
 
     /// Whose it is, once that is known.
@@ -395,7 +416,9 @@ impl Session {
         self.settle_typing(line, common);
         self.start_sync(line, common);
         self.advance(line, common);
-        self.work.take_if(|work| work.is_empty());
+        if let Some(idle) = self.work.take_if(|work| work.is_empty()) {
+            common.spares.keep_work(idle);
+        }
         let is_answered = self.work.as_ref().is_none_or(|work| work.asked.is_empty());
         if common.is_draining && is_answered {
             line.close(Close::Restart);

@@ -176,6 +176,11 @@ impl Shard {
         self.connections.get(connection).into_iter().flat_map(|connection| connection.line.outbox.pending())
     }
 
+    /// Takes back the memory of a frame that is on its lane ([`Output::Link`]), for another one.
+    pub fn keep_frame(&mut self, frame: AlignedVec) {
+        self.common.spares.keep_frame(frame);
+    }
+
     /// What was counted so far.
     #[must_use]
     pub fn counters(&self) -> Counters {

@@ -151,7 +151,8 @@ pub enum Output {
         /// Everything received so far.
         received: Vec<u8>,
     },
-    /// Put a frame on the lane to a router.
+    /// Put a frame on the lane to a router. Its memory may be given back afterwards:
+    /// [`Shard::keep_frame`](crate::shard::Shard::keep_frame).
     Link {
         /// Which.
         router: Peer,

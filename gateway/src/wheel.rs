@@ -19,6 +19,9 @@ const _: () = assert!(SLOTS_COUNT.is_multiple_of(WORD_BITS) && SLOTS_COUNT.is_po
 
 type Entry = (ConnectionId, Time);
 
+/// G13: what a connection takes here; it has one entry. Those of a slot lie in one piece, up to half of which is free.
+const _: () = assert!(size_of::<Entry>() <= 16);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Wheel {

@@ -6,6 +6,7 @@
 //! - [`metrics`]: counters that cost one thread a plain addition, merged when somebody asks.
 //! - [`admin`]: `/livez`, `/readyz`, `/metrics` on a port of their own.
 //! - [`logging`], [`signals`], [`listen`], [`exit`]: how a process speaks, ends, and opens its doors.
+//! - [`memory`]: in which pages a process takes its memory.
 //! - [`clock`], [`random`]: time and chance from the outside world; [`prng`]: chance that can be repeated; [`rates`]: how
 //!   much is too much.
 //!
@@ -25,6 +26,7 @@ pub mod config;
 pub mod exit;
 pub mod listen;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod prng;
 pub mod random;

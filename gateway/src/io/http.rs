@@ -312,7 +312,7 @@ impl Machine {
         while let Some(output) = self.rest.poll_output() {
             match output {
                 rest::Output::Response { ticket, response } => self.answer(ticket, response),
-                rest::Output::Link { router, frame } => self.rest_lanes.send(router, frame),
+                rest::Output::Link { router, frame } => drop(self.rest_lanes.send(router, frame)),
                 rest::Output::CloseLane { router } => self.rest_lanes.close(router),
                 // The connections end with their last response, and the machine with them.
                 rest::Output::Drained => {}
@@ -341,7 +341,7 @@ impl Machine {
                 pump::Output::End { stream } => {
                     self.streams.remove(&stream);
                 }
-                pump::Output::Link { router, frame } => self.pumps_lanes.send(router, frame),
+                pump::Output::Link { router, frame } => drop(self.pumps_lanes.send(router, frame)),
                 pump::Output::CloseLane { router } => self.pumps_lanes.close(router),
                 pump::Output::Meet { address } => self.pumps_lanes.meet(&address),
                 pump::Output::Part { router } => self.pumps_lanes.part(router),

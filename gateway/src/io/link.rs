@@ -46,20 +46,21 @@ struct Lane {
 }
 
 impl Lane {
-    fn send(&mut self, frame: AlignedVec) {
+    fn send(&mut self, frame: AlignedVec) -> Option<AlignedVec> {
         if self.backlog.is_empty() {
             match self.end.send(&frame) {
-                Ok(()) => return,
+                Ok(()) => return Some(frame),
                 Err(SendError::Full) => {}
                 Err(SendError::Closed | SendError::TooLarge) => {
                     self.is_broken = true;
-                    return;
+                    return Some(frame);
                 }
             }
         }
         self.backlog_bytes += frame.len();
         self.backlog.push_back(frame);
         self.is_broken |= self.backlog_bytes > BACKLOG_BYTES_MAX;
+        None
     }
 
     fn unload(&mut self) {
@@ -160,10 +161,12 @@ impl Lanes {
         self.uplinks.part(peer);
     }
 
-    /// Sends a frame. Without a lane it is dropped: the shard has heard `LaneDown`, or will before the next turn.
-    pub fn send(&mut self, peer: Peer, frame: AlignedVec) {
-        if let Some(lane) = self.lanes.get_mut(&peer) {
-            lane.send(frame);
+    /// Sends a frame, and gives its memory back unless it has to wait. Without a lane it is dropped: the shard has heard
+    /// `LaneDown`, or will before the next turn.
+    pub fn send(&mut self, peer: Peer, frame: AlignedVec) -> Option<AlignedVec> {
+        match self.lanes.get_mut(&peer) {
+            Some(lane) => lane.send(frame),
+            None => Some(frame),
         }
     }
 

@@ -94,7 +94,11 @@ impl Station {
                     std::thread::yield_now();
                 }
                 Output::Flush { connection } => self.flush(connection, sockets),
-                Output::Link { router, frame } => self.lanes.send(router, frame),
+                Output::Link { router, frame } => {
+                    if let Some(frame) = self.lanes.send(router, frame) {
+                        self.shard.keep_frame(frame);
+                    }
+                }
                 Output::CloseLane { router } => self.lanes.close(router),
                 Output::Meet { address } => self.lanes.meet(&address),
                 Output::Part { router } => self.lanes.part(router),

@@ -50,7 +50,7 @@ pub(super) fn run(sizes: Sizes, parts: Parts) -> std::io::Result<()> {
     let ring = Ring::new(sizes, u32::try_from(places_count).unwrap_or(u32::MAX)).map_err(|error| {
         std::io::Error::new(error.kind(), format!("no ring of {sizes:?} with {places_count} places: {error}"))
     })?;
-    let mut table = Table::new(ring, Door::new(connections_max), listener, hand_off)?;
+    let mut table = Table::new(ring, Door::new(connections_max), listener, places_count, hand_off)?;
     table.ring.watch(doorbell.as_fd());
     let mut completions = Vec::with_capacity(COMPLETIONS_PER_TURN_MAX);
     let mut is_draining = false;

@@ -67,7 +67,7 @@ impl Session {
             && !self.is_paged(conversation, seq)
             && self.is_filled(conversation, seq, event, request, false, line, common)
         {
-            self.work.get_or_insert_default().early.add(conversation, seq);
+            self.work(common).early.add(conversation, seq);
         }
     }
 
@@ -113,7 +113,7 @@ impl Session {
             Stage::Live(_) => Way::Live,
         };
         match way {
-            Way::Later if is_filled => self.work.get_or_insert_default().early.add(conversation, seq),
+            Way::Later if is_filled => self.work(common).early.add(conversation, seq),
             Way::Later => {}
             Way::Live => {
                 let ahead = self.work.as_ref().and_then(|work| work.ahead_of(conversation));

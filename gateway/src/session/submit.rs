@@ -38,7 +38,7 @@ impl Session {
             conversation: message.conversation,
             message_type: message.message_type as u8,
             encoding: message.encoding as u8,
-            content: message.content.into_owned(),
+            content: common.spares.text(&message.content),
             media_url: message.media_url.map(Cow::into_owned),
             reply_to: message.reply_to,
         };
@@ -77,30 +77,31 @@ impl Session {
             user: self.user,
             said_after: Vec::new(),
             client_msg_id: match client_msg_id {
-                Some(given) => given.into_owned(),
+                Some(given) => common.spares.text(&given),
                 None => common.mint_client_msg_id(),
             },
             command,
         };
-        self.ask(id, Durable::Submit { submit: Box::new(submit), is_minted }, common);
+        let submit = common.spares.boxed(submit);
+        self.ask(id, Durable::Submit { submit, is_minted }, common);
     }
 
     /// A watermark of this device. Without an `id` nobody waits for it: it is merged with others of the turn.
     pub(super) fn mark(&mut self, id: Option<FrameId>, marked: Marked, line: &Line, common: &mut Common) {
         if id.is_none() {
-            self.work.get_or_insert_default().mark(marked);
+            self.work(common).mark(marked);
             return;
         }
-        let receipt = self.receipt(marked, line);
+        let receipt = self.receipt(marked, line, common);
         self.ask(id, Durable::Receipt(receipt), common);
     }
 
-    fn receipt(&self, marked: Marked, line: &Line) -> Receipt {
+    fn receipt(&self, marked: Marked, line: &Line, common: &mut Common) -> Receipt {
         Receipt {
             session: line.id.as_u64(),
             request: 0,
             user: self.user,
-            device: self.device.to_string(),
+            device: common.spares.text(&self.device),
             conversation: marked.conversation,
             delivered_seq: marked.delivered_seq,
             read_seq: marked.read_seq,
@@ -110,18 +111,16 @@ impl Session {
     /// Sends the watermarks of the turn. Those whose conversation has no owner that can be reached wait, and merge on.
     pub(super) fn flush_receipts(&mut self, line: &Line, common: &mut Common) {
         let Some(work) = self.work.as_mut().filter(|work| !work.receipts.is_empty()) else { return };
-        let (away, sent): (Vec<_>, Vec<_>) = std::mem::take(&mut work.receipts)
-            .into_iter()
-            .map(|marked| (marked, common.owners.route_of_conversation(marked.conversation)))
-            .partition(|(_, route)| route.is_none());
-        work.receipts = away.into_iter().map(|(marked, _)| marked).collect();
-        for (marked, route) in sent {
-            let receipt = self.receipt(marked, line);
-            if let Some(route) = route {
-                common.link(route.router, &receipt);
-                common.marks.sent(line.id, marked, route);
-            }
-        }
+        let mut receipts = std::mem::take(&mut work.receipts);
+        receipts.retain(|marked| {
+            let Some(route) = common.owners.route_of_conversation(marked.conversation) else { return true };
+            let receipt = self.receipt(*marked, line, common);
+            common.link(route.router, &receipt);
+            common.spares.keep_text(receipt.device);
+            common.marks.sent(line.id, *marked, route);
+            false
+        });
+        self.work(common).receipts = receipts;
     }
 
     /// A router does not own a slot that a watermark was about for which nobody waits: those that went there are sent to
@@ -137,7 +136,7 @@ impl Session {
         let mut asked =
             Asked { request: 0, route: None, attempts: 0, id, at: common.now, reset_seq: 0, what };
         asked.put(Vec::new(), common);
-        self.work.get_or_insert_default().asked.push_back(asked);
+        self.work(common).asked.push_back(asked);
     }
 
     /// What is unanswered, and was asked in a way that is `meant`, is unknown.
@@ -208,11 +207,12 @@ impl Session {
                 // What an earlier command did comes as an event, or came; what a reset covers the client fetches.
                 let duplicate = frame.duplicate || (!frame.unchanged && seq <= asked.reset_seq);
                 if !duplicate && !frame.unchanged {
-                    self.work.get_or_insert_default().early.add(conversation, seq);
+                    self.work(common).early.add(conversation, seq);
                 }
                 let event = MessageId(frame.id.to_native());
                 let answer = Answer { id: asked.id, is_minted, duplicate };
                 answer.say(conversation, seq, event, &submit, line, common);
+                common.spares.keep_submit(submit);
             }
             Durable::Receipt(receipt) => {
                 let done = Done {
@@ -288,6 +288,7 @@ impl Session {
         if let Durable::Submit { submit, is_minted } = asked.what {
             let answer = Answer { id: asked.id, is_minted, duplicate };
             answer.say(conversation, seq, event.id, &submit, line, common);
+            common.spares.keep_submit(submit);
         }
         true
     }

@@ -18,9 +18,12 @@ pub(super) const EARLY_MAX: usize = 1_024;
 /// more, or a count of unread messages is old until the next one or a look at the list.
 pub(super) const RECEIPTS_MAX: usize = 1_024;
 
-/// See the module.
+/// Entries of a list that is kept for other sessions.
+const FEW: usize = 8;
+
+/// See the module. What is in it is the session's alone; others keep it while it is empty.
 #[derive(Debug, Default)]
-pub(super) struct Work {
+pub(crate) struct Work {
     /// Commands without an answer, in the order they came.
     pub(super) asked: VecDeque<Asked>,
     /// Positions that an ack has filled before their event passed.
@@ -149,6 +152,19 @@ impl Work {
             && self.syncs.is_empty()
             && self.receipts.is_empty()
             && self.reads.is_empty()
+    }
+
+    /// Whether it holds no more memory than a session needs that has a few things under way.
+    pub(crate) fn is_small(&self) -> bool {
+        let capacities = [
+            self.asked.capacity(),
+            self.early.0.capacity(),
+            self.ahead.capacity(),
+            self.syncs.capacity(),
+            self.receipts.capacity(),
+            self.reads.capacity(),
+        ];
+        capacities.iter().all(|capacity| *capacity <= FEW)
     }
 
     /// Whether so much is under way that the client has to wait (`limits.inflight`).

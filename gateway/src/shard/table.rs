@@ -3,6 +3,9 @@
 use super::connection::Connection;
 use crate::turn::ConnectionId;
 
+/// G13: what a connection takes here, beside itself.
+const _: () = assert!(size_of::<Option<Box<Connection>>>() == 8);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Table {

@@ -101,7 +101,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            ring_bytes: 1024 * 1024,
+            ring_bytes: 512 * 1024,
             keep_alive: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(3),
             jitter_seed: 0,

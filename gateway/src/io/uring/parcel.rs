@@ -12,6 +12,8 @@ use super::ring;
 const PIECES_MAX: usize = 64;
 /// Bytes up to which several payloads are copied together: about what [`PIECES_MAX`] acks take.
 const GATHERED_BYTES_MAX: usize = 16_384;
+/// Room for copies that a parcel keeps while it waits for the next send: a dozen acks.
+const SMALL_BYTES_MAX: usize = 4_096;
 
 /// See the module.
 pub(super) struct Parcel {
@@ -65,6 +67,11 @@ impl Parcel {
         self.gathered.clear();
         self.slices.clear();
         self.bytes = 0;
+    }
+
+    /// Whether it holds little memory while it is empty.
+    pub(super) fn is_small(&self) -> bool {
+        self.gathered.capacity() <= SMALL_BYTES_MAX
     }
 
     /// Bytes of all payloads.

@@ -127,7 +127,8 @@ impl Ring {
         Ok(Ring {
             uring,
             pool,
-            parcels: Vec::new(),
+            // Not in memory before there are so many: better than growing, which leaves all earlier ones behind.
+            parcels: Vec::with_capacity(descriptors_max as usize),
             names: BTreeMap::new(),
             borrows_count: 0,
             backlog: VecDeque::new(),

@@ -25,7 +25,7 @@ use crate::io::station::{Sent, Sockets, Station};
 use crate::turn::{ConnectionId, Input};
 
 /// Parcels that are kept for the next sends; more than that were needed for a crowd.
-const SPARE_PARCELS_MAX: usize = 1_024;
+const SPARE_PARCELS_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 struct Place {
@@ -33,6 +33,9 @@ struct Place {
     socket: Socket,
     is_touched: bool,
 }
+
+/// G13: what a connection takes here, whatever happens to it.
+const _: () = assert!(size_of::<Place>() <= 12);
 
 /// See the module.
 pub(super) struct Table {
@@ -60,6 +63,7 @@ impl Table {
         ring: Ring,
         door: Door,
         listener: TcpListener,
+        places_max: usize,
         hand_off: tokio::sync::mpsc::Sender<HandedOff>,
     ) -> std::io::Result<Table> {
         Ok(Table {
@@ -70,7 +74,7 @@ impl Table {
             now: Time(0),
             is_ipv4: listener.local_addr()?.is_ipv4(),
             listener,
-            places: Vec::new(),
+            places: Vec::with_capacity(places_max),
             touched: Vec::new(),
             unblocked: Vec::new(),
             received: BTreeMap::new(),
@@ -217,14 +221,17 @@ impl Table {
 
     /// Sends on where a send was completed: what came meanwhile, and what it left.
     pub(super) fn send_on(&mut self, station: &mut Station) {
-        for connection in std::mem::take(&mut self.unblocked) {
+        // Taken out for as long as it is gone through: flushing completes nothing, so nobody is added meanwhile.
+        let mut unblocked = std::mem::take(&mut self.unblocked);
+        for connection in unblocked.drain(..) {
             station.flush(connection, self);
         }
+        self.unblocked = unblocked;
     }
 
     /// Asks the ring for everything that this turn came to.
     pub(super) fn ask(&mut self) {
-        for slot in std::mem::take(&mut self.touched) {
+        for slot in self.touched.drain(..) {
             let Some(place) = self.places.get_mut(slot as usize) else { continue };
             place.is_touched = false;
             while let Some(step) = place.socket.next() {
@@ -293,7 +300,7 @@ impl Table {
 
     fn spare(&mut self, mut parcel: Box<Parcel>) {
         parcel.empty();
-        if self.spare_parcels.len() < SPARE_PARCELS_MAX {
+        if self.spare_parcels.len() < SPARE_PARCELS_MAX && parcel.is_small() {
             self.spare_parcels.push(parcel);
         }
     }
