@@ -10,11 +10,11 @@ use carillon_node::tokens::KeyTable;
 use carillon_protocol::frame::LinkFrame;
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::time::{Time, WallMs};
-use rkyv::util::AlignedVec;
 
 use crate::counters::Counters;
 use crate::hash::IdMap;
 use crate::limits::{Rate, Rates};
+use crate::line::Scratch;
 use crate::owners::Owners;
 use crate::session::Marks;
 use crate::settings::Settings;
@@ -39,8 +39,7 @@ pub(crate) struct Common {
     pub(crate) device_rates: Rates<(UserId, Box<str>)>,
     pub(crate) connection_rate: Option<Rate>,
     pub(crate) outputs: VecDeque<Output>,
-    /// Scratch memory for archives.
-    pub(crate) archive: AlignedVec,
+    pub(crate) scratch: Scratch,
     pub(crate) spares: Spares,
     pub(crate) owners: Owners,
     pub(crate) marks: Marks,
@@ -79,7 +78,7 @@ impl Common {
             prng: Prng::new(seed),
             counters: Counters::default(),
             outputs: VecDeque::new(),
-            archive: AlignedVec::new(),
+            scratch: Scratch::default(),
             spares: Spares::default(),
             owners: Owners::default(),
             marks: Marks::default(),

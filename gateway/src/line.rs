@@ -13,8 +13,8 @@ use crate::counters::Shared;
 use crate::outbox::Outbox;
 use crate::turn::ConnectionId;
 
-/// Bytes that most frames fit; larger ones grow their buffer.
-const FRAME_BYTES_HINT: usize = 320;
+/// Scratch memory that is kept for the next frame: every frame but a page of large messages fits.
+const SCRATCH_BYTES_MAX: usize = 64 << 10;
 
 /// See the module.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Line {
 
     /// Says something that answers the client or that it cannot do without.
     pub(crate) fn say(&mut self, common: &mut Common, frame: &ServerFrame<'_>) {
-        let bytes = encode(self.wire, frame, &mut common.archive);
+        let bytes = encode(self.wire, frame, &mut common.scratch);
         common.counters.said(frame);
         self.answer(common, bytes);
     }
@@ -97,7 +97,7 @@ impl Line {
 
     /// A frame as this client reads it.
     pub(crate) fn encode(&self, common: &mut Common, frame: &ServerFrame<'_>) -> Bytes {
-        encode(self.wire, frame, &mut common.archive)
+        encode(self.wire, frame, &mut common.scratch)
     }
 
     /// A frame that others get too: encoded once for each wire.
@@ -109,7 +109,7 @@ impl Line {
     ) -> Bytes {
         let place = usize::from(self.wire == Wire::Rkyv);
         match encoded.get_mut(place) {
-            Some(bytes) => bytes.get_or_insert_with(|| encode(self.wire, frame, &mut common.archive)).clone(),
+            Some(bytes) => bytes.get_or_insert_with(|| encode(self.wire, frame, &mut common.scratch)).clone(),
             None => self.encode(common, frame),
         }
     }
@@ -132,13 +132,26 @@ impl Line {
     }
 }
 
-/// A frame as it goes out, WebSocket header included. `archive` is scratch memory.
-pub(crate) fn encode(wire: Wire, frame: &ServerFrame<'_>, archive: &mut AlignedVec) -> Bytes {
+/// Memory that frames are written into, one after the other, before they are as long as they are.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    text: Vec<u8>,
+    archive: AlignedVec,
+}
+
+/// A frame as it goes out, WebSocket header included.
+pub(crate) fn encode(wire: Wire, frame: &ServerFrame<'_>, scratch: &mut Scratch) -> Bytes {
     match wire {
         Wire::Json => {
-            websocket::server_frame_with(Opcode::Text, FRAME_BYTES_HINT, |out| json::encode(frame, out))
+            let Scratch { text, .. } = scratch;
+            let bytes = websocket::server_frame_with(Opcode::Text, text, |out| json::encode(frame, out));
+            if text.capacity() > SCRATCH_BYTES_MAX {
+                *text = Vec::new();
+            }
+            bytes
         }
         Wire::Rkyv => {
+            let Scratch { archive, .. } = scratch;
             archive.clear();
             binary::encode(frame, archive);
             Bytes::from(websocket::server_frame(Opcode::Binary, archive))

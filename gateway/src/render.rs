@@ -10,9 +10,8 @@ use carillon_protocol::frame::{ArchivedMark, ArchivedPage, ArchivedReacted};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::limits::PAGE_BYTES_MAX;
 use carillon_protocol::record::{Body, Event, Message};
-use rkyv::util::AlignedVec;
 
-use crate::line::encode;
+use crate::line::{Scratch, encode};
 
 /// An event as `viewer` sees it. `marks` are the other members' watermarks, as far as they are known: without them, and
 /// in groups where members are only counted, a message of one's own stays `sent`.
@@ -153,12 +152,12 @@ pub(crate) fn status(seq: Seq, marks: &[ReceiptView]) -> Status {
 pub(crate) fn batch<'a>(
     wire: Wire,
     mut batch: SyncBatch<'a>,
-    archive: &mut AlignedVec,
+    scratch: &mut Scratch,
 ) -> (Bytes, Option<SyncBatch<'a>>) {
     let mut rest: Option<SyncBatch<'a>> = None;
     loop {
         let frame = ServerFrame::SyncBatch(batch);
-        let bytes = encode(wire, &frame, archive);
+        let bytes = encode(wire, &frame, scratch);
         let ServerFrame::SyncBatch(encoded) = frame else { return (bytes, rest) };
         batch = encoded;
         let count = batch.events.len();

@@ -11,6 +11,9 @@ pub const HEADER_BYTES: usize = 8;
 /// Alignment of every frame and of every archive inside it.
 pub const ALIGN: usize = 8;
 
+/// Room for the frame of a message of ordinary length.
+const FRAME_BYTES_HINT: usize = 512;
+
 /// A decoded header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -98,6 +101,10 @@ where
 {
     debug_assert_eq!(out.len() % ALIGN, 0);
     let start = out.len();
+    if out.capacity() == 0 {
+        // At once what it would grow to step by step.
+        out.reserve(FRAME_BYTES_HINT);
+    }
     out.extend_from_slice(&[0; HEADER_BYTES]);
     // Archives are position-independent (relative pointers), so one may be written at any aligned place.
     *out = rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(value, std::mem::take(out))

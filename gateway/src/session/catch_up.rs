@@ -366,7 +366,7 @@ impl Session {
                     receipts,
                 });
                 while let Some(batch) = rest {
-                    let (bytes, cut) = render::batch(line.wire, batch, &mut common.archive);
+                    let (bytes, cut) = render::batch(line.wire, batch, &mut common.scratch);
                     common.counters.said_shared(Shared::SyncBatch);
                     line.answer(common, bytes);
                     rest = cut;

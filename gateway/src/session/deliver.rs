@@ -6,7 +6,6 @@ use carillon_protocol::client::{ServerFrame, Wire};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
 use carillon_protocol::reason::Close;
 use carillon_protocol::record::{Body, Event};
-use rkyv::util::AlignedVec;
 
 use super::catch_up::{Reset, Way};
 use super::joining::Joining;
@@ -15,7 +14,7 @@ use super::work::ReadTo;
 use super::{Session, Stage};
 use crate::common::Common;
 use crate::counters::Shared;
-use crate::line::{Line, encode};
+use crate::line::{Line, Scratch, encode};
 use crate::render;
 
 /// One event on its way to everybody of this shard who hears it. Encoded once for each encoding, and once more for the
@@ -40,13 +39,13 @@ pub(crate) struct Delivery<'a> {
 }
 
 impl Delivery<'_> {
-    fn bytes(&mut self, wire: Wire, viewer: UserId, archive: &mut AlignedVec) -> Bytes {
+    fn bytes(&mut self, wire: Wire, viewer: UserId, scratch: &mut Scratch) -> Bytes {
         let is_own = viewer == self.event.sender;
         let place = usize::from(wire == Wire::Rkyv) * 2 + usize::from(is_own);
         let (conversation, seq, head_seq, event) = (self.conversation, self.seq, self.head_seq, &self.event);
         let mut encode_it = || {
             let frame = render::event_frame(conversation, seq, head_seq, event, viewer, &[]);
-            encode(wire, &ServerFrame::Event(frame), archive)
+            encode(wire, &ServerFrame::Event(frame), scratch)
         };
         match self.encoded.get_mut(place) {
             Some(encoded) => encoded.get_or_insert_with(encode_it).clone(),
@@ -148,7 +147,7 @@ impl Session {
                     self.overflow(conversation, seq, head_seq, line, common);
                     return;
                 }
-                let bytes = delivery.bytes(line.wire, self.user, &mut common.archive);
+                let bytes = delivery.bytes(line.wire, self.user, &mut common.scratch);
                 if line.push(common, bytes, Shared::Event) {
                     let since_commit_ms = common.wall.0.saturating_sub(delivery.event.id.created_at().0);
                     common.counters.event_live(since_commit_ms);
@@ -182,7 +181,7 @@ impl Session {
             return;
         }
         let place = usize::from(line.wire == Wire::Rkyv);
-        let mut encode_it = || encode(line.wire, frame, &mut common.archive);
+        let mut encode_it = || encode(line.wire, frame, &mut common.scratch);
         let bytes = match bytes.get_mut(place) {
             Some(bytes) => bytes.get_or_insert_with(encode_it).clone(),
             None => encode_it(),
@@ -207,7 +206,7 @@ impl Session {
         }
         let ReadTo { conversation, read_seq, unread_count } = read;
         let frame = ServerFrame::ReadSync { conversation, read_seq, unread_count };
-        let bytes = encode(line.wire, &frame, &mut common.archive);
+        let bytes = encode(line.wire, &frame, &mut common.scratch);
         if !line.push(common, bytes, Shared::ReadSync) {
             self.work.get_or_insert_default().keep_read(read);
         }

@@ -123,7 +123,7 @@ impl Session {
         common.counters.events_paged += events.len() as u64;
         let has_more = page.has_more;
         let batch = SyncBatch { id, conversation, events, from_seq, to_seq, head_seq, has_more, receipts };
-        let (bytes, cut) = render::batch(line.wire, batch, &mut common.archive);
+        let (bytes, cut) = render::batch(line.wire, batch, &mut common.scratch);
         common.counters.said_shared(Shared::SyncBatch);
         line.answer(common, bytes);
         if cut.is_none() && !has_more && to_seq >= head_seq {

@@ -13,6 +13,7 @@ mod id;
 mod read;
 mod server;
 pub mod shape;
+mod write;
 
 pub use command::encode_command;
 pub use fields::{is_repetitive, is_too_deep};
@@ -105,5 +106,17 @@ pub fn error_body(refusal: &Refusal, request_id: &str, out: &mut Vec<u8>) {
 }
 
 fn write(out: &mut Vec<u8>, value: &impl Serialize) {
-    serde_json::to_writer(out, value).expect("structs with named fields always serialise into memory");
+    value.serialize(&mut write::Writer { out }).expect("our shapes hold kinds of values that are written");
+}
+
+/// How many bytes there are before the first that does not stand for itself inside a text: a quote, a backslash or a
+/// control character.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    /// Bytes that are looked at together: the compiler makes a few instructions of it.
+    const STRIDE: usize = 16;
+    let is_plain = |byte: &u8| (*byte >= 0x20) & (*byte != b'"') & (*byte != b'\\');
+    let (strides, _) = bytes.as_chunks::<STRIDE>();
+    let are_plain = |stride: &&[u8; STRIDE]| stride.iter().fold(true, |all, byte| all & is_plain(byte));
+    let front = strides.iter().take_while(are_plain).count() * STRIDE;
+    front + bytes.iter().skip(front).take_while(|byte| is_plain(byte)).count()
 }

@@ -51,24 +51,21 @@ pub fn server_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// One frame of a server whose payload is written in place, to be shared by many connections. `payload_bytes_hint` is
-/// how much room is made at once; `write` appends to what it is given and removes nothing.
+/// One frame of a server, to be shared by many connections: its payload is written once, into `scratch`, whose memory
+/// serves the next frame as well, and the frame takes no more than its bytes. `write` appends to what it is given and
+/// removes nothing.
 #[must_use]
-pub fn server_frame_with(
-    opcode: Opcode,
-    payload_bytes_hint: usize,
-    write: impl FnOnce(&mut Vec<u8>),
-) -> Bytes {
-    let mut out = Vec::with_capacity(SERVER_HEADER_BYTES_MAX + payload_bytes_hint);
-    out.resize(SERVER_HEADER_BYTES_MAX, 0);
-    write(&mut out);
-    assert!(out.len() >= SERVER_HEADER_BYTES_MAX, "the writer of a payload appends");
+pub fn server_frame_with(opcode: Opcode, scratch: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    scratch.clear();
+    scratch.resize(SERVER_HEADER_BYTES_MAX, 0);
+    write(scratch);
+    assert!(scratch.len() >= SERVER_HEADER_BYTES_MAX, "the writer of a payload appends");
     let mut header = [0; HEADER_BYTES_MAX];
-    let header_bytes = encode_header(&mut header, opcode, out.len() - SERVER_HEADER_BYTES_MAX, None);
+    let header_bytes = encode_header(&mut header, opcode, scratch.len() - SERVER_HEADER_BYTES_MAX, None);
     // The header ends where the payload begins; what is left over in front of it is cut off.
     let start = SERVER_HEADER_BYTES_MAX - header_bytes;
-    out[start..SERVER_HEADER_BYTES_MAX].copy_from_slice(&header[..header_bytes]);
-    Bytes::from(out).slice(start..)
+    scratch[start..SERVER_HEADER_BYTES_MAX].copy_from_slice(&header[..header_bytes]);
+    Bytes::copy_from_slice(&scratch[start..])
 }
 
 /// Appends one frame of a server.
@@ -123,6 +120,7 @@ mod tests {
 
     #[test]
     fn lengths_take_their_shortest_form() {
+        let mut scratch = Vec::new();
         let cases = [
             (0, vec![0x82, 0]),
             (125, vec![0x82, 125]),
@@ -135,7 +133,8 @@ mod tests {
             let header_bytes = encode_header(&mut out, Opcode::Binary, payload_bytes, None);
             assert_eq!(&out[..header_bytes], expected, "{payload_bytes} bytes");
             let payload = vec![7; payload_bytes];
-            let shared = server_frame_with(Opcode::Binary, 0, |out| out.extend_from_slice(&payload));
+            let shared =
+                server_frame_with(Opcode::Binary, &mut scratch, |out| out.extend_from_slice(&payload));
             assert_eq!(shared, server_frame(Opcode::Binary, &payload), "{payload_bytes} bytes");
         }
     }

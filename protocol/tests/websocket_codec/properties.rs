@@ -235,14 +235,15 @@ fn what_we_encode_we_and_tungstenite_decode() {
     let sent = prop::collection::vec((length, any::<u8>(), any::<[u8; 4]>()), 1..4);
     TestRunner::new(config(40))
         .run(&(role(), sent), |(role, sent)| {
-            let (mut input, mut expected) = (Vec::new(), Vec::new());
+            let (mut input, mut expected, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
             for (length, byte, key) in sent {
                 let payload: Vec<u8> = (0..length).map(|index| byte.wrapping_add(index as u8)).collect();
                 match role {
                     Role::Server => append_client_frame(&mut input, Opcode::Binary, &payload, key),
                     Role::Client => append_server_frame(&mut input, Opcode::Binary, &payload),
                 }
-                let shared = server_frame_with(Opcode::Binary, 0, |out| out.extend_from_slice(&payload));
+                let shared =
+                    server_frame_with(Opcode::Binary, &mut scratch, |out| out.extend_from_slice(&payload));
                 prop_assert_eq!(shared, server_frame(Opcode::Binary, &payload));
                 expected.push(Seen::Binary(payload));
             }

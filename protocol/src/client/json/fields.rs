@@ -11,6 +11,8 @@ use serde_json::value::RawValue;
 use crate::limits::JSON_DEPTH_MAX;
 use crate::reason::{Code, Refusal};
 
+mod flat;
+
 macro_rules! fields {
     ($($field:ident = $name:literal),+ $(,)?) => {
         /// A field that some frame type has.
@@ -53,9 +55,9 @@ fields! {
 }
 
 /// The fields of one frame.
-#[derive(Debug)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Fields<'a> {
-    raw: [Option<&'a RawValue>; Field::COUNT],
+    raw: [Option<&'a str>; Field::COUNT],
     /// A field was given twice: which one, when it is a known one.
     repeated: Option<Option<Field>>,
 }
@@ -63,6 +65,11 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Cuts a frame apart.
     pub(super) fn split(text: &'a str) -> Result<Fields<'a>, Refusal> {
+        flat::split(text).map_or_else(|| Fields::split_any(text), Ok)
+    }
+
+    /// The same for any text, whatever is in it.
+    fn split_any(text: &'a str) -> Result<Fields<'a>, Refusal> {
         if is_too_deep(text.as_bytes()) {
             return Err(Refusal::new(
                 Code::BadRequest,
@@ -83,8 +90,13 @@ impl<'a> Fields<'a> {
 
     /// The text of a field as JSON; `None` when it is absent or `null`.
     pub(super) fn raw(&self, field: Field) -> Option<&'a str> {
-        let raw = self.raw.get(field as usize).copied().flatten()?.get();
+        let raw = self.raw.get(field as usize).copied().flatten()?;
         (raw != "null").then_some(raw)
+    }
+
+    /// Puts the value of a field in its place. `false`: there was one.
+    fn put(&mut self, field: Field, value: &'a str) -> bool {
+        self.raw.get_mut(field as usize).is_some_and(|slot| slot.replace(value).is_none())
     }
 
     /// Whether a field was given twice: which one, when it is a known one.
@@ -109,7 +121,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-        let mut fields = Fields { raw: [None; Field::COUNT], repeated: None };
+        let mut fields = Fields::default();
         let mut unknown: Vec<Cow<'de, str>> = Vec::new();
         while let Some(key) = map.next_key::<Key<'de>>()? {
             let field = match key {
@@ -119,11 +131,10 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                     None
                 }
             };
-            let value = map.next_value::<&'de RawValue>()?;
-            let slot = field.and_then(|field| fields.raw.get_mut(field as usize));
-            let is_second = slot.is_some_and(|slot| slot.replace(value).is_some());
+            let value = map.next_value::<&'de RawValue>()?.get();
+            let is_second = field.is_some_and(|field| !fields.put(field, value));
             // Whoever reads `cursors` looks at each of its names anyway.
-            if is_second || (field != Some(Field::Cursors) && is_repetitive(value.get())) {
+            if is_second || (field != Some(Field::Cursors) && is_repetitive(value)) {
                 fields.repeated.get_or_insert(field);
             }
         }

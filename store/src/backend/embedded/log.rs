@@ -13,7 +13,8 @@ use crc32fast::Hasher;
 
 use super::disk::write_all_at;
 use super::fault::Fault;
-use super::format::{FLAG_IDLE, Writes, encode};
+use super::format::{FLAG_IDLE, encode};
+use super::row_table::RowTable;
 use super::shelf::{NoSegment, Segment, Shelf};
 use crate::figures::Times;
 
@@ -95,7 +96,7 @@ impl Log {
     /// # Errors
     /// See [`AppendError`].
     pub(super) fn append_idle(&mut self) -> Result<(), AppendError> {
-        self.append_record(FLAG_IDLE, &Writes::new())?;
+        self.append_record(FLAG_IDLE, &RowTable::default())?;
         self.is_idle = true;
         Ok(())
     }
@@ -104,13 +105,13 @@ impl Log {
     ///
     /// # Errors
     /// See [`AppendError`].
-    pub(super) fn append(&mut self, writes: &Writes) -> Result<Appended, AppendError> {
+    pub(super) fn append(&mut self, writes: &RowTable) -> Result<Appended, AppendError> {
         let appended = self.append_record(0, writes)?;
         self.is_idle = false;
         Ok(appended)
     }
 
-    fn append_record(&mut self, flags: u32, writes: &Writes) -> Result<Appended, AppendError> {
+    fn append_record(&mut self, flags: u32, writes: &RowTable) -> Result<Appended, AppendError> {
         if let Some(reason) = self.fault.reason() {
             return Err(AppendError::Fatal(reason));
         }

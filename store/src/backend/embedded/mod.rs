@@ -17,15 +17,18 @@
 mod clean;
 mod disk;
 mod fault;
+mod filter;
 mod format;
 mod log;
 mod open;
 mod overlay;
 mod recover;
 mod row_key;
+mod row_table;
 mod shelf;
 mod tables;
 mod view;
+mod warm;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -43,6 +46,7 @@ use recover::Applied;
 use shelf::{Shelf, wait};
 use tables::{RUNS_MAX, Tables};
 use view::{EmbeddedTxn, View};
+use warm::Warm;
 
 use crate::error::{CommitError, ReadError};
 use crate::figures::{self, Attempts, Figure};
@@ -104,6 +108,17 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The memory at which a generation is sealed.
+    fn generation_bytes(&self) -> usize {
+        self.overlay_bytes / SEAL_PARTS
+    }
+
+    fn generation(&self) -> Arc<Generation> {
+        Arc::new(Generation::new(self.generation_bytes()))
+    }
+}
+
 /// The embedded engine. See the head of this file.
 #[derive(Debug)]
 pub struct Embedded {
@@ -160,6 +175,7 @@ struct Counters {
 struct Writer {
     log: Log,
     space: Space,
+    warm: Warm,
     is_closed: bool,
 }
 
@@ -278,7 +294,7 @@ impl Embedded {
         let mut writer = self.writer();
         self.may_write(&mut writer)?;
         self.shared.wait_for_room()?;
-        let mut txn = EmbeddedTxn::new(self.shared.view());
+        let mut txn = EmbeddedTxn::new(self.shared.view(), &mut writer.warm);
         body(&mut txn)?;
         let writes = txn.into_writes().ok_or(CommitError::TooLarge)?;
         if writes.is_empty() {
@@ -287,6 +303,9 @@ impl Embedded {
         let appended = writer.log.append(&writes).map_err(|error| self.not_appended(&mut writer, error))?;
         writer.space.written_bytes += appended.whole.len() as u64;
         self.shared.publish(appended.number, appended.segment, &appended.whole);
+        for (key, value) in writes.into_rows() {
+            writer.warm.written(&key, value);
+        }
         if self.shared.options.upkeep == Upkeep::Inline {
             self.shared.upkeep_inline();
         }
@@ -377,9 +396,9 @@ impl State {
     }
 
     /// The generation being written to.
-    fn active(&mut self) -> Arc<Generation> {
+    fn active(&mut self, options: &Options) -> Arc<Generation> {
         if self.generations.is_empty() {
-            self.generations.push_front(Arc::default());
+            self.generations.push_front(options.generation());
         }
         self.generations[0].clone()
     }
@@ -441,14 +460,14 @@ impl Shared {
     fn publish(&self, number: u64, segment: u64, whole: &bytes::Bytes) {
         let (active, open) = {
             let mut state = self.lock();
-            (state.active(), state.open.keys().copied().collect::<Vec<_>>())
+            (state.active(&self.options), state.open.keys().copied().collect::<Vec<_>>())
         };
         let rows = format::rows(whole).unwrap_or_default();
         active.insert(number, segment, whole.len(), rows, &open);
         let mut state = self.lock();
         state.visible = number;
-        if active.bytes() >= self.options.overlay_bytes / SEAL_PARTS {
-            state.generations.push_front(Arc::default());
+        if active.bytes() >= self.options.generation_bytes() {
+            state.generations.push_front(self.options.generation());
             drop(state);
             self.work.notify_all();
         }

@@ -19,6 +19,7 @@ use super::overlay::Generation;
 use super::recover::{self, Applied, LogError, Scan, Settled};
 use super::shelf::{self, Shelf, ShelfOptions};
 use super::tables::{self, Found, Tables, TablesError};
+use super::warm::Warm;
 use super::{Counters, Embedded, LANES_COUNT, Options, SEGMENT_BYTES_MIN, Shared, Space, State, Writer};
 use crate::error::OpenError;
 use crate::figures::Attempts;
@@ -124,7 +125,7 @@ fn open_locked(dir: &Path, options: Options, lock: File) -> Result<Embedded, Fai
     let fault = Arc::new(Fault::default());
     let replayed = match &scan {
         Some(scan) => replay(scan, &tables, &applied, &options)?,
-        None => Replayed { applied, generation: Arc::default(), runs_count: 0 },
+        None => Replayed { applied, generation: options.generation(), runs_count: 0 },
     };
     let settled = match (settled, scan) {
         (Some(settled), _) => settled,
@@ -170,7 +171,7 @@ fn open_locked(dir: &Path, options: Options, lock: File) -> Result<Embedded, Fai
     };
     Ok(Embedded {
         shared: Arc::new(shared),
-        writer: Mutex::new(Writer { log, space: Space::default(), is_closed: false }),
+        writer: Mutex::new(Writer { log, space: Space::default(), warm: Warm::default(), is_closed: false }),
         threads: Mutex::default(),
         _lock: lock,
     })
@@ -222,19 +223,19 @@ struct Replayed {
 
 /// Fills the overlay from the log. When that outgrows the bound, what is there becomes a run, as it would have.
 fn replay(scan: &Scan, tables: &Tables, applied: &Applied, options: &Options) -> Result<Replayed, Failure> {
-    let mut replayed = Replayed { applied: *applied, generation: Arc::default(), runs_count: 0 };
+    let mut replayed = Replayed { applied: *applied, generation: options.generation(), runs_count: 0 };
     scan.replay(|number, segment, whole| {
         let Some(rows) = format::rows(&whole) else {
             return Err(Failure::Damaged(format!("record {number} was whole and is not any more")));
         };
-        if replayed.generation.bytes() >= options.overlay_bytes / 2 {
+        if replayed.generation.bytes() >= options.generation_bytes() {
             replayed.applied = Applied {
                 number: replayed.generation.last(),
                 segment: replayed.generation.last_segment(),
                 store: applied.store,
             };
             tables.ingest(&[replayed.generation.rows()], &replayed.applied)?;
-            replayed.generation = Arc::default();
+            replayed.generation = options.generation();
             replayed.runs_count += 1;
         }
         replayed.generation.insert(number, segment, whole.len(), rows, &[]);

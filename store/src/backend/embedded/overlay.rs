@@ -14,7 +14,9 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 
+use super::filter::Filter;
 use super::row_key::{AsKey, RowKey, Sought};
+use super::row_table::KeyHash;
 
 /// What a row in the map costs beside the record whose bytes it shares; measured with the allocator's own numbers.
 const ROW_BYTES: usize = 160;
@@ -63,9 +65,10 @@ impl Versions {
 }
 
 /// See the head of this file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Generation {
     rows: RwLock<BTreeMap<RowKey, Versions>>,
+    filter: Filter,
     bytes: AtomicUsize,
     /// The last record in it, and that record's segment.
     last: AtomicU64,
@@ -83,6 +86,17 @@ impl Rows<'_> {
 }
 
 impl Generation {
+    /// An empty one, which is about to take so much memory.
+    pub(super) fn new(bytes: usize) -> Generation {
+        Generation {
+            rows: RwLock::default(),
+            filter: Filter::new(bytes / ROW_BYTES),
+            bytes: AtomicUsize::new(0),
+            last: AtomicU64::new(0),
+            last_segment: AtomicU64::new(0),
+        }
+    }
+
     /// Memory it takes, all told.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Relaxed)
@@ -113,6 +127,7 @@ impl Generation {
         while rows.peek().is_some() {
             let mut map = self.rows.write().unwrap_or_else(PoisonError::into_inner);
             for (key, value) in rows.by_ref().take(INSERT_COUNT) {
+                self.filter.add(KeyHash::of(&key));
                 match map.entry(key.into()) {
                     Entry::Vacant(entry) => {
                         entry.insert(Versions { newest: (number, value), older: None });
@@ -129,7 +144,10 @@ impl Generation {
 
     /// The row as a snapshot of `number` sees it: `None` when this generation does not know it, `Some(None)` when it was
     /// removed.
-    pub(super) fn get(&self, key: &[u8], number: u64) -> Option<Option<Bytes>> {
+    pub(super) fn get(&self, hash: KeyHash, key: &[u8], number: u64) -> Option<Option<Bytes>> {
+        if !self.filter.may_have(hash) {
+            return None;
+        }
         let sought = Sought::new(key);
         let rows = self.read();
         rows.get(&sought as &dyn AsKey)
@@ -181,15 +199,16 @@ mod tests {
     #[test]
     fn a_snapshot_sees_its_own_number_and_versions_nobody_sees_are_dropped() {
         let key = Bytes::from_static(b"k");
-        let generation = Generation::default();
+        let generation = Generation::new(1 << 10);
+        let get = |number| generation.get(KeyHash::of(b"k"), b"k", number);
         generation.insert(1, 1, 8, vec![(key.clone(), value(1))], &[]);
         generation.insert(2, 1, 8, vec![(key.clone(), value(2))], &[1]);
         generation.insert(3, 1, 8, vec![(key.clone(), None)], &[1]);
         generation.insert(4, 1, 8, vec![(key.clone(), value(4))], &[1]);
-        assert_eq!(generation.get(b"k", 0), None);
-        assert_eq!(generation.get(b"k", 1), Some(value(1)));
-        assert_eq!(generation.get(b"k", 3), Some(None));
-        assert_eq!(generation.get(b"k", 4), Some(value(4)));
+        assert_eq!(get(0), None);
+        assert_eq!(get(1), Some(value(1)));
+        assert_eq!(get(3), Some(None));
+        assert_eq!(get(4), Some(value(4)));
         // 2 was seen by nobody once 3 was there.
         assert_eq!(
             generation

@@ -398,7 +398,8 @@ fn hex(bytes: &StoreId) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::{Writes, encode};
+    use super::super::format::encode;
+    use super::super::row_table::RowTable;
     use super::*;
 
     /// G13: bytes full of what looks like records are given up on, not summed for ever.
@@ -414,7 +415,7 @@ mod tests {
         bytes.resize(bytes.len() + 8192, 0);
         assert!(matches!(first_whole(&seed, &bytes, 1, 100 << 20), Behind::Nothing));
         assert!(matches!(first_whole(&seed, &bytes, 1, 50 << 10), Behind::TooMuch));
-        let record = encode(&seed, 7, 0, &Writes::new()).expect("fits");
+        let record = encode(&seed, 7, 0, &RowTable::default()).expect("fits");
         let at = bytes.len();
         bytes.extend_from_slice(&record);
         assert!(matches!(first_whole(&seed, &bytes, 7, 100 << 20), Behind::Record(7, found) if found == at));

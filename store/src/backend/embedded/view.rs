@@ -10,10 +10,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Shared;
-use super::format::Writes;
 use super::overlay::Generation;
-use super::row_key::{AsKey, RowKey, Sought};
+use super::row_table::{KeyHash, Row as TableRow, RowTable};
 use super::tables::{APPLIED_KEY, OWN_PREFIX, TablesError, TablesView};
+use super::warm::Warm;
 use crate::error::ReadError;
 use crate::txn::{KEY_BYTES_MAX, Read, Row, TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX};
 
@@ -36,9 +36,9 @@ impl Drop for View {
 }
 
 impl View {
-    fn find(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+    fn find(&self, hash: KeyHash, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         for generation in &self.generations {
-            if let Some(value) = generation.get(key, self.number) {
+            if let Some(value) = generation.get(hash, key, self.number) {
                 return Ok(value);
             }
         }
@@ -47,7 +47,7 @@ impl View {
 
     fn rows(
         &self,
-        own: Option<&Writes>,
+        own: Option<&RowTable>,
         from: &[u8],
         to: &[u8],
         limit: usize,
@@ -59,11 +59,14 @@ impl View {
         }
         let mut layers: Vec<Layer<'_>> = Vec::with_capacity(self.generations.len() + 2);
         if let Some(own) = own {
-            let (from, to) = (Sought::new(from), Sought::new(to));
-            let bounds: (Bound<&dyn AsKey>, Bound<&dyn AsKey>) =
-                (Bound::Included(&from), Bound::Excluded(&to));
-            let range = own.range::<dyn AsKey, _>(bounds);
-            layers.push(Layer::Own(if reverse { Box::new(range.rev()) } else { Box::new(range) }));
+            // All of them are looked at: few operations read a range, and a batch has a few thousand rows at most.
+            let mut rows: Vec<&TableRow> = own.iter().filter(|(key, _)| *key >= from && *key < to).collect();
+            rows.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+            layers.push(Layer::Own(if reverse {
+                Box::new(rows.into_iter().rev())
+            } else {
+                Box::new(rows.into_iter())
+            }));
         }
         for generation in &self.generations {
             layers.push(Layer::Overlay(Cursor {
@@ -118,7 +121,7 @@ impl View {
 
 impl Read for View {
     fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        self.find(key)
+        self.find(KeyHash::of(key), key)
     }
 
     fn range(&mut self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Row>, ReadError> {
@@ -130,7 +133,7 @@ type Head = Option<(Bytes, Option<Bytes>)>;
 
 /// One sorted source of rows.
 enum Layer<'a> {
-    Own(Box<dyn Iterator<Item = (&'a RowKey, &'a Option<Bytes>)> + 'a>),
+    Own(Box<dyn Iterator<Item = &'a TableRow> + 'a>),
     Overlay(Cursor<'a>),
     Tables(Box<dyn Iterator<Item = fjall::Guard> + 'a>),
 }
@@ -138,7 +141,7 @@ enum Layer<'a> {
 impl Layer<'_> {
     fn next(&mut self) -> Result<Head, TablesError> {
         match self {
-            Layer::Own(rows) => Ok(rows.next().map(|(key, value)| (key.bytes().clone(), value.clone()))),
+            Layer::Own(rows) => Ok(rows.next().cloned()),
             Layer::Overlay(cursor) => Ok(cursor.next()),
             Layer::Tables(rows) => loop {
                 let Some(row) = rows.next() else { return Ok(None) };
@@ -197,21 +200,22 @@ fn as_key(bound: &Bound<Bytes>) -> Option<&Bytes> {
     }
 }
 
-/// A transaction: its own writes over a view.
-pub(super) struct EmbeddedTxn {
+/// A transaction: its own writes over a view of now, of which the writer knows a part by heart.
+pub(super) struct EmbeddedTxn<'w> {
     view: View,
-    writes: Writes,
+    warm: &'w mut Warm,
+    writes: RowTable,
     bytes: usize,
     is_too_large: bool,
 }
 
-impl EmbeddedTxn {
-    pub(super) fn new(view: View) -> Self {
-        EmbeddedTxn { view, writes: Writes::new(), bytes: 0, is_too_large: false }
+impl<'w> EmbeddedTxn<'w> {
+    pub(super) fn new(view: View, warm: &'w mut Warm) -> Self {
+        EmbeddedTxn { view, warm, writes: RowTable::default(), bytes: 0, is_too_large: false }
     }
 
     /// What it wrote, or `None` when that is more than a transaction, a key or a value may have.
-    pub(super) fn into_writes(self) -> Option<Writes> {
+    pub(super) fn into_writes(self) -> Option<RowTable> {
         (!self.is_too_large).then_some(self.writes)
     }
 
@@ -223,17 +227,25 @@ impl EmbeddedTxn {
         self.is_too_large |=
             key.len() > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX || self.bytes > TXN_BYTES_MAX;
         if !self.is_too_large {
-            self.writes.insert(key.into(), value);
+            self.writes.set(KeyHash::of(&key), key, value);
         }
     }
 }
 
-impl Read for EmbeddedTxn {
+impl Read for EmbeddedTxn<'_> {
     fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        match self.writes.get(&Sought::new(key) as &dyn AsKey) {
-            Some(value) => Ok(value.clone()),
-            None => self.view.find(key),
+        let hash = KeyHash::of(key);
+        if let Some(value) = self.writes.get(hash, key) {
+            return Ok(value.clone());
         }
+        if let Some(value) = self.warm.get(hash, key) {
+            return Ok(value);
+        }
+        let found = self.view.find(hash, key)?;
+        if let Some(value) = &found {
+            self.warm.read(hash, key, value);
+        }
+        Ok(found)
     }
 
     fn range(&mut self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Row>, ReadError> {
@@ -241,7 +253,7 @@ impl Read for EmbeddedTxn {
     }
 }
 
-impl Txn for EmbeddedTxn {
+impl Txn for EmbeddedTxn<'_> {
     fn set(&mut self, key: Bytes, value: Bytes) {
         self.write(key, Some(value));
     }
