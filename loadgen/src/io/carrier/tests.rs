@@ -272,6 +272,15 @@ fn sips_are_small_and_are_asked_for() {
     }
 }
 
+/// Clients do not always divide evenly: an engine may have none, and still keeps time.
+#[test]
+fn there_may_be_nobody_to_carry() {
+    for (name, mut carrier) in carriers(0) {
+        carrier.wait(Duration::from_millis(1)).unwrap();
+        assert_eq!(carrier.next(&mut [0; INPUT_BYTES]), None, "{name}");
+    }
+}
+
 /// Other addresses: from one of our own choice, and of the other family.
 #[test]
 fn addresses_are_what_was_asked_for() {
