@@ -184,7 +184,8 @@ impl Ring {
             .setup_submit_all()
             .dontfork()
             .build(sizes.entries)?;
-        uring.submitter().register_files_sparse(places_count)?;
+        // A table of none is refused.
+        uring.submitter().register_files_sparse(places_count.max(1))?;
         let pool = Pool::new(sizes.buffers, sizes.buffer_bytes);
         // SAFETY: the entries are the pool's, which lives as long as the ring (or is leaked with it).
         unsafe {
