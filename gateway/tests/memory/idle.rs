@@ -9,7 +9,7 @@ use crate::rig::{Rig, live};
 const SESSIONS_COUNT: u64 = 2_000;
 /// G13: bytes that an idle session takes upstairs, all included: its connection, its device's name, its places in the table, in
 /// the roster and in the wheel, and the room that these keep free for growing. See the budget in `session.rs`.
-const SESSION_BYTES_MAX: i64 = 420;
+const SESSION_BYTES_MAX: i64 = 352;
 
 /// What a shard holds with so many idle sessions, each in so many conversations.
 fn held_bytes(sessions_count: u64, conversations_count: u64) -> i64 {

@@ -231,15 +231,15 @@ fn a_closed_lane_is_replaced_alone_and_in_order() {
     let tiers = Tiers::start(2, Options::default());
     let (mut first, mut first_down) = tiers.lane(0, 0);
     let (mut second, mut second_down) = tiers.lane(1, 0);
-    send(&mut first, 1..2_000, 400);
+    send(&mut first, 1..1_000, 400);
     drop(first);
-    tiers.router.expect(&mut first_down, 1..2_000);
+    tiers.router.expect(&mut first_down, 1..1_000);
     tiers.router.expect_closed(&mut first_down);
     // And from the router's side, towards the gateway.
     let (mut first, mut first_down) = tiers.lane(0, 0);
-    send(&mut first_down, 1..2_000, 400);
+    send(&mut first_down, 1..1_000, 400);
     drop(first_down);
-    tiers.gateways[0].expect(&mut first, 1..2_000);
+    tiers.gateways[0].expect(&mut first, 1..1_000);
     tiers.gateways[0].expect_closed(&mut first);
     tiers.lane(0, 0);
     send(&mut second, 1..100, 100);
