@@ -58,8 +58,8 @@ pub(super) struct CatchingUp {
 #[derive(Clone, Copy, Debug)]
 struct Told {
     conversation: ConversationId,
-    /// The client may have had events up to there by then.
-    had_seq: Seq,
+    /// The head that it was told.
+    head_seq: Seq,
     /// What was asked for since has a higher number.
     request: u64,
 }
@@ -157,11 +157,11 @@ impl CatchingUp {
         Some(self.listed.remove(place).1)
     }
 
-    /// Whether a page with this head, by this request, was perhaps read before the client was told to sync the
-    /// conversation, and ends below what it had by then. (Of a user who left, no page goes as far as others have heard.)
+    /// Whether a page with this head, by this request, may have been read before the client was told to sync the
+    /// conversation, and end below what it had by then. (Of a user who left, no page goes as far as others have heard.)
     fn is_older(&self, conversation: ConversationId, head_seq: Seq, request: u64) -> bool {
         let told = self.told.iter().find(|told| told.conversation == conversation);
-        told.is_some_and(|told| request < told.request && head_seq < told.had_seq)
+        told.is_some_and(|told| request < told.request && head_seq < told.head_seq)
     }
 }
 
@@ -459,8 +459,9 @@ impl Session {
         catching_up.listed.insert(place, (conversation, seq));
         let ahead_seq = self.work.as_ref().and_then(|work| work.ahead_of(conversation));
         let tail_seq = common.tails(catching_up.life.router).tail(conversation);
-        let had_seq = head_seq.max(ahead_seq.max(tail_seq).unwrap_or(0));
-        catching_up.told.push(Told { conversation, had_seq, request: common.request() });
+        // What fell out may stand below what came live meanwhile: a page up to there would not be all.
+        let head_seq = head_seq.max(ahead_seq.max(tail_seq).unwrap_or(0));
+        catching_up.told.push(Told { conversation, head_seq, request: common.request() });
         (catching_up.owes_caught_up, catching_up.is_behind) = (true, true);
         common.counters.behinds += 1;
         line.say(common, &ServerFrame::Behind { conversations: vec![(conversation, head_seq)] });

@@ -53,6 +53,11 @@ impl Line {
         (self.next.0 == self.next.1).then(|| self.after_acks(self.next.0) - 1)
     }
 
+    /// Whether the line has gone on beyond this event.
+    pub(super) fn is_past(&self, seq: Seq) -> bool {
+        seq + 1 < self.next.0
+    }
+
     fn after_acks(&self, mut next: Seq) -> Seq {
         while self.early.contains(&next) {
             next += 1;

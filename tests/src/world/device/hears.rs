@@ -229,7 +229,10 @@ impl Device {
         // Who came back and may see all of the log sees how they left, too.
         let is_own = |event: &&EventFrame<'_>| is_farewell(event, self.user) || is_welcome(event, self.user);
         let last = batch.events.iter().rfind(is_own);
-        let has_left = last.is_some_and(|event| is_farewell(event, self.user));
+        // What is there already, and went on, was read before they came back.
+        let line = self.line(conversation);
+        let is_old = last.is_some_and(|event| line.is_past(event.position().1));
+        let has_left = last.is_some_and(|event| is_farewell(event, self.user)) && !is_old;
         let Some(id) = &batch.id else {
             for event in &batch.events {
                 self.next_event(event, hands);
