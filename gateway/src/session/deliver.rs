@@ -64,6 +64,7 @@ impl Session {
         if line.closing.is_none()
             && is_placed
             && !self.is_paged(conversation, seq)
+            && !self.is_unknown(conversation)
             && self.is_filled(conversation, seq, event, request, false, line, common)
         {
             self.work(common).early.add(conversation, seq);
@@ -85,9 +86,12 @@ impl Session {
         // hands on again what the one before it did.
         let is_placed = matches!(self.stage, Stage::CatchingUp(_) | Stage::Live(_));
         let is_paged = is_placed && self.is_paged(conversation, seq);
-        let is_known = is_placed && !is_paged && !(delivery.is_replayed && self.is_unknown(conversation));
+        let is_unknown = self.is_unknown(conversation);
+        let is_known = is_placed && !is_paged && !(delivery.is_replayed && is_unknown);
+        // Perhaps the client has fetched it: it hears of its command, and not that this fills a place.
         let is_filled = is_known
-            && self.is_filled(conversation, seq, &delivery.event, origin_request, false, line, common);
+            && self.is_filled(conversation, seq, &delivery.event, origin_request, is_unknown, line, common)
+            && !is_unknown;
 
         let joining = Joining::of(&delivery.event, seq, self.user).filter(|_| !is_paged);
         // Who is no member any more is shown nothing above, however long the log is.

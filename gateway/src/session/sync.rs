@@ -94,7 +94,8 @@ impl Session {
             return;
         }
         let from_seq = from_seq.max(first_seq);
-        let is_unknown = self.is_unknown(conversation);
+        let is_placed = matches!(self.stage, Stage::CatchingUp(_) | Stage::Live(_));
+        let is_unknown = !is_placed || self.is_unknown(conversation);
         let receipts = render::receipts(page);
         let mut events = Vec::with_capacity(page.entries.len());
         let mut to_seq = from_seq.saturating_sub(1);

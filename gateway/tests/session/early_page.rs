@@ -333,3 +333,40 @@ fn g6_an_older_page_does_not_end_behind_by_a_watermark() {
     let seen = client.take(&mut rig);
     assert!(matches!(seen.as_slice(), [Seen::Batch { .. }, Seen::CaughtUp]), "{seen:?}");
 }
+
+/// G6: a client that is behind has fetched its own event by a page, and says it again: when that event comes live, it hears that
+/// it is a duplicate, because the place is taken.
+#[test]
+fn g6_what_was_fetched_while_behind_fills_no_place() {
+    let mut rig = Rig::new(&["limits.conn_queue_bytes=1024"]);
+    let (mut client, session) = connected(&mut rig, 1);
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = Some(0);
+    let event = |seq, sender, key: &str, content: &str| Deliver {
+        replayed: false,
+        conversation: HERE,
+        seq,
+        head_seq: 5,
+        origin_session: 0,
+        origin_request: 0,
+        users: vec![UserId(1)],
+        record: record(75 + seq, sender, key, content),
+    };
+    for seq in [2, 3] {
+        rig.down(&event(seq, 2, "t", &"x".repeat(2_000)));
+    }
+    rig.sockets.get_mut(&client.id).expect("it is connected").room = None;
+    rig.flush(client.id);
+    rig.carry_out();
+    client.take(&mut rig);
+    client.say(&mut rig, Some("s"), &Command::Sync { conversation: HERE, from_seq: 3, limit: 2 });
+    let Up::Read(read) = rig.next_up() else { panic!("the client reads") };
+    let mine = record(79, 1, "m", "mine");
+    let entries =
+        vec![Entry { seq: 3, record: record(78, 2, "t", "third") }, Entry { seq: 4, record: mine.clone() }];
+    rig.down(&Page { head_seq: 5, entries, has_more: true, ..own_page(session, read.request) });
+    client.take(&mut rig);
+    client.say(&mut rig, Some("again"), &send(HERE.0, Some("m"), "mine"));
+    rig.down(&event(4, 1, "m", "mine"));
+    let seen = client.take(&mut rig);
+    assert!(matches!(seen.as_slice(), [Seen::Ack { seq: 4, duplicate: true, .. }]), "{seen:?}");
+}

@@ -245,7 +245,10 @@ impl World<'_> {
     /// Others have taken everything: the process begins again from the store.
     fn begin_anew(&mut self, router: usize) {
         self.book.stats.new_lives += 1;
+        // An order that nobody has heard yet is for whoever comes next.
+        let drain = self.routers[router].inbox.drain;
         self.end_life(router);
+        self.routers[router].inbox.drain = drain;
         let life = self.routers[router].life;
         self.note("router over", [router as u64, u64::from(life), 0], || format!("{router}, life {life}"));
         let at = self.now + self.prng.below(LIFE_RETRY_MS) * MS;
@@ -291,7 +294,11 @@ impl World<'_> {
         let Some(mut shard) = at.shard.take() else { return };
         let offset_ns = at.offset_ns;
         let now = Time(self.now + offset_ns);
-        if let Some(began) = at.napping.take() {
+        // What came while it slept is heard in a turn of its own.
+        let napping = at.napping.take();
+        let has_slept = napping.is_some();
+        if let Some(began) = napping {
+            self.note("router wakes", [router as u64, u64::from(life), 0], || router.to_string());
             self.forget_if_asleep(router, &mut shard, began);
         } else {
             self.hear_all(router, &mut shard, now);
@@ -308,6 +315,7 @@ impl World<'_> {
             outputs.push(output);
         }
         let due = shard.poll_timeout().map(|at| at.0.saturating_sub(offset_ns));
+        let due = if has_slept { Some(self.now) } else { due };
         self.routers[router].shard = Some(shard);
         for output in outputs {
             self.act(router, output);
