@@ -8,7 +8,6 @@
 //!   ever later than a higher seq. The ack fills the event's seq, so the event itself is not sent.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 
 use carillon_link::Peer;
 use carillon_protocol::client::{DeliveryAck, Done, FrameId, SendMessage, ServerFrame, Status};
@@ -20,7 +19,7 @@ use carillon_protocol::record::{Body, Event};
 use carillon_protocol::time::Time;
 
 use super::Session;
-use super::work::{Asked, Durable, Marked};
+use super::work::{Asked, Durable, Marked, Work};
 use crate::common::Common;
 use crate::line::Line;
 use crate::owners::Route;
@@ -133,8 +132,9 @@ impl Session {
     }
 
     fn ask(&mut self, id: Option<FrameId>, what: Durable, common: &mut Common) {
+        let at = common.now;
         let mut asked =
-            Asked { request: 0, route: None, attempts: 0, id, at: common.now, reset_seq: 0, what };
+            Asked { request: 0, route: None, attempts: 0, id, at, reset_seq: 0, passed_by: None, what };
         asked.put(Vec::new(), common);
         self.work(common).asked.push_back(asked);
     }
@@ -153,7 +153,7 @@ impl Session {
     pub(super) fn ask_again(&mut self, common: &mut Common) {
         let Some(work) = &mut self.work else { return };
         for place in 0..work.asked.len() {
-            let said_after = said_after(&work.asked, place);
+            let said_after = work.said_after(place);
             if let Some(asked) = work.asked.get_mut(place).filter(|asked| asked.request == 0) {
                 asked.put(said_after, common);
             }
@@ -198,7 +198,8 @@ impl Session {
     pub(crate) fn accepted(&mut self, frame: &ArchivedAccepted, line: &mut Line, common: &mut Common) {
         let conversation = ConversationId(frame.conversation.0.to_native());
         let seq = frame.seq.to_native();
-        let Some(asked) = self.take_asked(frame.request.to_native()) else {
+        let place = self.place_of(frame.request.to_native());
+        let Some(asked) = place.and_then(|place| self.work.as_mut()?.take_committed(place)) else {
             self.typing_accepted(frame.request.to_native(), line, common);
             return;
         };
@@ -235,7 +236,10 @@ impl Session {
         line: &mut Line,
         common: &mut Common,
     ) -> bool {
-        let Some(asked) = self.take_asked(request) else { return false };
+        let place = self.place_of(request);
+        let Some(asked) = place.and_then(|place| self.work.as_mut()?.asked.remove(place)) else {
+            return false;
+        };
         if refusal.code == Code::RateLimited {
             self.refused_by_rate(line, common);
         }
@@ -248,11 +252,10 @@ impl Session {
         true
     }
 
-    fn take_asked(&mut self, request: u64) -> Option<Asked> {
-        let asked = &mut self.work.as_mut()?.asked;
+    /// Which of the commands that wait was put on a lane by this request.
+    fn place_of(&self, request: u64) -> Option<usize> {
         // 0 stands for "not on a lane", and no answer carries it.
-        let place = asked.iter().position(|asked| request != 0 && asked.request == request)?;
-        asked.remove(place)
+        self.work.as_ref()?.asked.iter().position(|asked| request != 0 && asked.request == request)
     }
 
     /// Whether an ack fills this position. If the event is the outcome of a command that is not answered yet, it is
@@ -284,7 +287,7 @@ impl Session {
             }
             Durable::Receipt(_) => false,
         });
-        let Some(asked) = place.and_then(|place| work.asked.remove(place)) else { return false };
+        let Some(asked) = place.and_then(|place| work.take_committed(place)) else { return false };
         if let Durable::Submit { submit, is_minted } = asked.what {
             let answer = Answer { id: asked.id, is_minted, duplicate };
             answer.say(conversation, seq, event.id, &submit, line, common);
@@ -414,18 +417,36 @@ impl Asked {
     }
 }
 
-/// The keys of what was said after this one in the same conversation, and is or was on a lane: perhaps this one was refused
-/// there before, nobody heard of it, and one of those is committed.
-fn said_after(asked: &VecDeque<Asked>, place: usize) -> Vec<String> {
-    let Some(conversation) = asked.get(place).filter(|asked| asked.request == 0).map(Asked::conversation)
-    else {
-        return Vec::new();
-    };
-    let later = asked.iter().skip(place + 1);
-    let later = later.filter(|later| later.attempts > 0 && later.conversation() == conversation);
-    let key = |later: &Asked| match &later.what {
-        Durable::Submit { submit, .. } => Some(submit.client_msg_id.clone()),
-        Durable::Receipt(_) => None,
-    };
-    later.filter_map(key).collect()
+impl Work {
+    /// Takes out a command that is committed: what was said before it in its conversation, and has no answer yet, is or was
+    /// passed by it.
+    fn take_committed(&mut self, place: usize) -> Option<Asked> {
+        let taken = self.asked.remove(place)?;
+        if let (Some(conversation), Durable::Submit { submit, .. }) = (taken.conversation(), &taken.what) {
+            let earlier = self.asked.iter_mut().take(place);
+            for earlier in earlier.filter(|earlier| earlier.conversation() == Some(conversation)) {
+                earlier.passed_by = Some(submit.client_msg_id.clone());
+            }
+        }
+        Some(taken)
+    }
+
+    /// The keys of what was said after this one in the same conversation, and is or was on a lane: perhaps this one was
+    /// refused there before, nobody heard of it, and one of those is committed.
+    fn said_after(&self, place: usize) -> Vec<String> {
+        let waiting = self.asked.get(place).filter(|asked| asked.request == 0);
+        let Some((waiting, conversation)) = waiting.and_then(|it| Some((it, it.conversation()?))) else {
+            return Vec::new();
+        };
+        if let Some(key) = &waiting.passed_by {
+            return vec![key.clone()];
+        }
+        let later = self.asked.iter().skip(place + 1);
+        let later = later.filter(|later| later.attempts > 0 && later.conversation() == Some(conversation));
+        let key = |later: &Asked| match &later.what {
+            Durable::Submit { submit, .. } => Some(submit.client_msg_id.clone()),
+            Durable::Receipt(_) => None,
+        };
+        later.filter_map(key).collect()
+    }
 }

@@ -52,6 +52,8 @@ pub(super) struct Asked {
     pub(super) at: Time,
     /// The head of a `reset` of its conversation that was said while it waited.
     pub(super) reset_seq: Seq,
+    /// The key of a command that was said after it in its conversation, and is committed. One says as much as all.
+    pub(super) passed_by: Option<String>,
     pub(super) what: Durable,
 }
 

@@ -2,7 +2,8 @@
 
 use carillon_gateway::turn::Input;
 use carillon_protocol::client::Wire;
-use carillon_protocol::frame::{Peeked, Registered};
+use carillon_protocol::frame::{Accepted, Peeked, Registered, Submit};
+use carillon_protocol::ids::ConversationId;
 use rkyv::util::AlignedVec;
 
 use crate::rig::{Client, ROUTER, Rig, Up, identify, send, text_id, token};
@@ -57,6 +58,25 @@ fn g9_what_goes_again_names_what_may_have_passed_it() {
         said("third", &[]),
         said("fourth", &[]),
     ];
+    assert_eq!(submits(&mut rig), again);
+}
+
+/// G9: the same when the answer to what was said after it has come already.
+#[test]
+fn g9_what_goes_again_names_what_has_passed_it() {
+    let mut rig = Rig::new(&[]);
+    let mut client = live(&mut rig);
+    for key in ["first", "second", "third"] {
+        client.say(&mut rig, Some(key), &send(9, Some(key), key));
+    }
+    let second = std::mem::take(&mut rig.up).get(1).map(|bytes| Up::read(bytes));
+    let Some(Up::Submit(Submit { session, request, .. })) = second else { panic!("submits") };
+    let conversation = ConversationId(9);
+    rig.down(&Accepted { session, request, conversation, seq: 1, id: 1, duplicate: false, unchanged: false });
+    rig.input(Input::LaneDown { router: ROUTER });
+    rig.lane_up();
+    rig.carry_out();
+    let again = [("first".to_owned(), vec!["second".to_owned()]), ("third".to_owned(), Vec::new())];
     assert_eq!(submits(&mut rig), again);
 }
 
