@@ -48,7 +48,7 @@ fn rig(users_count: u64) -> (Rig, Vec<Client>) {
     (rig, clients)
 }
 
-/// What the shard takes in all counted rounds together; each round is one input for each that `inputs` makes.
+/// What the shard takes in all counted rounds together, of each what `round` says.
 fn rounds(rig: &mut Rig, mut round: impl FnMut(&mut Rig, u64, &mut AlignedVec) -> Taken) -> Taken {
     let mut lane = AlignedVec::with_capacity(4_096);
     let mut total = Taken { times: 0, bytes: 0 };
@@ -70,11 +70,11 @@ fn heard(rig: &mut Rig, frame: &impl LinkFrame, lane: &mut AlignedVec) -> Taken 
     taken(|| turn(rig, Input::LaneFrame { router: ROUTER, frame: &frame }, lane)).1
 }
 
-/// T1: from the client's bytes to the router's lane, with and without a `client_msg_id`, in either encoding. An `id` that is
+/// From the client's bytes to the router's lane, with and without a `client_msg_id`, in either encoding. An `id` that is
 /// text is kept as it is. The answer, which is written for this client alone, takes the memory that it is written to, and a
 /// handle for it.
 #[test]
-fn t1_a_message_is_forwarded_without_an_allocation() {
+fn a_message_is_forwarded_without_an_allocation() {
     let (number, text) = (FrameId::Number(7), FrameId::Text("seven".into()));
     let cases = [
         (Wire::Json, Some("a-key-of-the-client"), None, 0),
@@ -110,9 +110,9 @@ fn t1_a_message_is_forwarded_without_an_allocation() {
     }
 }
 
-/// FR4, T1: the receipt of each who got it as well.
+/// The receipt of each who got it as well.
 #[test]
-fn t1_a_receipt_is_forwarded_without_an_allocation() {
+fn a_receipt_is_forwarded_without_an_allocation() {
     let (mut rig, clients) = rig(2);
     let forwarded = rounds(&mut rig, |rig, seq, lane| {
         let delivered = Command::Delivered { conversation: ConversationId(HERE), seq };
@@ -124,9 +124,9 @@ fn t1_a_receipt_is_forwarded_without_an_allocation() {
     assert!(forwarded.times <= GROWTHS_MAX, "{forwarded:?}");
 }
 
-/// T5: an event is written once, however many hear it: a hundred take no more than one does.
+/// An event is written once, however many hear it: a hundred take no more than one does.
 #[test]
-fn t5_nobody_who_hears_an_event_costs_an_allocation() {
+fn nobody_who_hears_an_event_costs_an_allocation() {
     let times = [1, 100].map(|users_count| {
         let (mut rig, _) = rig(users_count);
         let users: Vec<u64> = (1..=users_count).collect();
