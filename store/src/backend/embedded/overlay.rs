@@ -21,7 +21,8 @@ use super::format::RowPlace;
 use super::key_head::KeyHead;
 use super::row_table::KeyHash;
 
-/// What a row costs beside the record that it stands in; measured with the allocator's own numbers.
+/// What a row costs beside the record that it stands in: 40 bytes in a list that is between half and entirely full, and
+/// about 50 in the map, whose nodes are two thirds full.
 const ROW_BYTES: usize = 112;
 /// Rows inserted under one hold of the lock, so that a reader waits for microseconds and not for a whole commit.
 const INSERT_COUNT: usize = 128;
