@@ -413,7 +413,8 @@ impl CommitLane {
     }
 
     fn take_batch(&mut self) -> (Vec<Op>, Vec<Kept>) {
-        let (mut ops, mut kept, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let room = self.queue.len().min(BATCH_OPS_MAX);
+        let (mut ops, mut kept, mut bytes) = (Vec::with_capacity(room), Vec::with_capacity(room), 0);
         while let Some(next) = self.queue.front() {
             // The first one always leaves: one operation is far below the bound.
             if ops.len() == BATCH_OPS_MAX || (bytes + next.bytes > BATCH_BYTES_MAX && !ops.is_empty()) {

@@ -144,25 +144,38 @@ pub(super) fn encode(seed: &Hasher, number: u64, flags: u32, writes: &RowTable) 
     Some(Bytes::from(whole))
 }
 
-/// The rows of a whole record, as slices of it. `None` when they are not what [`encode`] writes: with a right checksum
-/// that means a writer of another make.
-pub(super) fn rows(record: &Bytes) -> Option<Vec<(Bytes, Option<Bytes>)>> {
-    let payload_end = RECORD_HEADER_BYTES.checked_add(usize::try_from(u32_at(record, 4)?).ok()?)?;
+/// Where in its record a row stands: its value follows its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RowPlace {
+    pub(super) key_at: u32,
+    pub(super) key_bytes: u32,
+    /// `None` for a removal.
+    pub(super) value_bytes: Option<u32>,
+}
+
+/// Where the rows of a whole record stand. `None` when they are not what [`encode`] writes: with a right checksum that
+/// means a writer of another make.
+pub(super) fn rows(record: &[u8]) -> Option<Vec<RowPlace>> {
+    let payload_end = u32_at(record, 4)?.checked_add(RECORD_HEADER_BYTES as u32)?;
+    if payload_end as usize > record.len() {
+        return None;
+    }
     let rows_count = usize::try_from(u32_at(record, 20)?).ok()?;
     // A row takes two bytes at least, so this cannot be talked into a large allocation.
     let mut rows = Vec::with_capacity(rows_count.min(record.len() / 2));
     let mut at = RECORD_HEADER_BYTES;
     for _ in 0..rows_count {
         let key_bytes = take_varint(record, &mut at)?;
-        let value_bytes = take_varint(record, &mut at)?;
-        let key = take_slice(record, &mut at, key_bytes, payload_end)?;
-        let value = match value_bytes.checked_sub(1) {
-            Some(value_bytes) => Some(take_slice(record, &mut at, value_bytes, payload_end)?),
-            None => None,
-        };
-        rows.push((key, value));
+        let value_bytes = take_varint(record, &mut at)?.checked_sub(1);
+        let key_at = u32::try_from(at).ok()?;
+        let end = key_at.checked_add(key_bytes)?.checked_add(value_bytes.unwrap_or(0))?;
+        if end > payload_end {
+            return None;
+        }
+        at = end as usize;
+        rows.push(RowPlace { key_at, key_bytes, value_bytes });
     }
-    (at == payload_end).then_some(rows)
+    (at == payload_end as usize).then_some(rows)
 }
 
 /// Whether all bytes are zero; compares blocks, so that it is fast in every profile.
@@ -200,27 +213,17 @@ fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
 }
 
 /// A length of at most 35 bits; more than any record can hold.
-fn take_varint(bytes: &[u8], at: &mut usize) -> Option<usize> {
+fn take_varint(bytes: &[u8], at: &mut usize) -> Option<u32> {
     let mut value = 0_u64;
     for shift in [0, 7, 14, 21, 28] {
         let byte = *bytes.get(*at)?;
         *at += 1;
         value |= u64::from(byte & 0x7f) << shift;
         if byte < 0x80 {
-            return usize::try_from(value).ok();
+            return u32::try_from(value).ok();
         }
     }
     None
-}
-
-fn take_slice(bytes: &Bytes, at: &mut usize, count: usize, end_max: usize) -> Option<Bytes> {
-    let end = at.checked_add(count)?;
-    if end > end_max || end > bytes.len() {
-        return None;
-    }
-    let slice = bytes.slice(*at..end);
-    *at = end;
-    Some(slice)
 }
 
 #[cfg(test)]
@@ -248,8 +251,12 @@ mod tests {
         let whole = encode(&seed, 42, 0, &writes()).expect("fits");
         let record = parse(&seed, &whole).expect("whole");
         assert_eq!((record.number, record.flags, record.whole.len()), (42, 0, whole.len()));
-        let read = rows(&whole).expect("rows");
-        assert!(read.iter().eq(writes().iter()));
+        let slice = |at: u32, bytes: u32| whole.slice(at as usize..at as usize + bytes as usize);
+        let read = rows(&whole).expect("rows").into_iter().map(|place| {
+            let RowPlace { key_at, key_bytes, value_bytes } = place;
+            (slice(key_at, key_bytes), value_bytes.map(|bytes| slice(key_at + key_bytes, bytes)))
+        });
+        assert_eq!(read.collect::<Vec<_>>(), writes().into_rows());
     }
 
     /// F11: no single flipped bit of a record or of a segment header goes unseen.
@@ -292,10 +299,10 @@ mod tests {
             let mut lying = whole.clone();
             lying[at] = 0xff;
             // Only that it returns: some of these are still well formed.
-            let _ = rows(&Bytes::from(lying));
+            let _ = rows(&lying);
         }
         let mut lying = whole;
         lying[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(rows(&Bytes::from(lying)).is_none());
+        assert!(rows(&lying).is_none());
     }
 }

@@ -19,11 +19,11 @@ mod disk;
 mod fault;
 mod filter;
 mod format;
+mod key_head;
 mod log;
 mod open;
 mod overlay;
 mod recover;
-mod row_key;
 mod row_table;
 mod shelf;
 mod tables;
@@ -462,8 +462,8 @@ impl Shared {
             let mut state = self.lock();
             (state.active(&self.options), state.open.keys().copied().collect::<Vec<_>>())
         };
-        let rows = format::rows(whole).unwrap_or_default();
-        active.insert(number, segment, whole.len(), rows, &open);
+        let places = format::rows(whole).unwrap_or_default();
+        active.insert(number, segment, whole, &places, &open);
         let mut state = self.lock();
         state.visible = number;
         if active.bytes() >= self.options.generation_bytes() {

@@ -225,7 +225,7 @@ struct Replayed {
 fn replay(scan: &Scan, tables: &Tables, applied: &Applied, options: &Options) -> Result<Replayed, Failure> {
     let mut replayed = Replayed { applied: *applied, generation: options.generation(), runs_count: 0 };
     scan.replay(|number, segment, whole| {
-        let Some(rows) = format::rows(&whole) else {
+        let Some(places) = format::rows(&whole) else {
             return Err(Failure::Damaged(format!("record {number} was whole and is not any more")));
         };
         if replayed.generation.bytes() >= options.generation_bytes() {
@@ -238,7 +238,7 @@ fn replay(scan: &Scan, tables: &Tables, applied: &Applied, options: &Options) ->
             replayed.generation = options.generation();
             replayed.runs_count += 1;
         }
-        replayed.generation.insert(number, segment, whole.len(), rows, &[]);
+        replayed.generation.insert(number, segment, &whole, &places, &[]);
         Ok(())
     })?;
     Ok(replayed)

@@ -2,59 +2,178 @@
 //!
 //! One [`Generation`] is written to; older ones are sealed, wait to become a run of the tables, and are dropped.
 //!
+//! A generation keeps the records themselves and says of each row where in which record its key and its value stand: so
+//! a row that comes in costs no memory of its own, and a generation that goes gives back a few large pieces.
+//!
 //! Invariants: a row's newest version is the one with the highest number; versions that no snapshot can see are dropped
 //! when the row is written again, so a row written by every commit has about as many versions as there are snapshots
 //! open; a sealed generation never changes.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 
 use super::filter::Filter;
-use super::row_key::{AsKey, RowKey, Sought};
+use super::format::RowPlace;
+use super::key_head::KeyHead;
 use super::row_table::KeyHash;
 
-/// What a row in the map costs beside the record whose bytes it shares; measured with the allocator's own numbers.
-const ROW_BYTES: usize = 160;
+/// What a row costs beside the record that it stands in: 40 bytes in a list that is between half and entirely full, and
+/// about 50 in the map, whose nodes are two thirds full.
+const ROW_BYTES: usize = 112;
 /// Rows inserted under one hold of the lock, so that a reader waits for microseconds and not for a whole commit.
 const INSERT_COUNT: usize = 128;
+/// No row.
+const NONE: u32 = u32::MAX;
 
-/// A row as of some record: its value, or `None` where it was removed.
-pub(super) type Version = (u64, Option<Bytes>);
+/// A row as of some record: where its value stands there.
+#[derive(Clone, Copy, Debug)]
+struct Version {
+    /// Which of the generation's records.
+    record: u32,
+    value_at: u32,
+    /// `None` where it was removed.
+    value_bytes: Option<u32>,
+}
 
-/// All versions of a row that somebody may still see.
+/// A row with all its versions that somebody may still see.
 #[derive(Debug)]
-struct Versions {
+struct Row {
+    key_record: u32,
+    key_at: u32,
+    key_bytes: u32,
+    /// The row with the next key of the same head, or [`NONE`]: nearly always.
+    next: u32,
     newest: Version,
-    /// Older ones, ascending by number. Mostly none, and then a pointer is all they cost.
+    /// Older ones, ascending by record. Mostly none, and then a pointer is all they cost.
     #[expect(clippy::box_collection, reason = "a third of the memory of a row that was written once")]
     older: Option<Box<Vec<Version>>>,
 }
 
-impl Versions {
-    /// The version that a snapshot of `number` sees.
-    fn at(&self, number: u64) -> Option<&Version> {
-        if self.newest.0 <= number {
-            return Some(&self.newest);
-        }
-        self.older.as_ref()?.iter().rev().find(|version| version.0 <= number)
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Generation {
+    rows: RwLock<Rows>,
+    filter: Filter,
+    bytes: AtomicUsize,
+    /// The last record in it, and that record's segment.
+    last: AtomicU64,
+    last_segment: AtomicU64,
+}
+
+/// All rows, by the order of their keys.
+#[derive(Debug, Default)]
+struct Rows {
+    /// Records by the order in which they came, with their numbers.
+    records: Vec<(u64, Bytes)>,
+    rows: Vec<Row>,
+    /// The first row of each head.
+    firsts: BTreeMap<KeyHead, u32>,
+}
+
+impl Rows {
+    fn row(&self, index: u32) -> Option<&Row> {
+        self.rows.get(index as usize)
     }
 
-    /// Makes `version` the newest, and drops what none of the `open` snapshots, nor one opened meanwhile, can see.
-    fn push(&mut self, version: Version, open: &[u64]) {
-        let before = std::mem::replace(&mut self.newest, version);
-        let mut until = before.0;
+    fn record(&self, record: u32) -> &Bytes {
+        &self.records[record as usize].1
+    }
+
+    fn number(&self, version: &Version) -> u64 {
+        self.records[version.record as usize].0
+    }
+
+    fn key(&self, row: &Row) -> &[u8] {
+        &self.record(row.key_record)[span(row.key_at, row.key_bytes)]
+    }
+
+    /// The version that a snapshot of `number` sees.
+    fn version_at<'a>(&self, row: &'a Row, number: u64) -> Option<&'a Version> {
+        if self.number(&row.newest) <= number {
+            return Some(&row.newest);
+        }
+        row.older.as_ref()?.iter().rev().find(|version| self.number(version) <= number)
+    }
+
+    /// The value, sharing the memory of its record.
+    fn value(&self, version: &Version) -> Option<Bytes> {
+        let value_bytes = version.value_bytes?;
+        Some(self.record(version.record).slice(span(version.value_at, value_bytes)))
+    }
+
+    /// The rows of one head, ascending, beginning with this one.
+    fn chain(&self, first: u32) -> impl Iterator<Item = (u32, &Row)> {
+        std::iter::successors(self.row(first).map(|row| (first, row)), |(_, row)| {
+            self.row(row.next).map(|next| (row.next, next))
+        })
+    }
+
+    fn find(&self, key: &[u8]) -> Option<&Row> {
+        let first = self.firsts.get(&KeyHead::of(key))?;
+        self.chain(*first).map(|(_, row)| row).find(|row| self.key(row) == key)
+    }
+
+    /// Puts one row of the last record in its place. Whether it is a new one.
+    fn insert(&mut self, place: &RowPlace, open: &[u64]) -> bool {
+        let record = self.records.len() as u32 - 1;
+        let RowPlace { key_at, key_bytes, value_bytes } = *place;
+        let version = Version { record, value_at: key_at + key_bytes, value_bytes };
+        let index = self.rows.len() as u32;
+        let row = Row { key_record: record, key_at, key_bytes, next: NONE, newest: version, older: None };
+        let head = KeyHead::of(self.key(&row));
+        let first = *self.firsts.entry(head).or_insert(index);
+        if first == index {
+            self.rows.push(row);
+            return true;
+        }
+        let (before, after) = match self.seek(first, self.key(&row)) {
+            Ok(same) => {
+                self.push_version(same, version, open);
+                return false;
+            }
+            Err(between) => between,
+        };
+        self.rows.push(Row { next: after, ..row });
+        match before {
+            Some(before) => self.rows[before as usize].next = index,
+            None => {
+                self.firsts.insert(head, index);
+            }
+        }
+        true
+    }
+
+    /// The row of this key among those of its head; else the one before its place, and the one behind it or [`NONE`].
+    fn seek(&self, first: u32, key: &[u8]) -> Result<u32, (Option<u32>, u32)> {
+        let mut before = None;
+        for (at, row) in self.chain(first) {
+            match self.key(row).cmp(key) {
+                std::cmp::Ordering::Less => before = Some(at),
+                std::cmp::Ordering::Equal => return Ok(at),
+                std::cmp::Ordering::Greater => return Err((before, at)),
+            }
+        }
+        Err((before, NONE))
+    }
+
+    /// Makes `version` the newest of a row, and drops what none of the `open` snapshots, nor one opened meanwhile, can see.
+    fn push_version(&mut self, index: u32, version: Version, open: &[u64]) {
+        let Rows { records, rows, .. } = self;
+        let number = |version: &Version| records[version.record as usize].0;
+        let row = &mut rows[index as usize];
+        let before = std::mem::replace(&mut row.newest, version);
+        let mut until = number(&before);
         // A snapshot that is being opened now sees `before`; of the older ones each is seen by those between it and its
         // successor.
-        let older = self.older.get_or_insert_default();
+        let older = row.older.get_or_insert_default();
         let mut index = older.len();
         while index > 0 {
             index -= 1;
-            let number = older.get(index).map_or(0, |version| version.0);
+            let number = older.get(index).map_or(0, number);
             if !open.iter().any(|open| number <= *open && *open < until) {
                 older.remove(index);
             }
@@ -64,24 +183,22 @@ impl Versions {
     }
 }
 
-/// See the head of this file.
-#[derive(Debug)]
-pub(super) struct Generation {
-    rows: RwLock<BTreeMap<RowKey, Versions>>,
-    filter: Filter,
-    bytes: AtomicUsize,
-    /// The last record in it, and that record's segment.
-    last: AtomicU64,
-    last_segment: AtomicU64,
+fn span(at: u32, bytes: u32) -> std::ops::Range<usize> {
+    at as usize..at as usize + bytes as usize
 }
 
 /// A sealed generation's rows, held while they are written to the tables.
-pub(super) struct Rows<'a>(RwLockReadGuard<'a, BTreeMap<RowKey, Versions>>);
+pub(super) struct Sealed<'a>(RwLockReadGuard<'a, Rows>);
 
-impl Rows<'_> {
-    /// Every row ascending, with its newest version.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Version)> {
-        self.0.iter().map(|(key, versions)| (key.bytes(), &versions.newest))
+impl Sealed<'_> {
+    /// Every row ascending, with its newest value; `None` where it was removed.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        let rows = &*self.0;
+        rows.firsts.values().flat_map(|first| rows.chain(*first)).map(|(_, row)| {
+            let Version { record, value_at, value_bytes } = row.newest;
+            let value = value_bytes.map(|bytes| &rows.record(record)[span(value_at, bytes)]);
+            (rows.key(row), value)
+        })
     }
 }
 
@@ -112,32 +229,20 @@ impl Generation {
         self.last_segment.load(Relaxed)
     }
 
-    /// Adds the rows of record `number`, which lies in `segment` and takes `record_bytes`. `open` are the numbers of
+    /// Adds the rows of record `number`, which lies in `segment`: they stand at `places` of it. `open` are the numbers of
     /// the snapshots that are open. Nobody sees the rows before a snapshot of `number` can be opened.
-    pub(super) fn insert(
-        &self,
-        number: u64,
-        segment: u64,
-        record_bytes: usize,
-        rows: Vec<(Bytes, Option<Bytes>)>,
-        open: &[u64],
-    ) {
+    pub(super) fn insert(&self, number: u64, segment: u64, whole: &Bytes, places: &[RowPlace], open: &[u64]) {
         let mut new_count = 0;
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let mut map = self.rows.write().unwrap_or_else(PoisonError::into_inner);
-            for (key, value) in rows.by_ref().take(INSERT_COUNT) {
-                self.filter.add(KeyHash::of(&key));
-                match map.entry(key.into()) {
-                    Entry::Vacant(entry) => {
-                        entry.insert(Versions { newest: (number, value), older: None });
-                        new_count += 1;
-                    }
-                    Entry::Occupied(mut entry) => entry.get_mut().push((number, value), open),
-                }
+        self.write(|rows| rows.records.push((number, whole.clone())));
+        for places in places.chunks(INSERT_COUNT) {
+            for place in places {
+                self.filter.add(KeyHash::of(&whole[span(place.key_at, place.key_bytes)]));
             }
+            self.write(|rows| {
+                new_count += places.iter().filter(|place| rows.insert(place, open)).count();
+            });
         }
-        self.bytes.fetch_add(record_bytes + new_count * ROW_BYTES, Relaxed);
+        self.bytes.fetch_add(whole.len() + new_count * ROW_BYTES, Relaxed);
         self.last.store(number, Relaxed);
         self.last_segment.store(segment, Relaxed);
     }
@@ -148,11 +253,9 @@ impl Generation {
         if !self.filter.may_have(hash) {
             return None;
         }
-        let sought = Sought::new(key);
         let rows = self.read();
-        rows.get(&sought as &dyn AsKey)
-            .and_then(|versions| versions.at(number))
-            .map(|version| version.1.clone())
+        let version = rows.version_at(rows.find(key)?, number)?;
+        Some(rows.value(version))
     }
 
     /// Appends to `into` at most `limit` rows between the bounds as a snapshot of `number` sees them, removals among
@@ -166,64 +269,134 @@ impl Generation {
         into: &mut Vec<(Bytes, Option<Bytes>)>,
     ) -> bool {
         let rows = self.read();
-        let (from, to) = (bounds.0.map(Sought::new), bounds.1.map(Sought::new));
-        let bounds = (from.as_ref().map(|it| it as &dyn AsKey), to.as_ref().map(|it| it as &dyn AsKey));
-        let range = rows.range::<dyn AsKey, _>(bounds);
-        let mut seen = |(key, versions): (&RowKey, &Versions)| {
-            if let Some((_, value)) = versions.at(number) {
-                into.push((key.bytes().clone(), value.clone()));
+        let head = |bound: Bound<&[u8]>| bound.map(KeyHead::of);
+        // Keys of one head may be on both sides of a bound: that head is looked into.
+        let heads = (widened(head(bounds.0)), widened(head(bounds.1)));
+        let mut seen = |row: &Row| {
+            let key = rows.key(row);
+            if RangeBounds::<[u8]>::contains(&bounds, key)
+                && let Some(version) = rows.version_at(row, number)
+            {
+                let key = rows.record(row.key_record).slice(span(row.key_at, row.key_bytes));
+                into.push((key, rows.value(version)));
             }
             into.len() >= limit
         };
-        if reverse { !range.rev().any(&mut seen) } else { !range.into_iter().any(&mut seen) }
+        let mut firsts = rows.firsts.range(heads);
+        if reverse {
+            !firsts.rev().any(|(_, first)| {
+                let chain: Vec<&Row> = rows.chain(*first).map(|(_, row)| row).collect();
+                chain.into_iter().rev().any(&mut seen)
+            })
+        } else {
+            !firsts.any(|(_, first)| rows.chain(*first).any(|(_, row)| seen(row)))
+        }
     }
 
     /// All rows, for the tables. Only of a sealed generation.
-    pub(super) fn rows(&self) -> Rows<'_> {
-        Rows(self.read())
+    pub(super) fn rows(&self) -> Sealed<'_> {
+        Sealed(self.read())
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<RowKey, Versions>> {
+    fn read(&self) -> RwLockReadGuard<'_, Rows> {
         self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write<R>(&self, change: impl FnOnce(&mut Rows) -> R) -> R {
+        change(&mut self.rows.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The same bound with its edge inside.
+fn widened<T>(bound: Bound<T>) -> Bound<T> {
+    match bound {
+        Bound::Included(edge) | Bound::Excluded(edge) => Bound::Included(edge),
+        Bound::Unbounded => Bound::Unbounded,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::format;
+    use super::super::row_table::RowTable;
     use super::*;
 
-    fn value(byte: u8) -> Option<Bytes> {
-        Some(Bytes::copy_from_slice(&[byte]))
+    fn put(generation: &Generation, number: u64, rows: &[(&[u8], Option<&[u8]>)], open: &[u64]) {
+        let own = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
+        let writes: RowTable = rows.iter().map(|(key, value)| (own(key), value.map(own))).collect();
+        let whole = format::encode(&crc32fast::Hasher::new(), number, 0, &writes).expect("fits");
+        let places = format::rows(&whole).expect("rows");
+        generation.insert(number, 1, &whole, &places, open);
+    }
+
+    fn older_count(generation: &Generation, key: &[u8]) -> usize {
+        let rows = generation.read();
+        rows.find(key).and_then(|row| row.older.as_ref()).map_or(0, |older| older.len())
     }
 
     #[test]
     fn a_snapshot_sees_its_own_number_and_versions_nobody_sees_are_dropped() {
-        let key = Bytes::from_static(b"k");
         let generation = Generation::new(1 << 10);
         let get = |number| generation.get(KeyHash::of(b"k"), b"k", number);
-        generation.insert(1, 1, 8, vec![(key.clone(), value(1))], &[]);
-        generation.insert(2, 1, 8, vec![(key.clone(), value(2))], &[1]);
-        generation.insert(3, 1, 8, vec![(key.clone(), None)], &[1]);
-        generation.insert(4, 1, 8, vec![(key.clone(), value(4))], &[1]);
+        let value = |byte: u8| Some(Bytes::copy_from_slice(&[byte]));
+        put(&generation, 1, &[(b"k", Some(&[1]))], &[]);
+        put(&generation, 2, &[(b"k", Some(&[2]))], &[1]);
+        put(&generation, 3, &[(b"k", None)], &[1]);
+        put(&generation, 4, &[(b"k", Some(&[4]))], &[1]);
         assert_eq!(get(0), None);
         assert_eq!(get(1), Some(value(1)));
         assert_eq!(get(3), Some(None));
         assert_eq!(get(4), Some(value(4)));
         // 2 was seen by nobody once 3 was there.
-        assert_eq!(
-            generation
-                .read()
-                .get(&RowKey::from(key.clone()))
-                .map(|versions| versions.older.as_ref().map_or(0, |older| older.len())),
-            Some(2)
-        );
-        generation.insert(5, 1, 8, vec![(key.clone(), value(5))], &[]);
-        assert_eq!(
-            generation
-                .read()
-                .get(&RowKey::from(key.clone()))
-                .map(|versions| versions.older.as_ref().map_or(0, |older| older.len())),
-            Some(1)
-        );
+        assert_eq!(older_count(&generation, b"k"), 2);
+        put(&generation, 5, &[(b"k", Some(&[5]))], &[]);
+        assert_eq!(older_count(&generation, b"k"), 1);
+    }
+
+    /// Keys that are alike in their first bytes, or but for zeros at their end, are told apart, and stand in the order of
+    /// their bytes, whatever the order in which they came.
+    #[test]
+    fn keys_of_one_head_keep_their_order() {
+        let mut keys: Vec<Vec<u8>> = (0..40).map(|zeros| [vec![7; 4], vec![0; zeros]].concat()).collect();
+        keys.extend((0..20_u8).map(|last| [vec![7; 30], vec![last]].concat()));
+        keys.push(vec![6; 40]);
+        keys.push(vec![8]);
+        let mut sorted = keys.clone();
+        sorted.sort();
+        // Any order will do: a stride that meets each of them once.
+        let count = keys.len();
+        assert_ne!(count % 5, 0);
+        let generation = Generation::new(1 << 10);
+        for number in 0..count {
+            let key = &keys[number * 5 % count];
+            put(&generation, number as u64 + 1, &[(key, Some(key))], &[]);
+        }
+        let last = count as u64;
+        for key in &keys {
+            let found = generation.get(KeyHash::of(key), key, last);
+            assert_eq!(found, Some(Some(Bytes::copy_from_slice(key))), "{key:?}");
+        }
+        assert_eq!(generation.get(KeyHash::of(&[7; 29]), &[7; 29], last), None);
+        let tabled: Vec<Vec<u8>> = generation.rows().iter().map(|(key, _)| key.to_vec()).collect();
+        assert_eq!(tabled, sorted);
+        for from in 0..count {
+            for to in [from + 1, count / 2, count - 1] {
+                let Some(expected) = sorted.get(from..to) else { continue };
+                let bounds =
+                    (Bound::Included(&sorted[from][..]), Bound::Excluded(&sorted[to.min(count - 1)][..]));
+                let expected = if to < count { expected } else { &expected[..expected.len() - 1] };
+                for reverse in [false, true] {
+                    let mut into = Vec::new();
+                    assert!(generation.range(bounds, last, usize::MAX, reverse, &mut into));
+                    if reverse {
+                        into.reverse();
+                    }
+                    assert!(
+                        into.iter().map(|row| &row.0[..]).eq(expected.iter().map(|key| &key[..])),
+                        "{from} {to}"
+                    );
+                }
+            }
+        }
     }
 }

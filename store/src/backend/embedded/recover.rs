@@ -236,7 +236,7 @@ fn scan_segment(
         }
         let place = Place { segment, offset: at as u64, bytes: record.whole.len() };
         if number > applied.number && record.flags & FLAG_IDLE == 0 {
-            if rows(&Bytes::copy_from_slice(record.whole)).is_none() {
+            if rows(record.whole).is_none() {
                 return Err(LogError::Damaged(format!(
                     "record {number} in log/{name} at {at} cannot be read"
                 )));

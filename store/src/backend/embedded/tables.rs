@@ -6,6 +6,7 @@
 //! flipped bit in a manifest would hide rows. Blocks are checked by fjall at every read.
 
 use std::io;
+use std::iter::Peekable;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 
 use super::format::u64_at;
-use super::overlay::Rows;
+use super::overlay::Sealed;
 use super::recover::Applied;
 
 /// The engine's own row. Keys that begin with [`OWN_PREFIX`] are never the user's, and no range shows them.
@@ -160,40 +161,52 @@ impl Tables {
 
     /// Adds one run: the newest version of each row of `generations` (the newest generation first), and `applied`. When
     /// this returns `Ok` all of it is visible and durable.
-    pub(super) fn ingest(&self, generations: &[Rows<'_>], applied: &Applied) -> Result<u64, TablesError> {
+    pub(super) fn ingest(&self, generations: &[Sealed<'_>], applied: &Applied) -> Result<u64, TablesError> {
         let mut ingestion = self.rows.start_ingestion()?;
-        let mut heads: Vec<_> = generations.iter().map(|rows| rows.iter().peekable()).collect();
         let mut applied = Some(applied.encode());
         let mut rows_count = 0;
-        loop {
-            // The lowest key; on a tie the newest generation, which comes first.
-            let mut lowest: Option<(usize, Bytes)> = None;
-            for (index, head) in heads.iter_mut().enumerate() {
-                if let Some((key, _)) = head.peek()
-                    && lowest.as_ref().is_none_or(|(_, low)| *key < low)
-                {
-                    lowest = Some((index, (*key).clone()));
-                }
+        // Mostly it is one generation: nothing is compared with anything.
+        let rows = Merged { heads: generations.iter().map(|rows| rows.iter().peekable()).collect() };
+        for (key, value) in rows {
+            if key > APPLIED_KEY
+                && let Some(applied) = applied.take()
+            {
+                ingestion.write(APPLIED_KEY, applied.as_slice())?;
             }
-            let is_applied_due = lowest.as_ref().is_none_or(|(_, key)| key > APPLIED_KEY);
-            if is_applied_due && let Some(value) = applied.take() {
-                ingestion.write(APPLIED_KEY, value.as_slice())?;
+            rows_count += 1;
+            match value {
+                Some(value) => ingestion.write(key, value)?,
+                None => ingestion.write_tombstone(key)?,
             }
-            let Some((winner, key)) = lowest else { break };
-            for (index, head) in heads.iter_mut().enumerate() {
-                let Some((_, version)) = head.next_if(|(other, _)| **other == key) else { continue };
-                if index != winner {
-                    continue;
-                }
-                rows_count += 1;
-                match &version.1 {
-                    Some(value) => ingestion.write(&key[..], &value[..])?,
-                    None => ingestion.write_tombstone(&key[..])?,
-                }
-            }
+        }
+        if let Some(applied) = applied.take() {
+            ingestion.write(APPLIED_KEY, applied.as_slice())?;
         }
         ingestion.finish()?;
         Ok(rows_count)
+    }
+}
+
+/// The rows of several generations, the newest first: each key once, ascending, as the newest generation has it.
+struct Merged<I: Iterator> {
+    heads: Vec<Peekable<I>>,
+}
+
+impl<'a, I: Iterator<Item = (&'a [u8], Option<&'a [u8]>)>> Iterator for Merged<I> {
+    type Item = I::Item;
+
+    fn next(&mut self) -> Option<I::Item> {
+        if let [only] = &mut self.heads[..] {
+            return only.next();
+        }
+        // The lowest key; of equal ones the newest generation's, which comes first.
+        let lowest = self.heads.iter_mut().filter_map(|head| head.peek().map(|row| row.0)).min()?;
+        let mut newest = None;
+        for head in &mut self.heads {
+            let row = head.next_if(|row| row.0 == lowest);
+            newest = newest.or(row);
+        }
+        newest
     }
 }
 
