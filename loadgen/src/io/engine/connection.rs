@@ -22,7 +22,7 @@ const OPENING_MS: u64 = 30_000;
 const BACKOFF_MS: (u64, u64) = (50, 2_000);
 const COME_BACK_MS_MAX: u32 = 30_000;
 
-/// What a slow reader reads at once.
+/// What a slow reader reads at once, at most.
 const SIP_BYTES_MAX: u32 = 2 * 1024;
 
 /// Why a connection ends.
@@ -244,7 +244,7 @@ impl Engine {
         match next {
             Next::Go => Ok(()),
             Next::RetryAt { n, due_ns } => {
-                // A client that has sent more than that is not told of in the heap.
+                // Four bytes less in each timer; nobody sends as many in a run.
                 let n = u32::try_from(n).unwrap_or(u32::MAX);
                 self.timers.push(Reverse((due_ns, local, Due::Retry(n))));
                 Ok(())

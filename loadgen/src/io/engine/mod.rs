@@ -4,10 +4,11 @@
 //! # Invariants
 //! - The clock is read once a turn. What is due by then is handed over before it is looked at what sockets brought, so the
 //!   schedule does not wait for the server.
-//! - A turn is bounded: [`SENDS_MAX`] messages and [`EVENTS_MAX`] events.
+//! - A turn is bounded: [`SENDS_MAX`] messages, [`TIMERS_MAX`] timers and [`EVENTS_MAX`] events.
 //! - A client that has nothing to say owns no buffer.
 
 use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, VecDeque};
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -43,6 +44,8 @@ use stage::Stage;
 pub(in crate::io) const LOOK_MS: u64 = 20;
 /// Messages handed over in one turn before sockets are looked at.
 const SENDS_MAX: usize = 1_000;
+/// Timers that go off in one turn: a storm that cuts everybody at once is cut in pieces, and messages leave in between.
+const TIMERS_MAX: usize = 1_000;
 /// Events taken in one turn.
 const EVENTS_MAX: usize = 1_024;
 /// Everything of the schedule handed over this long after its end still counts as on time.
@@ -377,10 +380,9 @@ impl Engine {
     }
 
     fn timers_due(&mut self, stats: &mut Stats) {
-        while let Some(Reverse((due_ns, ..))) = self.timers.peek()
-            && *due_ns <= self.desk.now_ns
-        {
-            let Some(Reverse((_, local, due))) = self.timers.pop() else { return };
+        for _ in 0..TIMERS_MAX {
+            let next = self.timers.peek_mut().filter(|next| next.0.0 <= self.desk.now_ns);
+            let Some(Reverse((_, local, due))) = next.map(PeekMut::pop) else { return };
             let Some(client) = self.clients.get_mut(local as usize) else { continue };
             match due {
                 Due::Connect => self.backlog.push_back(local),
