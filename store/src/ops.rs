@@ -19,6 +19,8 @@ mod receipt;
 mod send;
 mod user;
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use carillon_protocol::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, MessageId, UserId};
 use carillon_protocol::placement::{SLOTS_COUNT, Slot, slot_of_conversation, slot_of_user};
@@ -59,15 +61,44 @@ pub struct Context<'a> {
 /// [`Abort::Fenced`] when the incarnation is dead or does not own a slot; [`Abort::TooLarge`] when what is to be written
 /// outgrows [`TXN_BYTES_MAX`]; [`Abort::Read`] when the engine could not read. Nothing may be committed then.
 pub fn append(txn: &mut dyn Txn, context: &mut Context<'_>, ops: &[Op]) -> Result<Vec<Outcome>, Abort> {
+    decide(txn, context, ops, None)
+}
+
+/// The same when an earlier attempt at these operations, and at those `behind` them, may have committed. If it did, what it
+/// refused stays refused where something is committed that the same sender said after it: it would come behind that (G9).
+///
+/// # Errors
+/// As of [`append`].
+pub fn append_again(
+    txn: &mut dyn Txn,
+    context: &mut Context<'_>,
+    ops: &[Op],
+    behind: &[Op],
+) -> Result<Vec<Outcome>, Abort> {
+    decide(txn, context, ops, Some(behind))
+}
+
+fn decide(
+    txn: &mut dyn Txn,
+    context: &mut Context<'_>,
+    ops: &[Op],
+    behind: Option<&[Op]>,
+) -> Result<Vec<Outcome>, Abort> {
     context.ids.begin();
-    let mut attempt = Attempt { txn, context, generation: 0, written_bytes: 0, slots: Slots::default() };
+    let (generation, written_bytes, slots) = (0, 0, Slots::default());
+    let passing = Passing::default();
+    let mut attempt = Attempt { txn, context, generation, written_bytes, slots, passing };
     attempt.fence()?;
     if attempt.txn.fetches_ahead() {
         let keys = ahead::keys(ops, attempt.generation);
         attempt.txn.prefetch(&keys);
     }
+    if let Some(behind) = behind {
+        attempt.find_committed(ops, behind)?;
+    }
     let mut outcomes = Vec::with_capacity(ops.len());
-    for op in ops {
+    for (place, op) in ops.iter().enumerate() {
+        attempt.passing.place = place;
         attempt.fence_slot(slot_of(op))?;
         let decided = match op {
             Op::Send(op) => send::send(&mut attempt, op),
@@ -127,6 +158,16 @@ struct Attempt<'t, 'c> {
     generation: u64,
     written_bytes: usize,
     slots: Slots,
+    passing: Passing,
+}
+
+/// Which operations an earlier attempt at the batch has committed.
+#[derive(Debug, Default)]
+struct Passing {
+    /// The place of the operation that is being decided.
+    place: usize,
+    /// The last place of each sender in each conversation that is committed.
+    last: BTreeMap<(ConversationId, UserId), usize>,
 }
 
 impl Attempt<'_, '_> {
@@ -192,6 +233,31 @@ impl Attempt<'_, '_> {
         }
     }
 
+    fn is_committed(
+        &mut self,
+        conversation: ConversationId,
+        sender: UserId,
+        client_msg_id: &str,
+    ) -> Result<bool, Halt> {
+        let hash = idempotency_hash(sender, client_msg_id);
+        Ok(self.remembered(|generation| keys::sent(generation, conversation, &hash))?.is_some())
+    }
+
+    fn find_committed(&mut self, ops: &[Op], behind: &[Op]) -> Result<(), Abort> {
+        for (place, op) in ops.iter().chain(behind).enumerate() {
+            let (conversation, sender, client_msg_id) = match op {
+                Op::Send(op) => (op.conversation, op.sender, &op.client_msg_id),
+                Op::Change(op) => (op.conversation, op.by, &op.client_msg_id),
+                _ => continue,
+            };
+            // What cannot be read here cannot be read when its turn comes, either.
+            if self.is_committed(conversation, sender, client_msg_id).unwrap_or(false) {
+                self.passing.last.insert((conversation, sender), place);
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses what is not committed while something is that the sender said after it: it was refused before, nobody heard
     /// of that, and by now its place is taken (G9).
     fn refuse_overtaken(
@@ -200,12 +266,14 @@ impl Attempt<'_, '_> {
         sender: UserId,
         said_after: &[String],
     ) -> Result<(), Halt> {
+        let last = self.passing.last.get(&(conversation, sender));
+        let mut is_overtaken = last.is_some_and(|last| *last > self.passing.place);
         for client_msg_id in said_after {
-            let hash = idempotency_hash(sender, client_msg_id);
-            if self.remembered(|generation| keys::sent(generation, conversation, &hash))?.is_some() {
-                let words = "what was sent after it is committed, and this is not: send it again";
-                return Err(Refusal::new(Code::Unavailable, words).into());
-            }
+            is_overtaken = is_overtaken || self.is_committed(conversation, sender, client_msg_id)?;
+        }
+        if is_overtaken {
+            let words = "what was sent after it is committed, and this is not: send it again";
+            return Err(Refusal::new(Code::Unavailable, words).into());
         }
         Ok(())
     }

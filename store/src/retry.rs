@@ -17,7 +17,7 @@ use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::WallMs;
 
 use crate::error::CommitError;
-use crate::ops::{self, Claim, Context, append};
+use crate::ops::{self, Claim, Context, append, append_again};
 use crate::txn::{Abort, Engine, Txn};
 use crate::verb::{Op, Outcome, Receipted};
 
@@ -67,7 +67,7 @@ pub fn commit_batch(
     let mut batch =
         Batch { engine, lane, context, pause, tentative: Tentative::default(), results, stopped: None };
     if !ops.is_empty() {
-        batch.commit(ops, false);
+        batch.commit(ops, ops.len(), false);
     }
     batch.results
 }
@@ -139,23 +139,25 @@ enum Verdict {
 }
 
 impl Batch<'_, '_> {
-    /// Commits the next part, splitting it where it must be: the depth is the logarithm of its length. `is_unsure` says
-    /// that an attempt at a larger part may have committed these operations.
-    fn commit(&mut self, ops: &[Op], mut is_unsure: bool) {
+    /// Commits the next part, which is so many of `ops`, splitting it where it must be: the depth is the logarithm of its
+    /// length. `is_unsure` says that an attempt at a larger part may have committed these operations, and perhaps those
+    /// behind them.
+    fn commit(&mut self, ops: &[Op], count: usize, mut is_unsure: bool) {
+        let (part, behind) = ops.split_at(count);
         if let Some(stopped) = &self.stopped {
-            self.results.extend(ops.iter().map(|_| Err(stopped.clone())));
+            self.results.extend(part.iter().map(|_| Err(stopped.clone())));
             return;
         }
-        match self.settle(ops, &mut is_unsure) {
+        match self.settle(part, behind, &mut is_unsure) {
             Verdict::Committed(outcomes) => self.results.extend(outcomes.into_iter().map(Ok)),
-            Verdict::Split(_) if ops.len() > 1 => {
-                let (first, second) = ops.split_at(ops.len() / 2);
-                self.commit(first, is_unsure);
-                self.commit(second, is_unsure);
+            Verdict::Split(_) if count > 1 => {
+                let half = count / 2;
+                self.commit(ops, half, is_unsure);
+                self.commit(ops.split_at(half).1, count - half, is_unsure);
             }
-            Verdict::Split(_) if is_unsure => self.stop(ops, BatchError::Unknown),
+            Verdict::Split(_) if is_unsure => self.stop(part, BatchError::Unknown),
             Verdict::Split(refusal) => self.results.push(Ok(Outcome::Refused(refusal))),
-            Verdict::Failed(error) => self.stop(ops, error),
+            Verdict::Failed(error) => self.stop(part, error),
         }
     }
 
@@ -165,13 +167,17 @@ impl Batch<'_, '_> {
     }
 
     /// Tries until the outcome is definite or [`ATTEMPTS_MAX`] is met.
-    fn settle(&mut self, ops: &[Op], is_unsure: &mut bool) -> Verdict {
+    fn settle(&mut self, ops: &[Op], behind: &[Op], is_unsure: &mut bool) -> Verdict {
         let offset = self.results.len();
         for attempt in 1..=ATTEMPTS_MAX {
             let context = &mut *self.context;
+            let is_again = *is_unsure;
             let mut panicked = false;
             let committed = run(self.engine, self.lane, &mut |txn| {
-                let decided = catch_unwind(AssertUnwindSafe(|| append(txn, context, ops)));
+                let decide = || {
+                    if is_again { append_again(txn, context, ops, behind) } else { append(txn, context, ops) }
+                };
+                let decided = catch_unwind(AssertUnwindSafe(decide));
                 // The engine only has to drop what was written so far; it never sees the unwinding.
                 decided.unwrap_or_else(|_| {
                     panicked = true;

@@ -37,6 +37,38 @@ fn bench() -> Bench {
     Bench { memory, world }
 }
 
+/// G9: an attempt of unknown outcome that did commit has refused what a member said before they were one. By now they are, and
+/// what they said after that is committed: what was refused stays so, or it would come behind that. Also in parts of the batch.
+#[test]
+fn g9_what_an_unknown_attempt_refused_is_not_put_behind_what_it_committed() {
+    for second in [None, Some(Fault::Slow)] {
+        let mut bench = bench();
+        let ops = [
+            send(3, GROUP, "early", "I am none"),
+            send(1, GROUP, "other", "welcome"),
+            change(1, GROUP, "come", add(&[3])),
+            send(3, GROUP, "late", "I am one"),
+        ];
+        bench.memory.faults().script([Some(Fault::UnknownCommitted), second]);
+        let results = bench.world.try_commit(&ops);
+        let seqs: Vec<Option<u64>> = results
+            .iter()
+            .map(|result| match result {
+                Ok(Outcome::Appended(appended)) => Some(appended.seq),
+                Ok(Outcome::Refused(refusal)) => {
+                    assert_eq!(refusal.code, Code::Unavailable, "{second:?}");
+                    None
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(seqs, [None, Some(4), Some(5), Some(6)], "{second:?}");
+        bench.memory.faults().script([Some(Fault::UnknownLost)]);
+        let again = bench.world.try_commit(&ops[..1]);
+        assert!(matches!(&again[..], [Ok(Outcome::Appended(appended))] if appended.seq == 7), "{again:?}");
+    }
+}
+
 /// One of each kind. All of them belong to one lane, since there is one.
 fn kinds() -> Vec<(&'static str, Op)> {
     vec![
