@@ -9,9 +9,9 @@
 //! - A tail never lies above what every live session of that life has: it rises with a `Deliver`, which names all
 //!   listeners of the shard at once, and to `fanned_out_seq`, below which every `Deliver` came before.
 //! - The tails of an earlier life do not move any more.
-//! - Bounded: [`TAILS_MAX`] conversations a life, the longest unheard forgotten first, [`LIVES_MAX`] earlier lives, and
-//!   [`RAISED_MAX`] steps back to a moment. What is forgotten is unknown, and a session that needs it is told `behind` or
-//!   nothing, never something wrong.
+//! - Bounded: [`TAILS_MAX`] conversations a life, the longest unheard forgotten first, and as many in doubt (beyond, all
+//!   are), [`LIVES_MAX`] earlier lives, and [`RAISED_MAX`] steps back to a moment. What is forgotten is unknown, and a
+//!   session that needs it is told `behind` or nothing, never something wrong.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
@@ -63,6 +63,9 @@ pub(crate) struct Tails {
     before: VecDeque<(Life, Recent)>,
     raised: VecDeque<Raised>,
     raised_count: u64,
+    /// Conversations of which nothing was known when a new owner began to hand on again, in this life: what comes of that
+    /// may be what a session has, however low the tail still is.
+    unsure: IdMap<ConversationId, ()>,
 }
 
 /// A tail rose.
@@ -81,6 +84,7 @@ impl Tails {
             before: VecDeque::new(),
             raised: VecDeque::new(),
             raised_count: 0,
+            unsure: IdMap::default(),
         }
     }
 
@@ -102,12 +106,28 @@ impl Tails {
             self.before.pop_front();
         }
         self.before.push_back((self.life, std::mem::take(&mut self.current)));
+        self.unsure = IdMap::default();
         self.life.number += 1;
     }
 
+    /// Whether it is not known of what is handed on again if a session has it: then there is no telling whether it is the
+    /// next event.
+    #[must_use]
+    pub(crate) fn is_doubtful(&self, conversation: ConversationId, seq: Seq) -> bool {
+        let is_next = self.tail(conversation).is_some_and(|tail| seq <= tail + 1);
+        !is_next || self.unsure.contains_key(&conversation) || self.unsure.len() >= TAILS_MAX
+    }
+
     /// A `Deliver` came.
-    pub(crate) fn delivered(&mut self, conversation: ConversationId, seq: Seq) {
+    pub(crate) fn delivered(&mut self, conversation: ConversationId, seq: Seq, is_replayed: bool) {
         let from = self.current.get(conversation);
+        if self.unsure.len() < TAILS_MAX {
+            if !is_replayed {
+                self.unsure.remove(&conversation);
+            } else if from.is_none() {
+                self.unsure.insert(conversation, ());
+            }
+        }
         self.current.raise(conversation, seq);
         self.remember(conversation, from);
     }
@@ -230,7 +250,7 @@ mod tests {
         let mut tails = Tails::of(Peer(0));
         tails.note(ConversationId(7), 20, true);
         for conversation in 100..70_100 {
-            tails.delivered(ConversationId(conversation), 1);
+            tails.delivered(ConversationId(conversation), 1, false);
         }
         assert_eq!(tails.tail(ConversationId(7)), None);
         tails.note(ConversationId(7), 5, true);
@@ -243,14 +263,14 @@ mod tests {
         let mut tails = Tails::of(Peer(0));
         let first = Moment::end_of(tails.life());
         for conversation in 0..100_000 {
-            tails.delivered(ConversationId(conversation), conversation + 1);
+            tails.delivered(ConversationId(conversation), conversation + 1, false);
         }
         assert_eq!(tail_of(&tails, first, 0), None);
         assert_eq!(tail_of(&tails, first, 99_999), Some(100_000));
         assert!(tails.current.young.len() + tails.current.old.len() <= TAILS_MAX);
         tails.end_life();
         let second = Moment::end_of(tails.life());
-        tails.delivered(ConversationId(99_999), 100_007);
+        tails.delivered(ConversationId(99_999), 100_007, false);
         tails.note(ConversationId(99_999), 3, true);
         tails.note(ConversationId(5), 3, false);
         assert_eq!(tail_of(&tails, second, 5), None);
@@ -263,27 +283,44 @@ mod tests {
         assert_eq!(tail_of(&tails, second, 99_999), Some(100_007));
     }
 
+    /// G6: what is handed on again of a conversation that nothing was known of is in doubt until something new comes.
+    #[test]
+    fn a_tail_that_a_replay_began_says_nothing() {
+        let mut tails = Tails::of(Peer(0));
+        let here = ConversationId(7);
+        assert!(tails.is_doubtful(here, 1));
+        tails.delivered(here, 1, true);
+        assert!(tails.is_doubtful(here, 2), "the first may have been for others");
+        tails.delivered(here, 2, true);
+        tails.delivered(here, 3, false);
+        assert!(!tails.is_doubtful(here, 4) && tails.is_doubtful(here, 5));
+        tails.delivered(here, 4, true);
+        assert!(!tails.is_doubtful(here, 5), "something was known");
+        tails.end_life();
+        assert!(tails.is_doubtful(here, 5));
+    }
+
     /// G6, G13: who goes to another router has what the tails were then, whatever rises for those who stay, and also when
     /// the lane is lost behind them; so many events later it is unknown.
     #[test]
     fn a_moment_is_remembered_for_a_while() {
         let mut tails = Tails::of(Peer(0));
         for conversation in 1..=3 {
-            tails.delivered(ConversationId(conversation), 10);
+            tails.delivered(ConversationId(conversation), 10, false);
         }
         let moment = tails.moment(tails.life());
-        tails.delivered(ConversationId(1), 11);
-        tails.delivered(ConversationId(1), 12);
+        tails.delivered(ConversationId(1), 11, false);
+        tails.delivered(ConversationId(1), 12, false);
         tails.note(ConversationId(2), 15, true);
-        tails.delivered(ConversationId(4), 7);
+        tails.delivered(ConversationId(4), 7, false);
         let had = |tails: &Tails| [1, 2, 3, 4].map(|conversation| tail_of(tails, moment, conversation));
         assert_eq!(had(&tails), [Some(10), Some(10), Some(10), None]);
         tails.end_life();
-        tails.delivered(ConversationId(3), 20);
+        tails.delivered(ConversationId(3), 20, false);
         assert_eq!(had(&tails), [Some(10), Some(10), Some(10), None]);
         assert_eq!(tail_of(&tails, tails.moment(tails.life()), 3), Some(20));
         for seq in 0..RAISED_MAX as u64 {
-            tails.delivered(ConversationId(9), seq + 1);
+            tails.delivered(ConversationId(9), seq + 1, false);
         }
         assert_eq!(had(&tails), [None; 4]);
         assert_eq!(tails.raised.len(), RAISED_MAX);

@@ -122,7 +122,7 @@ impl Session {
                 let ahead = self.work.as_ref().and_then(|work| work.ahead_of(conversation));
                 let was_paged = self.work.as_mut().is_some_and(|work| {
                     work.early.passed(conversation, seq);
-                    work.was_paged(conversation, seq)
+                    work.was_paged(conversation, seq, delivery.is_doubtful)
                 });
                 if was_paged || is_filled {
                     return;
@@ -155,6 +155,9 @@ impl Session {
                 if line.push(common, bytes, Shared::Event) {
                     let since_commit_ms = common.wall.0.saturating_sub(delivery.event.id.created_at().0);
                     common.counters.event_live(since_commit_ms);
+                    if delivery.is_doubtful {
+                        self.work(common).followed(conversation, seq);
+                    }
                 } else {
                     self.overflow(conversation, seq, head_seq, line, common);
                 }

@@ -403,7 +403,7 @@ mod tests {
     fn after(tail: Option<Seq>, ahead: Option<Seq>, mut known: Known) -> Placed {
         let (mut work, mut tails) = (Work::default(), Tails::of(Peer(0)));
         if let Some(tail) = tail {
-            tails.delivered(HERE, tail);
+            tails.delivered(HERE, tail, false);
         }
         work.ahead.extend(ahead.map(|ahead| (HERE, ahead)));
         let moment = Moment::end_of(tails.life());

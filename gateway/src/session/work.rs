@@ -188,13 +188,20 @@ impl Work {
         self.early.passed(conversation, seq);
     }
 
-    /// A live event passes: whether the client has it already by a page. What is not needed any more is forgotten.
-    pub(super) fn was_paged(&mut self, conversation: ConversationId, seq: Seq) -> bool {
+    /// A live event passes: whether the client has it already by a page. What is not needed any more is forgotten; while
+    /// the next one may be in doubt (`is_doubtful`) it is needed.
+    pub(super) fn was_paged(&mut self, conversation: ConversationId, seq: Seq, is_doubtful: bool) -> bool {
         let Some(paged) = self.ahead_of(conversation) else { return false };
-        if seq >= paged {
+        if seq > paged || (seq == paged && !is_doubtful) {
             self.ahead.retain(|(other, _)| *other != conversation);
         }
         seq <= paged
+    }
+
+    /// The client was pushed this event, and whether the next one follows nobody else knows.
+    pub(super) fn followed(&mut self, conversation: ConversationId, seq: Seq) {
+        self.ahead.retain(|(other, _)| *other != conversation);
+        self.ahead.push((conversation, seq));
     }
 
     /// Keeps what the user read elsewhere until there is room to say it. The latest word counts.
@@ -230,12 +237,12 @@ mod tests {
         let conversation = ConversationId(1);
         let mut work = Work::default();
         work.placed(conversation, 7, 7);
-        assert!(!work.was_paged(conversation, 8), "everything was fanned out before");
+        assert!(!work.was_paged(conversation, 8, false), "everything was fanned out before");
         work.early.add(conversation, 9);
         work.placed(conversation, 10, 8);
         assert!(!work.early.contains(conversation, 9));
-        assert!(work.was_paged(conversation, 9) && work.was_paged(conversation, 10));
-        assert!(!work.was_paged(conversation, 11) && work.is_empty());
+        assert!(work.was_paged(conversation, 9, false) && work.was_paged(conversation, 10, false));
+        assert!(!work.was_paged(conversation, 11, false) && work.is_empty());
     }
 
     #[test]

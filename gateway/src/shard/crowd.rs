@@ -219,14 +219,15 @@ impl Shard {
     ) -> usize {
         let mut sessions_count = 0;
         let (conversation, seq) = (ConversationId(frame.conversation.0.to_native()), frame.seq.to_native());
-        let tail = self.common.tails(router).tail(conversation);
+        let tails = self.common.tails(router);
+        let (tail, is_doubtful) = (tails.tail(conversation), tails.is_doubtful(conversation, seq));
         if frame.replayed && tail.is_some_and(|tail| tail >= seq) {
             // Handed on by an earlier owner, too: everybody has it.
             progress.users_count = frame.users.len();
             return sessions_count;
         }
         if let Some(mut delivery) = delivery(router, frame, std::mem::take(progress)) {
-            delivery.is_doubtful = frame.replayed && tail.is_none_or(|tail| tail + 1 < seq);
+            delivery.is_doubtful = frame.replayed && is_doubtful;
             for user in frame.users.iter().skip(delivery.users_count) {
                 if sessions_count >= sessions_max {
                     break;
@@ -250,7 +251,7 @@ impl Shard {
         }
         if progress.users_count >= frame.users.len() {
             self.common.counters.delivers += 1;
-            self.common.tails(router).delivered(conversation, seq);
+            self.common.tails(router).delivered(conversation, seq, frame.replayed);
         }
         sessions_count
     }

@@ -370,3 +370,42 @@ fn g6_what_was_fetched_while_behind_fills_no_place() {
     let seen = client.take(&mut rig);
     assert!(matches!(seen.as_slice(), [Seen::Ack { seq: 4, duplicate: true, .. }]), "{seen:?}");
 }
+
+/// G6: a new owner hands on again what a session was brought by pages, as far as the earlier owner had handed on. That others
+/// were told something of it before says nothing: the client is told to sync, and gets no event twice.
+#[test]
+fn g6_what_is_handed_on_again_to_others_first_is_still_in_doubt() {
+    let mut rig = Rig::new(&[]);
+    rig.lane_up();
+    let mut client = rig.connect(Wire::Json);
+    client.say(&mut rig, None, &identify(&token(1, "phone", 3_600), &[(HERE.0, 3)]));
+    let Up::Register(register) = rig.next_up() else { panic!("registers first") };
+    let session = register.session;
+    let conversations = vec![Joined { conversation: HERE, cursor: 3, is_returning: false }];
+    rig.down(&Registered { session, request: register.request, conversations, more: false });
+    let Up::Peek(peek) = rig.next_up() else { panic!("then peeks") };
+    let standing =
+        Standing { conversation: HERE, first_seq: 3, head_seq: 4, fanned_out_seq: 4, joined_seq: 3 };
+    rig.down(&Peeked { session, request: peek.request, standings: vec![standing] });
+    let Up::Read(read) = rig.next_up() else { panic!("brings what is missing") };
+    let entries = vec![Entry { seq: 4, record: record(79, 2, "t", "fourth") }];
+    // The log went on meanwhile, so it is not known that nobody has more.
+    let page =
+        Page { first_seq: 3, head_seq: 5, fanned_out_seq: 0, entries, ..own_page(session, read.request) };
+    rig.down(&page);
+    client.take(&mut rig);
+    for (seq, user) in [(1, 2), (2, 2), (3, 1), (4, 1), (5, 1)] {
+        rig.down(&Deliver {
+            replayed: true,
+            conversation: HERE,
+            seq,
+            head_seq: 5,
+            origin_session: 0,
+            origin_request: 0,
+            users: vec![UserId(user)],
+            record: record(75 + seq, 2, "t", "again"),
+        });
+    }
+    let seen = client.take(&mut rig);
+    assert!(matches!(seen.as_slice(), [Seen::Behind(list)] if *list == [(HERE.0, 5)]), "{seen:?}");
+}

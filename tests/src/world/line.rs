@@ -50,12 +50,17 @@ impl Line {
 
     /// Everything up to here is there; `None` while that is not known.
     pub(super) fn cursor(&self) -> Option<Seq> {
-        (self.next.0 == self.next.1).then(|| self.after_acks(self.next.0) - 1)
+        (self.next.0 == self.next.1).then(|| self.least())
     }
 
     /// Whether the line has gone on beyond this event.
     pub(super) fn is_past(&self, seq: Seq) -> bool {
         seq + 1 < self.next.0
+    }
+
+    /// Everything up to here is there, and perhaps more.
+    pub(super) fn least(&self) -> Seq {
+        self.after_acks(self.next.0) - 1
     }
 
     fn after_acks(&self, mut next: Seq) -> Seq {

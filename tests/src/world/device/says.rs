@@ -292,7 +292,7 @@ impl Device {
     /// Asks for what is missing below what came.
     pub(super) fn ask_missing(&mut self, hands: &mut Hands<'_, '_>) {
         let cursors: Vec<(ConversationId, Seq)> =
-            self.lines.iter().filter_map(|(id, line)| Some((*id, line.cursor()?))).collect();
+            self.lines.iter().map(|(id, line)| (*id, line.least())).collect();
         for (conversation, cursor) in cursors {
             let is_asked = |sync: &Sync| sync.conversation == conversation && sync.why == Why::History;
             if let Some(first) =
