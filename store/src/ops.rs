@@ -65,7 +65,9 @@ pub fn append(txn: &mut dyn Txn, context: &mut Context<'_>, ops: &[Op]) -> Resul
 }
 
 /// The same when an earlier attempt at these operations, and at those `behind` them, may have committed. If it did, what it
-/// refused stays refused where something is committed that the same sender said after it: it would come behind that (G9).
+/// refused stays refused where it committed something that the same sender said after it: it would come behind that (G9).
+/// `is_of_attempt` tells the ids of events that only such an attempt can have made: none of them there, and it may still
+/// come, with what it did not refuse (G5).
 ///
 /// # Errors
 /// As of [`append`].
@@ -74,15 +76,19 @@ pub fn append_again(
     context: &mut Context<'_>,
     ops: &[Op],
     behind: &[Op],
+    is_of_attempt: &dyn Fn(MessageId) -> bool,
 ) -> Result<Vec<Outcome>, Abort> {
-    decide(txn, context, ops, Some(behind))
+    decide(txn, context, ops, Some((behind, is_of_attempt)))
 }
+
+/// What stands behind a part of a batch that is decided again, and whether an attempt at it made an event.
+type Again<'a> = (&'a [Op], &'a dyn Fn(MessageId) -> bool);
 
 fn decide(
     txn: &mut dyn Txn,
     context: &mut Context<'_>,
     ops: &[Op],
-    behind: Option<&[Op]>,
+    again: Option<Again<'_>>,
 ) -> Result<Vec<Outcome>, Abort> {
     context.ids.begin();
     let (generation, written_bytes, slots) = (0, 0, Slots::default());
@@ -93,8 +99,8 @@ fn decide(
         let keys = ahead::keys(ops, attempt.generation);
         attempt.txn.prefetch(&keys);
     }
-    if let Some(behind) = behind {
-        attempt.find_committed(ops, behind)?;
+    if let Some((behind, is_of_attempt)) = again {
+        attempt.find_committed(ops.iter().chain(behind), is_of_attempt);
     }
     let mut outcomes = Vec::with_capacity(ops.len());
     for (place, op) in ops.iter().enumerate() {
@@ -243,19 +249,37 @@ impl Attempt<'_, '_> {
         Ok(self.remembered(|generation| keys::sent(generation, conversation, &hash))?.is_some())
     }
 
-    fn find_committed(&mut self, ops: &[Op], behind: &[Op]) -> Result<(), Abort> {
-        for (place, op) in ops.iter().chain(behind).enumerate() {
+    fn find_committed<'o>(
+        &mut self,
+        ops: impl Iterator<Item = &'o Op>,
+        is_of_attempt: &dyn Fn(MessageId) -> bool,
+    ) {
+        for (place, op) in ops.enumerate() {
             let (conversation, sender, client_msg_id) = match op {
                 Op::Send(op) => (op.conversation, op.sender, &op.client_msg_id),
                 Op::Change(op) => (op.conversation, op.by, &op.client_msg_id),
                 _ => continue,
             };
             // What cannot be read here cannot be read when its turn comes, either.
-            if self.is_committed(conversation, sender, client_msg_id).unwrap_or(false) {
+            let made = self.event_of(conversation, sender, client_msg_id).ok().flatten();
+            if made.is_some_and(is_of_attempt) {
                 self.passing.last.insert((conversation, sender), place);
             }
         }
-        Ok(())
+    }
+
+    /// The event that a command has become.
+    fn event_of(
+        &mut self,
+        conversation: ConversationId,
+        sender: UserId,
+        client_msg_id: &str,
+    ) -> Result<Option<MessageId>, Halt> {
+        let hash = idempotency_hash(sender, client_msg_id);
+        let row = self.remembered(|generation| keys::sent(generation, conversation, &hash))?;
+        let Some(row) = row.filter(|row| row.seq > 0) else { return Ok(None) };
+        let record = self.read().get(&keys::event(conversation, row.seq))?;
+        Ok(record.and_then(|record| Event::decode_sender(&record)).map(|(id, _, _)| id))
     }
 
     /// Refuses what is not committed while something is that the sender said after it: it was refused before, nobody heard

@@ -171,11 +171,12 @@ impl Batch<'_, '_> {
         let offset = self.results.len();
         for attempt in 1..=ATTEMPTS_MAX {
             let context = &mut *self.context;
-            let is_again = *is_unsure;
+            let (is_again, events) = (*is_unsure, &self.tentative.events);
             let mut panicked = false;
             let committed = run(self.engine, self.lane, &mut |txn| {
-                let decide = || {
-                    if is_again { append_again(txn, context, ops, behind) } else { append(txn, context, ops) }
+                let decide = || match is_again {
+                    true => append_again(txn, context, ops, behind, &|id| events.contains_key(&id)),
+                    false => append(txn, context, ops),
                 };
                 let decided = catch_unwind(AssertUnwindSafe(decide));
                 // The engine only has to drop what was written so far; it never sees the unwinding.

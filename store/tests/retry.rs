@@ -69,6 +69,21 @@ fn g9_what_an_unknown_attempt_refused_is_not_put_behind_what_it_committed() {
     }
 }
 
+/// G5: what was said after it may be committed by another attempt, long before: that says nothing about an attempt of unknown
+/// outcome, which may still come.
+#[test]
+fn g5_what_may_still_come_is_not_refused() {
+    let mut bench = bench();
+    let ops = [send(1, GROUP, "new", "hello"), send(1, GROUP, "first", "hello")];
+    bench.memory.faults().script([Some(Fault::UnknownLost)]);
+    let results = bench.world.try_commit(&ops);
+    let found = |result: &Result<Outcome, BatchError>| match result {
+        Ok(Outcome::Appended(appended)) => (appended.seq, appended.duplicate),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(results.iter().map(found).collect::<Vec<_>>(), [(4, false), (2, true)]);
+}
+
 /// One of each kind. All of them belong to one lane, since there is one.
 fn kinds() -> Vec<(&'static str, Op)> {
     vec![

@@ -432,6 +432,13 @@ impl Session {
         }
     }
 
+    /// A router knows no more whom the session watches there.
+    pub(super) fn watch_again_at(&mut self, router: Peer) {
+        if let Some(watching) = self.live.as_mut().and_then(|live| live.watching.as_mut()) {
+            watching.watch_again(|_, home| home == Some(router));
+        }
+    }
+
     /// A watched user came or went, says their home. `encoded`: the frame as it goes to those who were told nothing else
     /// meanwhile.
     pub(crate) fn presence(

@@ -265,10 +265,14 @@ impl Session {
             // The client has nothing to do with it: ask again, more slowly. One that begins is told when that took too long.
             code if !is_fresh || code == Code::Unavailable => {
                 let wait_ms = refusal.retry_after_ms.unwrap_or(RETRY_MS).max(RETRY_MS);
-                let listed_by = match &self.stage {
-                    Stage::Registering(registering) => registering.listed_by,
-                    _ => self.home(),
+                let (listed_by, refused_by) = match &self.stage {
+                    Stage::Registering(registering) => (registering.listed_by, registering.home),
+                    _ => (self.home(), None),
                 };
+                // Whom it watches at that router is forgotten there together with it.
+                if let Some(home) = refused_by {
+                    self.watch_again_at(home.router);
+                }
                 self.unregister(Moment::end_of);
                 if let Stage::Registering(registering) = &mut self.stage {
                     registering.listed_by = listed_by;

@@ -1,8 +1,11 @@
 //! Whom a client watches, and what it is told of them.
 
 use carillon_protocol::client::{Command, Wire};
-use carillon_protocol::frame::{self, Presence, UserPresence, Watched};
-use carillon_protocol::ids::UserId;
+use carillon_protocol::frame::{
+    self, Joined, Presence, Refused, Register, Registered, UserPresence, Watched,
+};
+use carillon_protocol::ids::{ConversationId, UserId};
+use carillon_protocol::reason::Code;
 
 use crate::rig::{Client, Rig, Seen, Up, deliver, identify, live, text_id, token};
 
@@ -141,6 +144,34 @@ fn a_lost_lane_makes_nobody_flicker() {
     assert_eq!(client.take(&mut rig), [Seen::Presence((3, false, Some(SEEN)))]);
     rig.pass_ms(60_000);
     assert_eq!(rig.up.len(), 0, "no more questions");
+}
+
+/// PR4, G7: a router that could not register a session again has forgotten whom it watches there: it is told once more.
+#[test]
+fn whom_a_refused_session_watches_is_said_again() {
+    let mut rig = Rig::new(&[]);
+    let mut client = watching(&mut rig, Wire::Json, &[2]);
+    let refuse = |rig: &mut Rig, session, request| {
+        let (field, message) = (String::new(), String::new());
+        let (code, retry_after_ms) = (Code::Unavailable as u16, 500);
+        rig.down(&Refused { session, request, code, retry_after_ms, field, message });
+    };
+    rig.lane_down();
+    rig.lane_up();
+    let Up::Register(Register { session, request, .. }) = rig.next_up() else { panic!("registers") };
+    let conversations = vec![Joined { conversation: ConversationId(HERE), cursor: 1, is_returning: false }];
+    rig.down(&Registered { session, request, conversations, more: false });
+    let Up::Peek(peek) = rig.next_up() else { panic!("peeks") };
+    let watch = next_watch(&mut rig);
+    answer(&mut rig, &watch, vec![state(2, true, 0)]);
+    refuse(&mut rig, session, peek.request);
+    rig.pass_ms(1_000);
+    let Up::Register(register) = rig.next_up() else { panic!("registers again") };
+    refuse(&mut rig, session, register.request);
+    rig.pass_ms(1_000);
+    assert_eq!(client.finish_registering(&mut rig, &[(HERE, 1, 1)]), []);
+    let watch = next_watch(&mut rig);
+    assert_eq!((watch.watch, &watch.users), (true, &users(&[2])));
 }
 
 /// PR4: a subscription from before `ready` waits until the router knows the session; one that a lost lane took is asked

@@ -160,7 +160,7 @@ impl Device {
         }
     }
 
-    fn line(&mut self, conversation: ConversationId) -> &mut Line {
+    pub(super) fn line(&mut self, conversation: ConversationId) -> &mut Line {
         let (least, most) = self.stored.get(&conversation).copied().unwrap_or_default();
         self.lines.entry(conversation).or_insert_with(|| Line::new(least, most))
     }
