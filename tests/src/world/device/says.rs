@@ -1,7 +1,6 @@
 //! What a device says, and when.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 
 use carillon_protocol::client::{Command, FrameId, SendMessage, Wire, binary, json};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
@@ -290,14 +289,11 @@ impl Device {
         self.firsts.get(&conversation).copied().unwrap_or(1)
     }
 
-    /// Asks for what is missing below what came, on this connection or before.
+    /// Asks for what is missing below what came.
     pub(super) fn ask_missing(&mut self, hands: &mut Hands<'_, '_>) {
-        let known: BTreeSet<ConversationId> = self.lines.keys().chain(self.held.keys()).copied().collect();
-        for conversation in known {
-            if !hands.book.is_member(self.user, conversation) {
-                continue;
-            }
-            let cursor = self.line(conversation).least();
+        let cursors: Vec<(ConversationId, Seq)> =
+            self.lines.iter().map(|(id, line)| (*id, line.least())).collect();
+        for (conversation, cursor) in cursors {
             let is_asked = |sync: &Sync| sync.conversation == conversation && sync.why == Why::History;
             if let Some(first) =
                 self.missing(conversation, self.first_of(conversation), cursor).first().copied()
