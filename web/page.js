@@ -355,7 +355,7 @@ async function show(conversation) {
   quote(undefined);
   $("messages").replaceChildren();
   drawn.delete($("messages"));
-  drawn_from = conversation.messages.at(-PAGE)?.seq ?? 0;
+  draw_last(conversation);
   $("chat").hidden = false;
   $("app").classList.add("is-chatting");
   watch(conversation, WATCHED_MAX);
@@ -368,9 +368,16 @@ async function show(conversation) {
     notice(error.message);
   }
   if (open !== conversation) return;
+  // The page came below what had come live or by catching up: together they may be more than a first look needs.
+  draw_last(conversation);
   draw_chat();
   $("scroll").scrollTop = $("scroll").scrollHeight;
   seen();
+}
+
+/** Only its newest page is drawn, until somebody scrolls up. */
+function draw_last(conversation) {
+  drawn_from = conversation.messages.at(-PAGE)?.seq ?? 0;
 }
 
 /** More of the past: what is held already, then what the server has. */

@@ -1,6 +1,7 @@
 //! What a device says, and when.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use carillon_protocol::client::{Command, FrameId, SendMessage, Wire, binary, json};
 use carillon_protocol::ids::{ConversationId, Seq, UserId};
@@ -289,10 +290,14 @@ impl Device {
         self.firsts.get(&conversation).copied().unwrap_or(1)
     }
 
-    /// Asks for what is missing below what came.
+    /// Asks for what is missing below what came. Where nothing came by this connection, it holds the last there is.
     pub(super) fn ask_missing(&mut self, hands: &mut Hands<'_, '_>) {
-        let cursors: Vec<(ConversationId, Seq)> =
-            self.lines.iter().map(|(id, line)| (*id, line.least())).collect();
+        let cursor_of = |conversation: &ConversationId| match self.lines.get(conversation) {
+            Some(line) => line.least(),
+            None => self.held.get(conversation).and_then(|held| held.last().copied()).unwrap_or(0),
+        };
+        let cursors: BTreeMap<ConversationId, Seq> =
+            self.held.keys().chain(self.lines.keys()).map(|id| (*id, cursor_of(id))).collect();
         for (conversation, cursor) in cursors {
             let is_asked = |sync: &Sync| sync.conversation == conversation && sync.why == Why::History;
             if let Some(first) =
