@@ -221,43 +221,61 @@ impl Batch<'_, '_> {
 /// What attempts of unknown outcome would have answered.
 #[derive(Default)]
 struct Tentative {
+    /// How many there were.
+    attempts: u32,
     /// Events by the ids that only these attempts can have given them.
-    events: BTreeMap<MessageId, Bytes>,
+    events: BTreeMap<MessageId, Made>,
+    /// Refusals by attempt and the index of their operation.
+    refusals: BTreeMap<(u32, usize), Refusal>,
     /// Watermarks by the index of their operation.
     receipts: BTreeMap<usize, Receipted>,
 }
 
+/// An event, the attempt that made it, and for which operation.
+struct Made {
+    attempt: u32,
+    index: usize,
+    record: Bytes,
+}
+
 impl Tentative {
     fn remember(&mut self, offset: usize, outcomes: Vec<Outcome>) {
-        for (index, outcome) in outcomes.into_iter().enumerate() {
+        self.attempts += 1;
+        let attempt = self.attempts;
+        for (index, outcome) in (offset..).zip(outcomes) {
             match outcome {
                 Outcome::Appended(appended) if !appended.duplicate => {
-                    self.events.insert(appended.id, appended.record);
+                    let record = appended.record;
+                    self.events.insert(appended.id, Made { attempt, index, record });
+                }
+                Outcome::Refused(refusal) => {
+                    self.refusals.insert((attempt, index), refusal);
                 }
                 Outcome::Receipted(receipted) => {
-                    self.receipts.entry(offset + index).or_insert(receipted);
+                    self.receipts.entry(index).or_insert(receipted);
                 }
                 _ => {}
             }
         }
     }
 
-    /// Turns what this batch itself did before into what it would have answered then. The first operation that finds an
-    /// event of an unknown attempt is the one that made it; a second one is a duplicate.
+    /// Turns what this batch itself did before into what it would have answered then. The operation that made an event in
+    /// the attempt that committed made it; the same said once more before it was refused there, and behind it is a
+    /// duplicate.
     fn settle(&mut self, offset: usize, outcomes: &mut [Outcome]) {
-        if self.events.is_empty() && self.receipts.is_empty() {
-            return;
-        }
-        for (index, outcome) in outcomes.iter_mut().enumerate() {
+        for (index, outcome) in (offset..).zip(outcomes) {
             match outcome {
                 Outcome::Appended(appended) if appended.duplicate => {
-                    if let Some(record) = self.events.remove(&appended.id) {
+                    let Some(made) = self.events.get(&appended.id) else { continue };
+                    if made.index == index {
                         appended.duplicate = false;
-                        appended.record = record;
+                        appended.record = made.record.clone();
+                    } else if let Some(refusal) = self.refusals.get(&(made.attempt, index)) {
+                        *outcome = Outcome::Refused(refusal.clone());
                     }
                 }
                 Outcome::Receipted(receipted) => {
-                    if let Some(earlier) = self.receipts.get(&(offset + index)) {
+                    if let Some(earlier) = self.receipts.get(&index) {
                         receipted.delivered.0 = receipted.delivered.0.min(earlier.delivered.0);
                         receipted.read.0 = receipted.read.0.min(earlier.read.0);
                     }

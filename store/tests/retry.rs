@@ -69,6 +69,29 @@ fn g9_what_an_unknown_attempt_refused_is_not_put_behind_what_it_committed() {
     }
 }
 
+/// G9: a message stands twice in a batch, from two connections of a device, and the unknown attempt that committed refused it
+/// where it stood first: that is what is answered there, as by an attempt of known outcome, since by the second place it came
+/// behind what was said after it.
+#[test]
+fn g9_what_an_unknown_attempt_refused_first_and_took_later_is_told_as_it_was() {
+    let attempted = |fault| {
+        let mut bench = bench();
+        let (early, late) = (send(3, GROUP, "early", "I am none"), send(3, GROUP, "late", "I am one"));
+        let ops = [early.clone(), change(1, GROUP, "come", add(&[3])), late.clone(), early, late];
+        bench.memory.faults().script([fault]);
+        let results = bench.world.try_commit(&ops);
+        let told = results.iter().map(|result| match result {
+            Ok(Outcome::Appended(appended)) => Ok((appended.seq, appended.duplicate)),
+            Ok(Outcome::Refused(refusal)) => Err(refusal.code),
+            other => panic!("{other:?}"),
+        });
+        told.collect::<Vec<_>>()
+    };
+    let known = [Err(Code::Forbidden), Ok((4, false)), Ok((5, false)), Ok((6, false)), Ok((5, true))];
+    assert_eq!(attempted(None), known);
+    assert_eq!(attempted(Some(Fault::UnknownCommitted)), known);
+}
+
 /// G5: what was said after it may be committed by another attempt, long before: that says nothing about an attempt of unknown
 /// outcome, which may still come.
 #[test]
