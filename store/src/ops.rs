@@ -19,7 +19,6 @@ mod receipt;
 mod send;
 mod user;
 
-use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use carillon_protocol::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, MessageId, UserId};
@@ -61,50 +60,13 @@ pub struct Context<'a> {
 /// [`Abort::Fenced`] when the incarnation is dead or does not own a slot; [`Abort::TooLarge`] when what is to be written
 /// outgrows [`TXN_BYTES_MAX`]; [`Abort::Read`] when the engine could not read. Nothing may be committed then.
 pub fn append(txn: &mut dyn Txn, context: &mut Context<'_>, ops: &[Op]) -> Result<Vec<Outcome>, Abort> {
-    decide(txn, context, ops, None)
-}
-
-/// The same when an earlier attempt at these operations, and at those `behind` them, may have committed. If it did, what it
-/// refused stays refused where it committed something that the same sender said after it: it would come behind that (G9).
-/// `is_of_attempt` tells the ids of events that only such an attempt can have made: none of them there, and it may still
-/// come, with what it did not refuse (G5).
-///
-/// # Errors
-/// As of [`append`].
-pub fn append_again(
-    txn: &mut dyn Txn,
-    context: &mut Context<'_>,
-    ops: &[Op],
-    behind: &[Op],
-    is_of_attempt: &dyn Fn(MessageId) -> bool,
-) -> Result<Vec<Outcome>, Abort> {
-    decide(txn, context, ops, Some((behind, is_of_attempt)))
-}
-
-/// What stands behind a part of a batch that is decided again, and whether an attempt at it made an event.
-type Again<'a> = (&'a [Op], &'a dyn Fn(MessageId) -> bool);
-
-fn decide(
-    txn: &mut dyn Txn,
-    context: &mut Context<'_>,
-    ops: &[Op],
-    again: Option<Again<'_>>,
-) -> Result<Vec<Outcome>, Abort> {
-    context.ids.begin();
-    let (generation, written_bytes, slots) = (0, 0, Slots::default());
-    let passing = Passing::default();
-    let mut attempt = Attempt { txn, context, generation, written_bytes, slots, passing };
-    attempt.fence()?;
+    let mut attempt = Attempt::begin(txn, context)?;
     if attempt.txn.fetches_ahead() {
         let keys = ahead::keys(ops, attempt.generation);
         attempt.txn.prefetch(&keys);
     }
-    if let Some((behind, is_of_attempt)) = again {
-        attempt.find_committed(ops.iter().chain(behind), is_of_attempt);
-    }
     let mut outcomes = Vec::with_capacity(ops.len());
-    for (place, op) in ops.iter().enumerate() {
-        attempt.passing.place = place;
+    for op in ops {
         attempt.fence_slot(slot_of(op))?;
         let decided = match op {
             Op::Send(op) => send::send(&mut attempt, op),
@@ -136,6 +98,24 @@ fn decide(
     attempt.store_ceiling()?;
     Ok(outcomes)
 }
+/// Whether an attempt at a batch that made this event has committed, asked in the name of the same incarnation: the id is
+/// its alone.
+///
+/// # Errors
+/// As of [`append`].
+pub fn has_committed(
+    txn: &mut dyn Txn,
+    context: &mut Context<'_>,
+    ops: &[Op],
+    event: &Appended,
+) -> Result<bool, Abort> {
+    let mut attempt = Attempt::begin(txn, context)?;
+    for op in ops {
+        attempt.fence_slot(slot_of(op))?;
+    }
+    let record = attempt.read().get(&keys::event(event.conversation, event.seq))?;
+    Ok(record.and_then(|record| Event::decode_sender(&record)).is_some_and(|(id, _, _)| id == event.id))
+}
 
 /// The slot whose owner decides an operation: the conversation's, or the user's.
 #[must_use]
@@ -164,19 +144,18 @@ struct Attempt<'t, 'c> {
     generation: u64,
     written_bytes: usize,
     slots: Slots,
-    passing: Passing,
 }
 
-/// Which operations an earlier attempt at the batch has committed.
-#[derive(Debug, Default)]
-struct Passing {
-    /// The place of the operation that is being decided.
-    place: usize,
-    /// The last place of each sender in each conversation that is committed.
-    last: BTreeMap<(ConversationId, UserId), usize>,
-}
+impl<'t, 'c> Attempt<'t, 'c> {
+    /// Behind the fence.
+    fn begin(txn: &'t mut dyn Txn, context: &'t mut Context<'c>) -> Result<Attempt<'t, 'c>, Abort> {
+        context.ids.begin();
+        let (generation, written_bytes, slots) = (0, 0, Slots::default());
+        let mut attempt = Attempt { txn, context, generation, written_bytes, slots };
+        attempt.fence()?;
+        Ok(attempt)
+    }
 
-impl Attempt<'_, '_> {
     fn read(&mut self) -> &mut dyn Read {
         self.txn
     }
@@ -249,39 +228,6 @@ impl Attempt<'_, '_> {
         Ok(self.remembered(|generation| keys::sent(generation, conversation, &hash))?.is_some())
     }
 
-    fn find_committed<'o>(
-        &mut self,
-        ops: impl Iterator<Item = &'o Op>,
-        is_of_attempt: &dyn Fn(MessageId) -> bool,
-    ) {
-        for (place, op) in ops.enumerate() {
-            let (conversation, sender, client_msg_id) = match op {
-                Op::Send(op) => (op.conversation, op.sender, &op.client_msg_id),
-                Op::Change(op) => (op.conversation, op.by, &op.client_msg_id),
-                _ => continue,
-            };
-            // What cannot be read here cannot be read when its turn comes, either.
-            let made = self.event_of(conversation, sender, client_msg_id).ok().flatten();
-            if made.is_some_and(is_of_attempt) {
-                self.passing.last.insert((conversation, sender), place);
-            }
-        }
-    }
-
-    /// The event that a command has become.
-    fn event_of(
-        &mut self,
-        conversation: ConversationId,
-        sender: UserId,
-        client_msg_id: &str,
-    ) -> Result<Option<MessageId>, Halt> {
-        let hash = idempotency_hash(sender, client_msg_id);
-        let row = self.remembered(|generation| keys::sent(generation, conversation, &hash))?;
-        let Some(row) = row.filter(|row| row.seq > 0) else { return Ok(None) };
-        let record = self.read().get(&keys::event(conversation, row.seq))?;
-        Ok(record.and_then(|record| Event::decode_sender(&record)).map(|(id, _, _)| id))
-    }
-
     /// Refuses what is not committed while something is that the sender said after it: it was refused before, nobody heard
     /// of that, and by now its place is taken (G9).
     fn refuse_overtaken(
@@ -290,14 +236,11 @@ impl Attempt<'_, '_> {
         sender: UserId,
         said_after: &[String],
     ) -> Result<(), Halt> {
-        let last = self.passing.last.get(&(conversation, sender));
-        let mut is_overtaken = last.is_some_and(|last| *last > self.passing.place);
         for client_msg_id in said_after {
-            is_overtaken = is_overtaken || self.is_committed(conversation, sender, client_msg_id)?;
-        }
-        if is_overtaken {
-            let words = "what was sent after it is committed, and this is not: send it again";
-            return Err(Refusal::new(Code::Unavailable, words).into());
+            if self.is_committed(conversation, sender, client_msg_id)? {
+                let words = "what was sent after it is committed, and this is not: send it again";
+                return Err(Refusal::new(Code::Unavailable, words).into());
+            }
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - An answer comes only from the attempt that committed, or from one that turns out to have committed (F4): every
-//!   further attempt runs the same operations with nothing cached, and the idempotency rows tell.
+//!   further attempt first looks whether an event of an earlier one is there, and if so takes over what that one decided.
+//!   Else it runs the same operations with nothing cached; where no event tells, they are ones that may be done twice.
 //! - Operations commit in their order, also when a batch has to be split: after one whose fate is not definite, none
 //!   behind it is tried, so that a sender's messages never overtake each other (G9).
 //! - Operations that can't commit, because they are too large or because deciding them panics (F22, F23), are found by
@@ -11,13 +12,11 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use bytes::Bytes;
-use carillon_protocol::ids::MessageId;
 use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::WallMs;
 
 use crate::error::CommitError;
-use crate::ops::{self, Claim, Context, append, append_again};
+use crate::ops::{self, Claim, Context, append, has_committed};
 use crate::txn::{Abort, Engine, Txn};
 use crate::verb::{Op, Outcome, Receipted};
 
@@ -67,7 +66,7 @@ pub fn commit_batch(
     let mut batch =
         Batch { engine, lane, context, pause, tentative: Tentative::default(), results, stopped: None };
     if !ops.is_empty() {
-        batch.commit(ops, ops.len(), false);
+        batch.commit(ops, false);
     }
     batch.results
 }
@@ -139,25 +138,23 @@ enum Verdict {
 }
 
 impl Batch<'_, '_> {
-    /// Commits the next part, which is so many of `ops`, splitting it where it must be: the depth is the logarithm of its
-    /// length. `is_unsure` says that an attempt at a larger part may have committed these operations, and perhaps those
-    /// behind them.
-    fn commit(&mut self, ops: &[Op], count: usize, mut is_unsure: bool) {
-        let (part, behind) = ops.split_at(count);
+    /// Commits the next part, splitting it where it must be: the depth is the logarithm of its length. `is_unsure` says that
+    /// an attempt at a larger part may have committed these operations.
+    fn commit(&mut self, ops: &[Op], mut is_unsure: bool) {
         if let Some(stopped) = &self.stopped {
-            self.results.extend(part.iter().map(|_| Err(stopped.clone())));
+            self.results.extend(ops.iter().map(|_| Err(stopped.clone())));
             return;
         }
-        match self.settle(part, behind, &mut is_unsure) {
+        match self.settle(ops, &mut is_unsure) {
             Verdict::Committed(outcomes) => self.results.extend(outcomes.into_iter().map(Ok)),
-            Verdict::Split(_) if count > 1 => {
-                let half = count / 2;
-                self.commit(ops, half, is_unsure);
-                self.commit(ops.split_at(half).1, count - half, is_unsure);
+            Verdict::Split(_) if ops.len() > 1 => {
+                let (first, rest) = ops.split_at(ops.len() / 2);
+                self.commit(first, is_unsure);
+                self.commit(rest, is_unsure);
             }
-            Verdict::Split(_) if is_unsure => self.stop(part, BatchError::Unknown),
+            Verdict::Split(_) if is_unsure => self.stop(ops, BatchError::Unknown),
             Verdict::Split(refusal) => self.results.push(Ok(Outcome::Refused(refusal))),
-            Verdict::Failed(error) => self.stop(part, error),
+            Verdict::Failed(error) => self.stop(ops, error),
         }
     }
 
@@ -167,16 +164,15 @@ impl Batch<'_, '_> {
     }
 
     /// Tries until the outcome is definite or [`ATTEMPTS_MAX`] is met.
-    fn settle(&mut self, ops: &[Op], behind: &[Op], is_unsure: &mut bool) -> Verdict {
+    fn settle(&mut self, ops: &[Op], is_unsure: &mut bool) -> Verdict {
         let offset = self.results.len();
         for attempt in 1..=ATTEMPTS_MAX {
-            let context = &mut *self.context;
-            let (is_again, events) = (*is_unsure, &self.tentative.events);
+            let (context, tentative) = (&mut *self.context, &self.tentative);
             let mut panicked = false;
             let committed = run(self.engine, self.lane, &mut |txn| {
-                let decide = || match is_again {
-                    true => append_again(txn, context, ops, behind, &|id| events.contains_key(&id)),
-                    false => append(txn, context, ops),
+                let decide = || match tentative.committed(txn, context, offset, ops)? {
+                    Some(outcomes) => Ok(outcomes),
+                    None => append(txn, context, ops),
                 };
                 let decided = catch_unwind(AssertUnwindSafe(decide));
                 // The engine only has to drop what was written so far; it never sees the unwinding.
@@ -221,66 +217,59 @@ impl Batch<'_, '_> {
 /// What attempts of unknown outcome would have answered.
 #[derive(Default)]
 struct Tentative {
-    /// How many there were.
-    attempts: u32,
-    /// Events by the ids that only these attempts can have given them.
-    events: BTreeMap<MessageId, Made>,
-    /// Refusals by attempt and the index of their operation.
-    refusals: BTreeMap<(u32, usize), Refusal>,
+    /// Each: where its part of the batch begins, and what it decided.
+    attempts: Vec<(usize, Vec<Outcome>)>,
     /// Watermarks by the index of their operation.
     receipts: BTreeMap<usize, Receipted>,
 }
 
-/// An event, the attempt that made it, and for which operation.
-struct Made {
-    attempt: u32,
-    index: usize,
-    record: Bytes,
-}
-
 impl Tentative {
     fn remember(&mut self, offset: usize, outcomes: Vec<Outcome>) {
-        self.attempts += 1;
-        let attempt = self.attempts;
-        for (index, outcome) in (offset..).zip(outcomes) {
-            match outcome {
-                Outcome::Appended(appended) if !appended.duplicate => {
-                    let record = appended.record;
-                    self.events.insert(appended.id, Made { attempt, index, record });
-                }
-                Outcome::Refused(refusal) => {
-                    self.refusals.insert((attempt, index), refusal);
-                }
-                Outcome::Receipted(receipted) => {
-                    self.receipts.entry(index).or_insert(receipted);
-                }
-                _ => {}
+        for (index, outcome) in (offset..).zip(&outcomes) {
+            if let Outcome::Receipted(receipted) = outcome {
+                self.receipts.entry(index).or_insert(*receipted);
             }
         }
+        self.attempts.push((offset, outcomes));
     }
 
-    /// Turns what this batch itself did before into what it would have answered then. The operation that made an event in
-    /// the attempt that committed made it; the same said once more before it was refused there, and behind it is a
-    /// duplicate.
-    fn settle(&mut self, offset: usize, outcomes: &mut [Outcome]) {
+    /// What the attempt that has committed decided of the part of a batch that begins at `offset`: that is what counts, and
+    /// deciding it once more would put behind its events what it had refused. `None`: none has, or none that made an event;
+    /// those that made none may as well be made again.
+    fn committed(
+        &self,
+        txn: &mut dyn Txn,
+        context: &mut Context<'_>,
+        offset: usize,
+        ops: &[Op],
+    ) -> Result<Option<Vec<Outcome>>, Abort> {
+        for (from, outcomes) in &self.attempts {
+            let Some(decided) =
+                offset.checked_sub(*from).and_then(|skipped| outcomes.get(skipped..skipped + ops.len()))
+            else {
+                continue;
+            };
+            let made = outcomes.iter().find_map(|outcome| match outcome {
+                Outcome::Appended(appended) if !appended.duplicate => Some(appended),
+                _ => None,
+            });
+            if let Some(event) = made
+                && has_committed(txn, context, ops, event)?
+            {
+                return Ok(Some(decided.to_vec()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What an attempt that made no event has moved already counts as moved by this one.
+    fn settle(&self, offset: usize, outcomes: &mut [Outcome]) {
         for (index, outcome) in (offset..).zip(outcomes) {
-            match outcome {
-                Outcome::Appended(appended) if appended.duplicate => {
-                    let Some(made) = self.events.get(&appended.id) else { continue };
-                    if made.index == index {
-                        appended.duplicate = false;
-                        appended.record = made.record.clone();
-                    } else if let Some(refusal) = self.refusals.get(&(made.attempt, index)) {
-                        *outcome = Outcome::Refused(refusal.clone());
-                    }
-                }
-                Outcome::Receipted(receipted) => {
-                    if let Some(earlier) = self.receipts.get(&index) {
-                        receipted.delivered.0 = receipted.delivered.0.min(earlier.delivered.0);
-                        receipted.read.0 = receipted.read.0.min(earlier.read.0);
-                    }
-                }
-                _ => {}
+            if let Outcome::Receipted(receipted) = outcome
+                && let Some(earlier) = self.receipts.get(&index)
+            {
+                receipted.delivered.0 = receipted.delivered.0.min(earlier.delivered.0);
+                receipted.read.0 = receipted.read.0.min(earlier.read.0);
             }
         }
     }

@@ -37,59 +37,47 @@ fn bench() -> Bench {
     Bench { memory, world }
 }
 
-/// G9: an attempt of unknown outcome that did commit has refused what a member said before they were one. By now they are, and
-/// what they said after that is committed: what was refused stays so, or it would come behind that. Also in parts of the batch.
+/// G3, G5, G9: the answers are those of the attempt that committed, whole: what it refused is not decided once more, when who
+/// sends has become a member by the same attempt, and does not come behind what was said after it, nor out of the order of
+/// the batch.
 #[test]
-fn g9_what_an_unknown_attempt_refused_is_not_put_behind_what_it_committed() {
-    for second in [None, Some(Fault::Slow)] {
-        let mut bench = bench();
-        let ops = [
-            send(3, GROUP, "early", "I am none"),
-            send(1, GROUP, "other", "welcome"),
-            change(1, GROUP, "come", add(&[3])),
-            send(3, GROUP, "late", "I am one"),
-        ];
-        bench.memory.faults().script([Some(Fault::UnknownCommitted), second]);
-        let results = bench.world.try_commit(&ops);
-        let seqs: Vec<Option<u64>> = results
-            .iter()
-            .map(|result| match result {
-                Ok(Outcome::Appended(appended)) => Some(appended.seq),
-                Ok(Outcome::Refused(refusal)) => {
-                    assert_eq!(refusal.code, Code::Unavailable, "{second:?}");
-                    None
-                }
+fn g9_an_attempt_of_unknown_outcome_that_committed_is_answered_as_it_was() {
+    let (early, late) = (send(3, GROUP, "early", "I am none"), send(3, GROUP, "late", "I am one"));
+    let come = change(1, GROUP, "come", add(&[3]));
+    let other = send(1, GROUP, "other", "welcome");
+    let (appended, refused) = (|seq| Ok((seq, false)), Err(Code::Forbidden));
+    let cases = [
+        (vec![early.clone(), come.clone()], vec![refused, appended(4)]),
+        (
+            vec![early.clone(), other, come.clone(), late.clone()],
+            vec![refused, appended(4), appended(5), appended(6)],
+        ),
+        // From two connections of a device: each stands twice.
+        (
+            vec![early.clone(), come, late.clone(), early, late],
+            vec![refused, appended(4), appended(5), appended(6), Ok((5, true))],
+        ),
+    ];
+    for (ops, expected) in cases {
+        for faults in [
+            vec![],
+            vec![Fault::UnknownCommitted],
+            vec![Fault::UnknownCommitted, Fault::Slow],
+            vec![Fault::UnknownLost, Fault::UnknownCommitted],
+            vec![Fault::UnknownCommitted, Fault::UnknownLost],
+            vec![Fault::UnknownLate { steps: 1 }],
+        ] {
+            let mut bench = bench();
+            bench.memory.faults().script(faults.iter().copied().map(Some));
+            let results = bench.world.try_commit(&ops);
+            let told = results.iter().map(|result| match result {
+                Ok(Outcome::Appended(appended)) => Ok((appended.seq, appended.duplicate)),
+                Ok(Outcome::Refused(refusal)) => Err(refusal.code),
                 other => panic!("{other:?}"),
-            })
-            .collect();
-        assert_eq!(seqs, [None, Some(4), Some(5), Some(6)], "{second:?}");
-        bench.memory.faults().script([Some(Fault::UnknownLost)]);
-        let again = bench.world.try_commit(&ops[..1]);
-        assert!(matches!(&again[..], [Ok(Outcome::Appended(appended))] if appended.seq == 7), "{again:?}");
+            });
+            assert_eq!(told.collect::<Vec<_>>(), expected, "{faults:?}");
+        }
     }
-}
-
-/// G9: a message stands twice in a batch, from two connections of a device, and the unknown attempt that committed refused it
-/// where it stood first: that is what is answered there, as by an attempt of known outcome, since by the second place it came
-/// behind what was said after it.
-#[test]
-fn g9_what_an_unknown_attempt_refused_first_and_took_later_is_told_as_it_was() {
-    let attempted = |fault| {
-        let mut bench = bench();
-        let (early, late) = (send(3, GROUP, "early", "I am none"), send(3, GROUP, "late", "I am one"));
-        let ops = [early.clone(), change(1, GROUP, "come", add(&[3])), late.clone(), early, late];
-        bench.memory.faults().script([fault]);
-        let results = bench.world.try_commit(&ops);
-        let told = results.iter().map(|result| match result {
-            Ok(Outcome::Appended(appended)) => Ok((appended.seq, appended.duplicate)),
-            Ok(Outcome::Refused(refusal)) => Err(refusal.code),
-            other => panic!("{other:?}"),
-        });
-        told.collect::<Vec<_>>()
-    };
-    let known = [Err(Code::Forbidden), Ok((4, false)), Ok((5, false)), Ok((6, false)), Ok((5, true))];
-    assert_eq!(attempted(None), known);
-    assert_eq!(attempted(Some(Fault::UnknownCommitted)), known);
 }
 
 /// G5: what was said after it may be committed by another attempt, long before: that says nothing about an attempt of unknown
