@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::options::Options;
+use clap::builder::PossibleValuesParser;
+
+use crate::options::{Options, Outputs};
+use crate::scenario::PRESETS;
+use crate::thresholds::Threshold;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,6 +30,11 @@ Examples:
 
   # Memory of idle connections:
   loadgen --data-dir carillon-data --clients 15000 --idle --duration 60s --server-pid $(pidof carillon)
+
+  # From two machines: the same scenario, a share each, and one report of both:
+  loadgen --server 10.0.0.7:8080 --preset one-to-one --worker 1/2 --start-at $(($(date +%s) + 30)) --report w1.json
+  loadgen --server 10.0.0.7:8080 --preset one-to-one --worker 2/2 --start-at … --report w2.json
+  loadgen merge w1.json w2.json --report both.json --html both.html
 
 The rate is an open loop: messages leave when the schedule says, however the server does, and latencies count from
 then. --in-flight is a closed one: it says how much a server gets through, and nothing about latency. The server's
@@ -61,8 +70,12 @@ pub struct Source {
     #[arg(long, value_name = "FILE")]
     pub scenario: Option<PathBuf>,
     /// A scenario that comes with the generator: `loadgen presets` lists them
-    #[arg(long, value_name = "NAME", conflicts_with = "scenario")]
+    #[arg(long, value_name = "NAME", conflicts_with = "scenario", value_parser = preset_names())]
     pub preset: Option<String>,
+}
+
+fn preset_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(PRESETS.iter().map(|preset| preset.name))
 }
 
 /// What to do other than run.
@@ -73,6 +86,8 @@ pub enum Command {
     /// Search the highest rate that holds: at least 98 % achieved, and p99 to the ack within a bound
     #[command(args_override_self = true)]
     FindLimit(Box<FindLimit>),
+    /// Merge the reports of workers that ran at once into that of the whole
+    Merge(Merge),
     /// List the presets, or print one as TOML, to be changed and given to --scenario
     Presets {
         /// Which to print
@@ -105,6 +120,27 @@ pub struct FindLimit {
     /// The run.
     #[command(flatten)]
     pub options: Options,
+}
+
+/// Merge the reports of workers that ran at once into that of the whole
+///
+/// Each was started with --worker, and wrote its histograms beside its report: w1.json and w1.hlog. They are added bucket by
+/// bucket; counts and rates are summed by wall time, and thresholds are judged again. Reports that are not all parts of one
+/// scenario are refused. Exit status as of a run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Merge {
+    /// Reports of all workers
+    #[arg(value_name = "REPORT.json", required = true)]
+    pub reports: Vec<PathBuf>,
+    /// What the whole has to reach, beside what each worker was told
+    #[arg(long, value_name = "FIGURE<BOUND")]
+    pub threshold: Vec<Threshold>,
+    /// Where to write the merged histograms
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
+    /// Where the report is written.
+    #[command(flatten)]
+    pub outputs: Outputs,
 }
 
 /// Compare two reports, or two sets of reports: figure by figure the ratio, how sure it is, and a word

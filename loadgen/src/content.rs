@@ -8,7 +8,7 @@
 //! - ASCII without anything JSON escapes, so bytes of content are bytes on the wire.
 
 use carillon_protocol::client::{EventFrame, MessageView};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// What a message is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,10 +66,24 @@ pub fn write_client_msg_id(run: u32, user: u64, n: u64, out: &mut String) {
     write!(out, "{run:08x}-{user:x}-{n:x}").expect("writing to memory");
 }
 
-/// A digest of content alone.
+/// Whether a message is one of the share that are media: as the rest of it, a function of whose it is.
 #[must_use]
-pub fn digest(content: &str) -> u64 {
-    xxh3_64(content.as_bytes())
+pub fn is_media(user: u64, n: u64, share: f64) -> bool {
+    let drawn = event_digest(n, user, 0) >> 11;
+    (drawn as f64) < share * (1u64 << 53) as f64
+}
+
+/// Where the media of a message lie. Nobody looks there.
+pub fn write_media_url(user: u64, n: u64, out: &mut String) {
+    use std::fmt::Write as _;
+    out.clear();
+    write!(out, "https://media.invalid/{user:x}/{n:x}.jpg").expect("writing to memory");
+}
+
+/// A digest of what a message says alone: its content, and where its media lie.
+#[must_use]
+pub fn digest(content: &str, media_url: Option<&str>) -> u64 {
+    xxh3_64_with_seed(content.as_bytes(), media_url.map_or(0, |url| xxh3_64(url.as_bytes())))
 }
 
 /// A digest of what every observer of one seq has to agree on (G4): message id, sender and content. Never 0.
@@ -85,7 +99,8 @@ pub fn event_digest(message: u64, sender: u64, content_digest: u64) -> u64 {
 /// [`event_digest`] of a message as a client sees it.
 #[must_use]
 pub fn view_digest(message: &MessageView<'_>) -> u64 {
-    event_digest(message.message.0, message.sender.0, digest(&message.content))
+    let said = digest(&message.content, message.media_url.as_deref());
+    event_digest(message.message.0, message.sender.0, said)
 }
 
 /// By whom an event is that is no message, and a digest of its kind and of what it is about: every observer of its seq has
@@ -97,7 +112,7 @@ pub fn other_digest(event: &EventFrame<'_>) -> (u64, u64) {
         // Who is named depends on how many there are, and is no matter here.
         EventFrame::ConversationCreated { by, .. } => (1, by.0, 0),
         EventFrame::ConversationUpdated { by, group_name, role, .. } => {
-            let name = group_name.as_deref().map_or(0, digest);
+            let name = group_name.as_deref().map_or(0, |name| digest(name, None));
             (2, by.0, name ^ role.map_or(0, |(user, _)| user.0))
         }
         EventFrame::MemberAdded { by, user_ids, .. } => {
@@ -106,7 +121,7 @@ pub fn other_digest(event: &EventFrame<'_>) -> (u64, u64) {
         EventFrame::MemberRemoved { by, user, .. } => (4, by.0, user.0),
         EventFrame::MessageDeleted { by, message, .. } => (5, by.0, message.0),
         EventFrame::Reaction { added, user, message, emoji, .. } => {
-            (6 + u64::from(*added), user.0, message.0 ^ digest(emoji))
+            (6 + u64::from(*added), user.0, message.0 ^ digest(emoji, None))
         }
     };
     (by, event_digest(kind, by, about))
@@ -132,6 +147,17 @@ mod tests {
         for foreign in ["", "hello", "lg1", "lg1 1 2 3", "lg1 1ffffffff 1 1 1 ", "lg2 1 1 1 1 "] {
             assert_eq!(read(foreign), None, "{foreign}");
         }
+    }
+
+    #[test]
+    fn so_many_are_media_and_where_they_lie_counts() {
+        let count = |share| (0..10_000).filter(|n| is_media(7, *n, share)).count();
+        assert!(count(0.0) == 0 && count(1.0) == 10_000 && (900..1_100).contains(&count(0.1)));
+        let mut url = String::new();
+        write_media_url(7, 1, &mut url);
+        assert_ne!(digest("hello", Some(&url)), digest("hello", None));
+        write_media_url(u64::MAX, u64::MAX, &mut url);
+        assert!(url.len() <= carillon_protocol::limits::MEDIA_URL_BYTES_MAX);
     }
 
     #[test]

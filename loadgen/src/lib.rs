@@ -7,6 +7,8 @@
 //! - [`session`] on a [`turn`]: one client's side of the protocol.
 //! - [`stats`], [`series`], [`report`], [`journal`]: what is measured and told.
 //! - [`figures`], [`thresholds`], [`diff`], [`search`]: what reports are asked and compared by, and the way to a limit.
+//! - [`share`], [`hlog`], [`merge`]: several generators, and what they found together.
+//! - [`view`]: what is shown while it goes on.
 //! - [`cli`], [`options`]: the command line, and what is impossible about it.
 //! - [`io`]: sockets, threads, files.
 //!
@@ -23,8 +25,10 @@ pub mod cli;
 pub mod content;
 pub mod diff;
 pub mod figures;
+pub mod hlog;
 pub mod io;
 pub mod journal;
+pub mod merge;
 pub mod options;
 pub mod oracle;
 pub mod plan;
@@ -34,13 +38,20 @@ pub mod schedule;
 pub mod search;
 pub mod series;
 pub mod session;
+pub mod share;
 pub mod stats;
 pub mod thresholds;
 pub mod turn;
+pub mod view;
+
+/// [`main_at`] no terminal: nothing takes it over unless `--view live` asks for that.
+pub fn main_with<T: Into<OsString> + Clone>(args: impl IntoIterator<Item = T>) -> u8 {
+    main_at(args, false)
+}
 
 /// The command: parses, runs, prints, and returns the exit status. Of a run, 0: good, or help was asked for;
 /// 2: a violation; 99: a threshold missed; 3: invalid, a command line that cannot be read included. Of a comparison, [`diff`] says.
-pub fn main_with<T: Into<OsString> + Clone>(args: impl IntoIterator<Item = T>) -> u8 {
+pub fn main_at<T: Into<OsString> + Clone>(args: impl IntoIterator<Item = T>, is_terminal: bool) -> u8 {
     let parsed = cli::Cli::command().try_get_matches_from(args).and_then(|matches| {
         let cli = cli::Cli::from_arg_matches(&matches)?;
         Ok((cli, matches))
@@ -54,11 +65,12 @@ pub fn main_with<T: Into<OsString> + Clone>(args: impl IntoIterator<Item = T>) -
         }
     };
     let outcome = match cli.command {
-        None => run(&cli.source, &matches, cli.options),
+        None => run(&cli.source, &matches, cli.options.shown(is_terminal)),
         Some(cli::Command::Diff(options)) => io::compare(&options),
+        Some(cli::Command::Merge(options)) => io::merge(&options),
         Some(cli::Command::FindLimit(asked)) => {
             let given = matches.subcommand_matches("find-limit").unwrap_or(&matches);
-            let mut options = asked.options.clone();
+            let mut options = asked.options.clone().shown(is_terminal);
             match io::apply(&asked.source, given, &mut options) {
                 Ok(()) => io::find_limit(&asked, &options),
                 Err(sentence) => io::Outcome::refused(&sentence),

@@ -45,6 +45,7 @@ presets![
     "channel-25000",
     "mixed-day",
     "reconnect-storm",
+    "presence-storm",
     "slow-readers",
 ];
 
@@ -70,13 +71,15 @@ pub struct Manners {
     pub watch: u32,
 }
 
-/// Connections that are cut at the same time; they come back as after any loss.
+/// Connections that are cut at the same time; they come back as after any loss, or all at once when they were away so long.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Storm {
     /// Nanoseconds since the end of the warm-up.
     pub at_ns: u64,
     /// Of the clients.
     pub share: f64,
+    /// How long they stay away, in nanoseconds.
+    pub away_ns: Option<u64>,
 }
 
 /// Clients that read slowly while the schedule runs.
@@ -105,6 +108,7 @@ pub struct Scenario {
     mix: Option<Mix>,
     group_size: Option<u32>,
     content_bytes: Option<usize>,
+    media: Option<f64>,
     receipts: Option<Receipts>,
     arrivals: Option<Arrivals>,
     warmup: Option<Length>,
@@ -139,6 +143,7 @@ enum Unit {
 struct StormText {
     at: Length,
     share: f64,
+    away: Option<Length>,
 }
 
 /// `rate`, or `from` and `to`, and `length`; or `pause` alone.
@@ -199,6 +204,7 @@ impl Scenario {
         take(&mut options.mix, self.mix.as_ref(), given("mix"));
         take(&mut options.group_size, self.group_size.as_ref(), given("group_size"));
         take(&mut options.content_bytes, self.content_bytes.as_ref(), given("content_bytes"));
+        take(&mut options.media, self.media.as_ref(), given("media"));
         take(&mut options.receipts, self.receipts.as_ref(), given("receipts"));
         take(&mut options.arrivals, self.arrivals.as_ref(), given("arrivals"));
         take(&mut options.warmup, self.warmup.map(|length| length.0).as_ref(), given("warmup"));
@@ -237,7 +243,10 @@ impl Scenario {
                 "slow_readers have a share within 0 to 1 and read at least 1 byte a second".to_owned()
             );
         }
-        let storm = |storm: &StormText| Ok(Storm { at_ns: self.fast_ns(storm.at)?, share: storm.share });
+        let storm = |storm: &StormText| {
+            let away_ns = storm.away.map(|away| self.fast_ns(away)).transpose()?;
+            Ok(Storm { at_ns: self.fast_ns(storm.at)?, share: storm.share, away_ns })
+        };
         let storms = self.storms.iter().map(storm).collect::<Result<_, String>>()?;
         Ok(Manners { storms, slow_readers: self.slow_readers, watch: self.watch })
     }

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::hlog::RowLog;
 use crate::stats::{Latency, Summary};
 
 /// Rows that a report has at most; a longer run has longer rows.
@@ -108,13 +109,25 @@ pub struct Recorder {
     row_ns: u64,
     next: u64,
     rows: Vec<Row>,
+    /// The rows' histograms, when they are kept.
+    packed: Option<BTreeMap<u64, RowLog>>,
+    /// All rows so far, one histogram.
+    to_ack: Latency,
+    to_delivered: Latency,
 }
 
 impl Recorder {
-    /// For rows of this length.
+    /// For rows of this length, whose histograms are kept or not.
     #[must_use]
-    pub fn new(row_ns: u64) -> Recorder {
-        Recorder { row_ns: row_ns.max(1), next: 0, rows: Vec::new() }
+    pub fn new(row_ns: u64, keeps_histograms: bool) -> Recorder {
+        Recorder {
+            row_ns: row_ns.max(1),
+            next: 0,
+            rows: Vec::new(),
+            packed: keeps_histograms.then(BTreeMap::new),
+            to_ack: Latency::default(),
+            to_delivered: Latency::default(),
+        }
     }
 
     /// The row of a time since the start.
@@ -129,10 +142,16 @@ impl Recorder {
         self.row(elapsed_ns) > self.next
     }
 
-    /// The last row that was taken.
+    /// The rows that were taken.
     #[must_use]
-    pub fn last(&self) -> Option<&Row> {
-        self.rows.last()
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Intended to acknowledged, and intended to delivered, of all rows that were taken.
+    #[must_use]
+    pub fn so_far(&self) -> (Summary, Summary) {
+        (self.to_ack.summary(), self.to_delivered.summary())
     }
 
     /// Adds what threads held of the rows before `end`, in any order. Rows in which nothing happened are rows.
@@ -148,6 +167,11 @@ impl Recorder {
                 self.rows.push(Row { t_s, ..Row::default() });
                 continue;
             };
+            self.to_ack.merge(&slot.to_ack);
+            self.to_delivered.merge(&slot.to_delivered);
+            if let Some(packed) = &mut self.packed {
+                packed.insert(t_s, RowLog::new(&slot.to_ack, &slot.to_delivered));
+            }
             self.rows.push(Row {
                 t_s,
                 intended: slot.intended_count,
@@ -162,14 +186,14 @@ impl Recorder {
         self.next = end.max(self.next);
     }
 
-    /// All rows, without those at the end in which nothing happened.
+    /// All rows, without those at the end in which nothing happened, and their histograms.
     #[must_use]
-    pub fn finish(mut self) -> Vec<Row> {
+    pub fn finish(mut self) -> (Vec<Row>, BTreeMap<u64, RowLog>) {
         let is_empty = |row: &Row| Row { t_s: 0, ..*row } == Row::default();
         while self.rows.last().is_some_and(is_empty) {
             self.rows.pop();
         }
-        self.rows
+        (self.rows, self.packed.unwrap_or_default())
     }
 }
 
@@ -182,22 +206,26 @@ mod tests {
     #[test]
     fn threads_add_up_row_by_row_and_rows_without_anything_are_rows() {
         let (mut one, mut two) = (Series::default(), Series::default());
-        let mut recorder = Recorder::new(SECOND_NS);
+        let mut recorder = Recorder::new(SECOND_NS, true);
         one.at(0).intended_count = 2;
         two.at(0).to_ack.record_ns(5_000_000);
         two.at(2).to_ack.record_ns(7_000_000);
         assert!(!recorder.is_behind(SECOND_NS - 1) && recorder.is_behind(SECOND_NS));
         let slots = [one.take_before(1), two.take_before(1)].concat();
         recorder.take(1, slots);
-        assert_eq!(recorder.last().map(|row| (row.t_s, row.intended, row.acked)), Some((0, 2, 1)));
+        assert_eq!(recorder.rows().last().map(|row| (row.t_s, row.intended, row.acked)), Some((0, 2, 1)));
         // Late: its row was taken.
         one.at(0).refused_count += 1;
         let slots = [one.take_before(9), two.take_before(9)].concat();
         recorder.take(9, slots);
-        let rows = recorder.finish();
+        assert_eq!(recorder.so_far().0.count, 2);
+        let (rows, packed) = recorder.finish();
         let counts: Vec<_> = rows.iter().map(|row| (row.t_s, row.intended, row.acked, row.refused)).collect();
         assert_eq!(counts, [(0, 2, 1, 0), (1, 0, 0, 1), (2, 0, 1, 0)]);
         assert!(rows[2].to_ack_us.max_us.abs_diff(7_000) < 10);
+        let kept = packed.iter().map(|(t_s, row)| (*t_s, row.unpack().unwrap().0.summary()));
+        let told = rows.iter().filter(|row| **row != Row { t_s: row.t_s, ..Row::default() });
+        assert_eq!(kept.collect::<Vec<_>>(), told.map(|row| (row.t_s, row.to_ack_us)).collect::<Vec<_>>());
     }
 
     #[test]

@@ -171,8 +171,8 @@ impl Session {
         let n = turn.ledger.next_n(self.client);
         let pending = Pending { n, conversation, intended_ns, floor_seq: None };
         let mark = Mark { run: turn.roster.run(), user: turn.roster.user(self.client), n, intended_ns };
-        content::write(&mark, turn.content_bytes, &mut turn.text.content);
-        turn.ledger.sent(self.client, conversation, &turn.text.content);
+        turn.text.write(&mark, turn.content_bytes, turn.media);
+        turn.ledger.sent(self.client, conversation, &turn.text.content, turn.text.media_url());
         turn.note(Entry::Sent { client: self.client, n, conversation });
         self.pending.push_back(pending);
         self.queue.push_back(n);
@@ -282,12 +282,17 @@ impl Session {
         self.hand_over(turn);
     }
 
-    /// Asks how some others are, on each connection anew.
+    /// Asks how some others are, on each connection anew: of those in its largest conversation, because of people with whom
+    /// one shares nothing a server tells nothing.
     fn watch(&mut self, turn: &mut Turn<'_>) {
-        let clients = turn.roster.clients_count();
-        let others = (1..=turn.watch.min(clients.saturating_sub(1)))
-            .map(|ahead| UserId(turn.roster.user((self.client + ahead) % clients)));
-        let users: Vec<UserId> = others.collect();
+        let conversations = turn.roster.conversations();
+        let shared =
+            turn.roster.memberships(self.client).iter().map(|number| &conversations[*number as usize]);
+        let Some(largest) = shared.max_by_key(|conversation| conversation.members.len()) else { return };
+        let members = &largest.members;
+        let behind = members.partition_point(|member| *member <= self.client);
+        let others = members.iter().cycle().skip(behind).take(members.len() - 1).take(turn.watch as usize);
+        let users: Vec<UserId> = others.map(|member| UserId(turn.roster.user(*member))).collect();
         for some in users.chunks(PRESENCE_IDS_MAX) {
             turn.put(None, &Command::PresenceSubscribe { users: some.to_vec() });
         }
@@ -404,14 +409,14 @@ impl Session {
             let (run, user) = (turn.roster.run(), turn.roster.user(self.client));
             let mark = Mark { run, user, n, intended_ns: pending.intended_ns };
             let mut text = std::mem::take(turn.text);
-            content::write(&mark, turn.content_bytes, &mut text.content);
-            content::write_client_msg_id(run, user, n, &mut text.client_msg_id);
+            text.write(&mark, turn.content_bytes, turn.media);
+            let media_url = text.media_url();
             let message = SendMessage {
                 conversation: turn.roster.conversations()[pending.conversation as usize].id,
                 content: Cow::Borrowed(&text.content),
-                message_type: MessageType::default(),
+                message_type: if media_url.is_some() { MessageType::Image } else { MessageType::Text },
                 encoding: Encoding::default(),
-                media_url: None,
+                media_url: media_url.map(Cow::Borrowed),
                 client_msg_id: Some(Cow::Borrowed(&text.client_msg_id)),
                 reply_to: None,
             };

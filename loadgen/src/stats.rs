@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
+use crate::oracle::Kind;
 use crate::series::{Series, Slot};
 
 /// Latencies are kept in microseconds up to this; longer ones count as this long.
@@ -130,6 +131,8 @@ pub struct Stats {
     pub presence_count: u64,
     /// Heartbeat to its answer.
     pub heartbeat: Latency,
+    /// Broken promises that the thread's ledger has seen, by kind: all others are found at the end.
+    pub violations: [u64; Kind::ALL.len()],
     /// Errors by code, close codes and broken connections by their words.
     pub troubles: BTreeMap<String, u64>,
 }
@@ -181,6 +184,9 @@ impl Stats {
         self.stopped += other.stopped;
         self.presence_count += other.presence_count;
         self.heartbeat.merge(&other.heartbeat);
+        for (count, more) in self.violations.iter_mut().zip(other.violations) {
+            *count += more;
+        }
         for (words, count) in &other.troubles {
             *self.troubles.entry(words.clone()).or_default() += count;
         }

@@ -79,6 +79,13 @@ pub fn apply(thresholds: &[Threshold], report: &mut Report) {
     }
 }
 
+/// Checks more of them, beside those that were checked.
+pub fn apply_more(thresholds: &[Threshold], report: &mut Report) {
+    let checked = std::mem::take(&mut report.thresholds);
+    apply(thresholds, report);
+    report.thresholds.splice(0..0, checked);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@ use carillon_protocol::ids::Seq;
 use carillon_protocol::websocket::{Opcode, append_client_frame};
 use rkyv::util::AlignedVec;
 
+use crate::content::{self, Mark};
 use crate::journal::Entry;
 use crate::oracle::{Ledger, Roster};
 use crate::schedule::Rates;
@@ -71,6 +72,26 @@ pub struct Text {
     pub content: String,
     /// Its id.
     pub client_msg_id: String,
+    /// Where its media lie; empty when it has none.
+    pub media_url: String,
+}
+
+impl Text {
+    /// What a message says, from whose it is.
+    pub fn write(&mut self, mark: &Mark, content_bytes: usize, media: f64) {
+        content::write(mark, content_bytes, &mut self.content);
+        content::write_client_msg_id(mark.run, mark.user, mark.n, &mut self.client_msg_id);
+        self.media_url.clear();
+        if content::is_media(mark.user, mark.n, media) {
+            content::write_media_url(mark.user, mark.n, &mut self.media_url);
+        }
+    }
+
+    /// Where its media lie, if it has some.
+    #[must_use]
+    pub fn media_url(&self) -> Option<&str> {
+        Some(self.media_url.as_str()).filter(|url| !url.is_empty())
+    }
 }
 
 /// One call's surroundings.
@@ -94,6 +115,8 @@ pub struct Turn<'t> {
     pub wire: Wire,
     /// Bytes of content in a message.
     pub content_bytes: usize,
+    /// The share of the messages that are media.
+    pub media: f64,
     /// What is confirmed.
     pub receipts: Receipts,
     /// Whose coming and going each client asks for: so many of the clients after it.

@@ -22,7 +22,8 @@ fn report(us: u64, noise: f64, count: u64, seed: u64) -> Report {
     let mut report = crate::report::sample();
     report.whole.to_ack_us = summary(1_000);
     report.whole.to_delivered_us = summary(1_000);
-    report.series = Course { row_s: 1, measured_from_s: 0.0, measured_to_s: count as f64, rows };
+    report.series =
+        Course { row_s: 1, measured_from_s: 0.0, measured_to_s: count as f64, rows, ..Course::default() };
     report
 }
 

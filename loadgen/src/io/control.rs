@@ -1,13 +1,14 @@
 //! What the main thread tells the engines, and what they let it see. Engines look at least every
 //! [`LOOK_MS`](super::engine::LOOK_MS).
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::oracle::Roster;
+use crate::oracle::{Kind, Roster};
 use crate::plan::Outlets;
 use crate::series::Slot;
-use crate::stats::Stats;
+use crate::stats::{Latency, Stats};
 use crate::turn::{Shared, Window};
 
 /// What the run is doing.
@@ -30,8 +31,39 @@ pub(crate) struct Plan {
     pub(crate) roster: Arc<Roster>,
     pub(crate) shared: Shared,
     pub(crate) window: Window,
+    /// When the schedule starts: milliseconds of Unix time.
+    pub(crate) start_wall_ms: u64,
     /// Per client.
     pub(crate) outlets: Vec<Outlets>,
+}
+
+/// Counters of all threads.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) lost: u64,
+    pub(crate) reconnects: u64,
+    pub(crate) stopped: u64,
+    pub(crate) dropped: u64,
+    pub(crate) heartbeat: Latency,
+    /// By the place of the kind in [`Kind::ALL`].
+    pub(crate) violations: [u64; Kind::ALL.len()],
+    pub(crate) troubles: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    fn add(&mut self, stats: &Stats) {
+        self.lost += stats.lost_count;
+        self.reconnects += stats.reconnects;
+        self.stopped += stats.stopped;
+        self.dropped += stats.dropped_count;
+        self.heartbeat.merge(&stats.heartbeat);
+        for (count, more) in self.violations.iter_mut().zip(stats.violations) {
+            *count += more;
+        }
+        for (words, count) in &stats.troubles {
+            *self.troubles.entry(words.clone()).or_default() += count;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -90,6 +122,15 @@ impl Control {
     /// Takes everybody's rows of the series before this one.
     pub(crate) fn take_rows(&self, end: u64) -> Vec<(u64, Slot)> {
         (0..self.stats.len()).flat_map(|thread| self.stats(thread).series.take_before(end)).collect()
+    }
+
+    /// Everybody's counters, without the histograms of messages: what is looked at several times a second.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for thread in 0..self.stats.len() {
+            counts.add(&self.stats(thread));
+        }
+        counts
     }
 
     /// Everybody's figures.

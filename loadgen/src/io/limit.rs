@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Outcome, outputs, run};
 use crate::cli::FindLimit;
-use crate::options::Options;
+use crate::options::{Options, Outputs};
 use crate::report::{ACHIEVED_SHARE_MIN, Limit, Report, StepReport, VIOLATION, judge_probe, text};
 use crate::search::Search;
 
@@ -51,7 +51,7 @@ fn search(asked: &FindLimit, options: &Options) -> Result<Outcome, String> {
     });
     report.options.rate_per_s = asked.from;
     report.take_probes(probes);
-    outputs::write(&report, options)?;
+    outputs::write(&report, &options.outputs)?;
     let json = serde_json::to_value(&report).map_err(|error| error.to_string())?;
     Ok(Outcome { exit: report.exit, report: Some(json), text: text::lines(&report), is_refusal: false })
 }
@@ -69,6 +69,9 @@ fn check(asked: &FindLimit, options: &Options) -> Result<(), String> {
     if options.idle || options.ramp.is_some() || options.in_flight.is_some() {
         return Err("--idle, --ramp and --in-flight are searches of their own: leave them out".to_owned());
     }
+    if options.worker.is_some() || options.start_at.is_some() {
+        return Err("a search is of one generator: leave --worker and --start-at out".to_owned());
+    }
     if options.duration < Duration::from_secs(1) {
         return Err("a probe of less than a second says nothing: --duration".to_owned());
     }
@@ -80,9 +83,7 @@ fn probe(options: &Options, rate_per_s: f64) -> Options {
     Options {
         rate: rate_per_s,
         stages: Vec::new(),
-        report: None,
-        csv: None,
-        html: None,
+        outputs: Outputs::default(),
         hlog: None,
         threshold: Vec::new(),
         ..options.clone()

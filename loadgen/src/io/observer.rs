@@ -1,29 +1,38 @@
 //! What the main thread does while engines work: looks, takes the rows of the series that are over, and tells people.
 
-use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::atomic::Ordering;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use carillon_node::clock::Clock;
 
 use super::control::{Control, Plan};
+use super::display::{Display, Moment};
+use crate::hlog::RowLog;
 use crate::series::{Recorder, Row};
+use crate::view::Doing;
 
 /// How often the main thread looks.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
-const PROGRESS_NS: u64 = 1_000_000_000;
 
 /// Looks at a run that has a plan.
 pub(super) struct Observer<'r> {
     control: &'r Control,
     plan: &'r Plan,
     recorder: Recorder,
-    progress: Progress,
+    display: &'r mut Display,
+    /// What is waited for.
+    pub(super) doing: Doing,
 }
 
 impl<'r> Observer<'r> {
-    pub(super) fn new(control: &'r Control, plan: &'r Plan) -> Observer<'r> {
-        Observer { control, plan, recorder: Recorder::new(plan.window.row_ns), progress: Progress::new() }
+    pub(super) fn new(
+        control: &'r Control,
+        plan: &'r Plan,
+        display: &'r mut Display,
+        keeps_histograms: bool,
+    ) -> Observer<'r> {
+        let recorder = Recorder::new(plan.window.row_ns, keeps_histograms);
+        Observer { control, plan, recorder, display, doing: Doing::Preparing }
     }
 
     /// Waits until a time.
@@ -44,13 +53,30 @@ impl<'r> Observer<'r> {
         is_done()
     }
 
+    /// Shows what is done from now on, before something that nothing is shown during.
+    pub(super) fn announce(&mut self, doing: Doing) {
+        self.doing = doing;
+        let (display, moment) = self.shown();
+        display.announce(&moment);
+    }
+
     fn look(&mut self) {
         let elapsed_ns = self.elapsed_ns();
         if self.recorder.is_behind(elapsed_ns) {
             self.take(self.recorder.row(elapsed_ns));
         }
-        let (last, plan) = (self.recorder.last(), self.plan);
-        self.progress.show(|| progress_text(elapsed_ns, plan, last));
+        let (display, moment) = self.shown();
+        display.show(&moment);
+    }
+
+    fn shown(&mut self) -> (&mut Display, Moment<'_>) {
+        let moment = Moment {
+            doing: self.doing,
+            elapsed_ns: self.elapsed_ns(),
+            length_ns: self.plan.window.rates.length_ns(),
+            course: Some((self.plan, &self.recorder)),
+        };
+        (self.display, moment)
     }
 
     fn elapsed_ns(&self) -> u64 {
@@ -62,54 +88,9 @@ impl<'r> Observer<'r> {
         self.recorder.take(end, self.control.take_rows(end));
     }
 
-    /// All rows, once the engines have stopped.
-    pub(super) fn finish(mut self) -> Vec<Row> {
+    /// All rows with their histograms, once the engines have stopped.
+    pub(super) fn finish(mut self) -> (Vec<Row>, BTreeMap<u64, RowLog>) {
         self.take(self.recorder.row(self.elapsed_ns()) + 1);
         self.recorder.finish()
-    }
-}
-
-fn progress_text(elapsed_ns: u64, plan: &Plan, last: Option<&Row>) -> String {
-    let elapsed_s = elapsed_ns / 1_000_000_000;
-    let Some(row) = last else { return format!("{elapsed_s} s") };
-    let row_s = (plan.window.row_ns / 1_000_000_000).max(1);
-    format!(
-        "{elapsed_s} s · intended {}/s · acked {}/s · delivered {}/s · unanswered {} · p99 to ack {:.1} ms",
-        row.intended / row_s,
-        row.acked / row_s,
-        row.delivered / row_s,
-        plan.shared.unanswered.load(Ordering::SeqCst),
-        row.to_ack_us.p99_us as f64 / 1e3
-    )
-}
-
-/// One line a second on standard error; on a terminal always the same line.
-pub(super) struct Progress {
-    next_ns: u64,
-    is_terminal: bool,
-}
-
-impl Progress {
-    pub(super) fn new() -> Progress {
-        Progress { next_ns: Clock.now_ns() + PROGRESS_NS, is_terminal: io::stderr().is_terminal() }
-    }
-
-    pub(super) fn show(&mut self, text: impl FnOnce() -> String) {
-        if Clock.now_ns() < self.next_ns {
-            return;
-        }
-        self.next_ns = Clock.now_ns() + PROGRESS_NS;
-        let text = text();
-        let line = if self.is_terminal { format!("\r\x1b[K{text}") } else { format!("{text}\n") };
-        // Nobody may be listening; that is no reason to end.
-        let _ = io::stderr().write_all(line.as_bytes());
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if self.is_terminal {
-            let _ = io::stderr().write_all(b"\r\x1b[K");
-        }
     }
 }

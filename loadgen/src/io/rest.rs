@@ -40,6 +40,8 @@ struct Message<'a> {
     sender_id: UserId,
     #[serde(borrow)]
     content: Cow<'a, str>,
+    #[serde(borrow, default)]
+    media_url: Option<Cow<'a, str>>,
 }
 
 /// Sends until there is an answer that is one.
@@ -172,6 +174,7 @@ pub(super) fn tell(
                     message: message.message_id.0,
                     sender: message.sender_id.0,
                     content: &message.content,
+                    media_url: message.media_url.as_deref(),
                 };
                 judge.told(number, &told);
             }

@@ -12,25 +12,32 @@ use serde_json::Value;
 
 use super::carrier::Choice;
 use super::control::{Control, Phase, Plan};
+use super::display::{Display, Moment};
 use super::engine::{Engine, JOURNAL_TROUBLE, Setup};
 use super::inputs::Tokens;
-use super::observer::{LOOK, Observer, Progress};
+use super::observer::{LOOK, Observer};
 use super::watch::Sample;
 use super::{inputs, machine, outputs, rest};
+use crate::hlog::{Log, StepLog};
 use crate::options::{self, Machine, Options};
 use crate::oracle::{Judge, Ledger, Roster, Verdict, to_last};
 use crate::plan;
 use crate::report::{Course, Findings, INVALID, Idle, StepReport, judge_step, text};
 use crate::schedule::Rates;
 use crate::series::row_ns;
+use crate::share;
+use crate::stats::Stats;
 use crate::thresholds;
 use crate::turn::{Shared, Window};
+use crate::view::Doing;
 
 /// Everybody has to be connected after this, the time that was asked for, and a while for each client.
 const CONNECT_NS: u64 = 60_000_000_000;
 const CONNECT_NS_PER_CLIENT: u64 = 10_000_000;
 /// Between the plan and the first message, so that every thread has the plan by then.
 const LEAD_NS: u64 = 200_000_000;
+/// A start that is further away is a mistake.
+const START_AT_MS_MAX: u64 = 86_400_000;
 /// A thread that has not handed everything over by then is stuck.
 const HAND_OVER_NS: u64 = 30_000_000_000;
 
@@ -62,10 +69,11 @@ impl Outcome {
 /// Runs. Prints progress on standard error; writes the files that the options name.
 #[must_use]
 pub fn run(options: &Options) -> Outcome {
-    match Run::prepare(options).and_then(Run::execute) {
-        Ok(outcome) => outcome,
-        Err(sentence) => Outcome::refused(&sentence),
-    }
+    let ran = match options.worker {
+        None => Run::prepare(options).and_then(Run::execute),
+        Some(worker) => share::of(worker, options).and_then(|own| Run::prepare(&own).and_then(Run::execute)),
+    };
+    ran.unwrap_or_else(|sentence| Outcome::refused(&sentence))
 }
 
 /// Says how sockets are carried, and why it is not the first choice if it is not.
@@ -81,6 +89,25 @@ fn tell_carrier(carrier: Choice, engines: usize, machine: &Machine, why_not: Opt
 /// The generator's own CPU and memory.
 fn own_sample() -> Sample {
     Sample::take(&[std::process::id()], &[])
+}
+
+/// What a log says of each step.
+fn step_logs(rates: &Rates, stats: &Stats) -> Vec<StepLog> {
+    let mut start = Duration::from_nanos(rates.warmup_ns());
+    let steps = stats.steps.iter().enumerate().map(|(place, step)| {
+        let end = Duration::from_nanos(rates.step_end_ns(place));
+        let length = end.saturating_sub(start);
+        let log = StepLog {
+            start,
+            length,
+            to_ack: step.to_ack.clone(),
+            to_delivered: step.to_delivered.clone(),
+            lag: step.lag.clone(),
+        };
+        start = end;
+        log
+    });
+    steps.collect()
 }
 
 struct Run<'o> {
@@ -110,14 +137,16 @@ impl<'o> Run<'o> {
     /// Refuses what cannot work, before anything starts.
     fn prepare(options: &'o Options) -> Result<Run<'o>, String> {
         let given = options.tokens.as_deref().map(inputs::read_tokens).transpose()?;
+        // A file of tokens is of the whole scenario.
+        let first = options.share.map_or(0, |share| share.first_client as usize);
         let server = *options.server.first().ok_or("--server names no address")?;
         let (carrier, why_not) = Choice::of(options.io)?;
         let machine = machine::allowed(server, carrier == Choice::Uring);
-        options::check(options, given.as_ref().map(Vec::len), &machine)?;
+        options::check(options, given.as_ref().map(|given| given.len().saturating_sub(first)), &machine)?;
         let count = options.clients as usize;
         let (users, tokens) = match given {
             Some(given) => {
-                let (users, tokens) = given.into_iter().take(count).unzip();
+                let (users, tokens) = given.into_iter().skip(first).take(count).unzip();
                 (users, Tokens::Given(tokens))
             }
             None => Tokens::sign(options)?,
@@ -155,8 +184,12 @@ impl<'o> Run<'o> {
     }
 
     fn execute(self) -> Result<Outcome, String> {
+        let mut display = Display::open(self.options, self.control.clone())?;
         let threads = self.start()?;
-        let prepared = self.connect(&threads).and_then(|opened_s| Ok((opened_s, self.make_plan()?)));
+        let prepared = self.connect(&threads, &mut display).and_then(|opened_s| {
+            display.announce(&Moment { doing: Doing::Preparing, elapsed_ns: 0, length_ns: 0, course: None });
+            Ok((opened_s, self.make_plan()?))
+        });
         let (opened_s, plan) = match prepared {
             Ok(prepared) => prepared,
             Err(sentence) => {
@@ -164,14 +197,17 @@ impl<'o> Run<'o> {
                 return Err(sentence);
             }
         };
-        let mut observer = Observer::new(&self.control, &plan);
-        let (mut sent, idle) = if self.options.idle {
-            let (idle, invalid) = self.stay(opened_s);
-            (Sent { invalid, ..Sent::default() }, Some(idle))
+        let (course, log, mut sent, idle) = if self.options.idle {
+            let (idle, course, invalid) = self.stay(&plan, opened_s, &mut display);
+            (course, Log::default(), Sent { invalid, ..Sent::default() }, Some(idle))
         } else {
+            let keeps_histograms = self.options.hlog_path().is_some();
+            let mut observer = Observer::new(&self.control, &plan, &mut display, keeps_histograms);
             let mut sent = self.send(&plan, &mut observer);
             self.settle(&plan, &mut observer, &mut sent);
-            (sent, None)
+            observer.announce(Doing::Judging);
+            let (course, log) = self.course(&plan, observer);
+            (course, log, sent, None)
         };
         let live = self.control.live.load(Ordering::SeqCst);
         // Of an idle run that is a figure, and what it has to be a threshold.
@@ -180,8 +216,8 @@ impl<'o> Run<'o> {
                 .push(format!("{live} of {} clients were connected at the end", self.options.clients));
         }
         let ledgers = self.stop(threads)?;
-        let course = self.course(&plan, observer);
-        let to_last_us = to_last(&ledgers, plan.window.measure_from_ns).summary();
+        let to_last = to_last(&ledgers, plan.window.measure_from_ns);
+        let to_last_us = to_last.summary();
         if let [step] = sent.steps.as_mut_slice() {
             step.to_last_us = to_last_us;
         }
@@ -190,7 +226,12 @@ impl<'o> Run<'o> {
         if stats.troubles.contains_key(JOURNAL_TROUBLE) {
             sent.invalid.push(JOURNAL_TROUBLE.to_owned());
         }
-        outputs::write_hlog(&stats.steps, self.options)?;
+        if let Some(path) = self.options.hlog_path() {
+            let steps = step_logs(&plan.window.rates, &stats);
+            let heartbeat = stats.heartbeat.clone();
+            let start_wall_ms = plan.start_wall_ms;
+            outputs::write_hlog(&path, &Log { start_wall_ms, steps, to_last, heartbeat, ..log })?;
+        }
         let findings = Findings {
             run: self.run,
             commit: machine::commit(),
@@ -206,23 +247,25 @@ impl<'o> Run<'o> {
         };
         let mut report = findings.report(self.options);
         thresholds::apply(&self.options.thresholds(), &mut report);
-        outputs::write(&report, self.options)?;
+        outputs::write(&report, &self.options.outputs)?;
         let json = serde_json::to_value(&report).map_err(|error| error.to_string())?;
         Ok(Outcome { exit: report.exit, report: Some(json), text: text::lines(&report), is_refusal: false })
     }
 
-    fn course(&self, plan: &Plan, observer: Observer<'_>) -> Course {
+    /// Once the schedule is over.
+    fn course(&self, plan: &Plan, observer: Observer<'_>) -> (Course, Log) {
         let Window { start_ns, measure_from_ns, row_ns, .. } = plan.window;
         let seconds = |at_ns: u64| at_ns.saturating_sub(start_ns) as f64 / 1e9;
-        if self.options.idle {
-            return Course::default();
-        }
-        Course {
-            row_s: row_ns / 1_000_000_000,
+        let (rows, packed) = observer.finish();
+        let row_s = row_ns / 1_000_000_000;
+        let course = Course {
+            start_wall_ms: plan.start_wall_ms,
+            row_s,
             measured_from_s: seconds(measure_from_ns),
             measured_to_s: seconds(self.control.stop_ns.load(Ordering::SeqCst)),
-            rows: observer.finish(),
-        }
+            rows,
+        };
+        (course, Log { rows: packed, row_s, ..Log::default() })
     }
 
     fn start(&self) -> Result<Threads, String> {
@@ -239,9 +282,14 @@ impl<'o> Run<'o> {
                 steps_end: false,
                 row_ns: u64::MAX,
             },
+            start_wall_ms: 0,
             outlets: Vec::new(),
         });
         let mut root = Prng::new(options.seed);
+        // Workers that draw the same would all send at the same moments.
+        for _ in 1..options.worker.map_or(1, |worker| worker.number) {
+            root = root.fork();
+        }
         let share = count.div_ceil(self.engines).max(1);
         let mut threads = Vec::new();
         for index in 0..self.engines {
@@ -259,6 +307,7 @@ impl<'o> Run<'o> {
                 addresses_count: machine::ADDRESSES_COUNT,
                 wire: options.encoding.wire(),
                 content_bytes: options.content_bytes,
+                media: options.media,
                 receipts: options.receipts,
                 mix: options.mix,
                 arrivals: options.arrivals,
@@ -279,12 +328,11 @@ impl<'o> Run<'o> {
     }
 
     /// Until everybody has caught up; returns how long it took, in seconds.
-    fn connect(&self, threads: &Threads) -> Result<f64, String> {
+    fn connect(&self, threads: &Threads, display: &mut Display) -> Result<f64, String> {
         let started_ns = Clock.now_ns();
         let clients = self.options.clients;
         let paced_ns = (f64::from(clients) * 1e9 / self.options.open_rate) as u64;
         let until_ns = started_ns + CONNECT_NS + CONNECT_NS_PER_CLIENT * u64::from(clients) + paced_ns;
-        let mut progress = Progress::new();
         loop {
             let live = self.control.live.load(Ordering::SeqCst);
             if live >= clients {
@@ -299,9 +347,8 @@ impl<'o> Run<'o> {
                     stats.troubles.iter().map(|(words, count)| format!("{words} ({count} times)")).collect();
                 return Err(format!("{live} of {clients} clients could connect: {}", troubles.join(", ")));
             }
-            progress.show(|| {
-                format!("connecting: alive {live} of {clients}, lost {}", self.control.total().lost_count)
-            });
+            let elapsed_ns = Clock.now_ns() - started_ns;
+            display.show(&Moment { doing: Doing::Connecting, elapsed_ns, length_ns: 0, course: None });
             std::thread::sleep(LOOK);
         }
         options::check_rate(self.options, self.control.send_per_s.load(Ordering::SeqCst))?;
@@ -314,7 +361,7 @@ impl<'o> Run<'o> {
         let server = *options.server.first().ok_or("--server names no address")?;
         let conversations = rest::make(server, options.seed, &planned, &self.users, &self.tokens)?;
         let outlets = plan::outlets(options, &planned);
-        let start_ns = Clock.now_ns() + LEAD_NS;
+        let (start_ns, start_wall_ms) = self.start_time()?;
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let rates = options.rates();
         let plan = Arc::new(Plan {
@@ -327,6 +374,7 @@ impl<'o> Run<'o> {
                 steps_end: options.ramp.is_some(),
                 row_ns: row_ns(nanoseconds(options.send_time())),
             },
+            start_wall_ms,
             outlets,
         });
         if !options.idle {
@@ -339,16 +387,40 @@ impl<'o> Run<'o> {
         Ok(plan)
     }
 
+    /// When the schedule starts, on the clock and in milliseconds of Unix time.
+    fn start_time(&self) -> Result<(u64, u64), String> {
+        let (now_ns, now_wall_ms) = (Clock.now_ns(), Clock.wall_ms());
+        let soonest_wall_ms = now_wall_ms + LEAD_NS / 1_000_000;
+        let start_wall_ms = match self.options.start_at {
+            None => soonest_wall_ms,
+            Some(start_s) => start_s.saturating_mul(1_000),
+        };
+        if start_wall_ms < soonest_wall_ms {
+            let late_ms = soonest_wall_ms - start_wall_ms;
+            return Err(format!(
+                "all clients were connected {late_ms} ms too late for --start-at: name a later time"
+            ));
+        }
+        let wait_ms = start_wall_ms - now_wall_ms;
+        if wait_ms > START_AT_MS_MAX {
+            return Err("--start-at is more than a day from now".to_owned());
+        }
+        Ok((now_ns + wait_ms * 1_000_000, start_wall_ms))
+    }
+
     /// Lets the schedule run; a ramp until it saturates.
     fn send(&self, plan: &Plan, observer: &mut Observer<'_>) -> Sent {
         let mut sent = Sent::default();
         let Window { start_ns, measure_from_ns, rates, steps_end, .. } = &plan.window;
         let sample = || Sample::take(&self.options.server_pid, &self.options.metrics);
+        let stages = if *steps_end { 0 } else { rates.steps().len() };
+        observer.doing = Doing::Sending { stage: 0, stages, per_s: rates.start_per_s() };
         observer.wait_until(*measure_from_ns);
         let mut earlier = sample();
         let mut begun_ns = rates.warmup_ns();
         for (index, stage) in rates.steps().iter().enumerate() {
             let end_ns = rates.step_end_ns(index);
+            observer.doing = Doing::Sending { stage: index + 1, stages, per_s: stage.mean_per_s() };
             observer.wait_until(start_ns.saturating_add(end_ns));
             let later = sample();
             let step = self.control.total().steps.into_iter().nth(index).unwrap_or_default();
@@ -368,6 +440,7 @@ impl<'o> Run<'o> {
 
     /// Waits until everything was handed over, answered, and delivered (G7).
     fn settle(&self, plan: &Plan, observer: &mut Observer<'_>, sent: &mut Sent) {
+        observer.doing = Doing::Settling;
         let all = || self.control.sent_all.load(Ordering::SeqCst) as usize >= self.engines;
         if !observer.wait_for(HAND_OVER_NS, &all) {
             sent.invalid.push("the generator did not get through its schedule".to_owned());
@@ -394,25 +467,23 @@ impl<'o> Run<'o> {
     }
 
     /// Keeps idle connections.
-    fn stay(&self, opened_s: f64) -> (Idle, Vec<String>) {
+    fn stay(&self, plan: &Plan, opened_s: f64, display: &mut Display) -> (Idle, Course, Vec<String>) {
         let connections = self.options.clients;
         let sample = || (Sample::take(&self.options.server_pid, &self.options.metrics), own_sample());
+        // With the other workers, whose connections the server holds as well.
+        if self.options.start_at.is_some() {
+            while Clock.now_ns() < plan.window.start_ns {
+                std::thread::sleep(LOOK);
+            }
+        }
         let (earlier, own_earlier) = sample();
-        let begun_ns = Clock.now_ns();
-        let until_ns = begun_ns + u64::try_from(self.options.duration.as_nanos()).unwrap_or(u64::MAX);
-        let mut progress = Progress::new();
+        let (begun_ns, begun_wall_ms) = (Clock.now_ns(), Clock.wall_ms());
+        let length_ns = u64::try_from(self.options.duration.as_nanos()).unwrap_or(u64::MAX);
+        let until_ns = begun_ns.saturating_add(length_ns);
         while Clock.now_ns() < until_ns {
             std::thread::sleep(LOOK);
-            progress.show(|| {
-                let (alive, total) = (self.control.live.load(Ordering::SeqCst), self.control.total());
-                let summary = total.heartbeat.summary();
-                format!(
-                    "idle: alive {alive} of {connections}, lost {} · heartbeats answered {}, p99 {:.1} ms",
-                    total.lost_count,
-                    summary.count,
-                    summary.p99_us as f64 / 1e3
-                )
-            });
+            let elapsed_ns = Clock.now_ns() - begun_ns;
+            display.show(&Moment { doing: Doing::Holding, elapsed_ns, length_ns, course: None });
         }
         let alive = self.control.live.load(Ordering::SeqCst);
         let held_s = (Clock.now_ns() - begun_ns) as f64 / 1e9;
@@ -440,7 +511,8 @@ impl<'o> Run<'o> {
             generator_bytes_per_connection: each_bytes(&self.own_before, &own_after),
             generator_cpu_us_per_connection_s: each_us(&own_earlier, &own_after),
         };
-        (idle, after.complaints)
+        let course = Course { start_wall_ms: begun_wall_ms, measured_to_s: held_s, ..Course::default() };
+        (idle, course, after.complaints)
     }
 
     fn stop(&self, threads: Threads) -> Result<Vec<Ledger>, String> {

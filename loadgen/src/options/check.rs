@@ -104,6 +104,9 @@ pub fn check(options: &Options, tokens_count: Option<usize>, machine: &Machine) 
             "--content-bytes {bytes} is not within {CONTENT_BYTES_MIN} to {CONTENT_BYTES_MAX}"
         ));
     }
+    if !(0.0..=1.0).contains(&options.media) {
+        return Err(format!("--media {} is not within 0 to 1", options.media));
+    }
     if !(options.rate.is_finite() && options.rate > 0.0) {
         return Err(format!("--rate {} is not a number above 0", options.rate));
     }
@@ -182,6 +185,7 @@ mod tests {
             ("--clients 3 --in-flight 1", None, "3 clients are not pairs"),
             ("--in-flight 65", None, "--in-flight 65"),
             ("--open-rate 0", None, "--open-rate 0"),
+            ("--media 1.1", None, "--media 1.1"),
         ];
         for (line, tokens, words) in refused {
             let sentence = check(&parsed(line), tokens, &MACHINE).expect_err(line);

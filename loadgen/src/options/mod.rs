@@ -1,7 +1,7 @@
 //! The command line, and what is impossible about it before anything starts.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use carillon_protocol::client::Wire;
@@ -9,6 +9,7 @@ use carillon_protocol::client::Wire;
 use crate::scenario::Manners;
 use crate::schedule::{Arrivals, Rates, Stage};
 use crate::session::Receipts;
+use crate::share::{Share, Worker};
 use crate::thresholds::Threshold;
 
 mod check;
@@ -50,6 +51,9 @@ pub struct Options {
     /// Bytes of content in a message
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
     pub content_bytes: usize,
+    /// The share of the messages that are media: an image behind a URL, beside the content
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    pub media: f64,
     /// What clients confirm
     #[arg(long, value_enum, default_value = "delivered")]
     pub receipts: Receipts,
@@ -100,18 +104,15 @@ pub struct Options {
     /// Processes of the server on this machine, for the CPU of their threads and their memory
     #[arg(long, value_name = "PID", value_delimiter = ',')]
     pub server_pid: Vec<u32>,
-    /// Where to write the report, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
-    /// Where to write the run's course as a table: a row a second
-    #[arg(long, value_name = "FILE")]
-    pub csv: Option<PathBuf>,
-    /// Where to write the report as one HTML file with plots
-    #[arg(long, value_name = "FILE")]
-    pub html: Option<PathBuf>,
+    /// Where the report is written.
+    #[command(flatten)]
+    pub outputs: Outputs,
     /// Where to write the histograms, as an interval log of HdrHistogram
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "worker")]
     pub hlog: Option<PathBuf>,
+    /// How the run is shown while it goes on
+    #[arg(long, value_enum, default_value = "auto")]
+    pub view: View,
     /// Where to append a line per send, answer and delivery
     #[arg(long, value_name = "FILE")]
     pub journal: Option<PathBuf>,
@@ -123,6 +124,14 @@ pub struct Options {
     /// was acknowledged and delivered alone
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub history: bool,
+    /// This generator is one of several that run at once, such as 2/4: it has its share of the clients and of the rate, and
+    /// its histograms are written beside its --report, for `loadgen merge`
+    #[arg(long, value_name = "NUMBER/OF")]
+    pub worker: Option<Worker>,
+    /// When the schedule starts (or --idle begins to count), in seconds of Unix time: the same for all workers, and late
+    /// enough that all clients are connected by then
+    #[arg(long, value_name = "SECONDS")]
+    pub start_at: Option<u64>,
     /// How long to wait at the end until everything acknowledged is delivered (G7)
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s")]
     pub settle: Duration,
@@ -135,6 +144,40 @@ pub struct Options {
     /// Of a scenario: what clients do beside sending.
     #[arg(skip)]
     pub manners: Manners,
+    /// Of a worker: where its clients are.
+    #[arg(skip)]
+    pub share: Option<Share>,
+}
+
+/// Where the histograms of a report are.
+#[must_use]
+pub fn hlog_beside(report: &Path) -> PathBuf {
+    report.with_extension("hlog")
+}
+
+/// Where a report is written.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Outputs {
+    /// Where to write the report, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Where to write the run's course as a table: a row a second
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Where to write the report as one HTML file with plots
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// How a run is shown while it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum View {
+    /// On a screen when standard output is a terminal, else by lines
+    Auto,
+    /// On a screen
+    Live,
+    /// By a line a second on standard error
+    Plain,
 }
 
 /// What a run of idle connections is about.
@@ -223,6 +266,24 @@ impl Options {
     #[must_use]
     pub fn send_time(&self) -> Duration {
         Duration::from_nanos(self.rates().length_ns())
+    }
+
+    /// As it is shown where standard output is a terminal, or is none.
+    #[must_use]
+    pub fn shown(self, is_terminal: bool) -> Options {
+        let view = match self.view {
+            View::Auto if is_terminal => View::Live,
+            View::Auto => View::Plain,
+            asked => asked,
+        };
+        Options { view, ..self }
+    }
+
+    /// Where the histograms are written: a worker's are beside its report, where `loadgen merge` looks for them.
+    #[must_use]
+    pub fn hlog_path(&self) -> Option<PathBuf> {
+        let beside = self.worker.and(self.outputs.report.as_deref()).map(hlog_beside);
+        self.hlog.clone().or(beside)
     }
 
     /// What the run has to reach: what was asked for, and of idle connections that none is lost unless it was asked for

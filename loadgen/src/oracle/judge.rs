@@ -20,6 +20,8 @@ pub struct Told<'a> {
     pub sender: u64,
     /// What it says.
     pub content: &'a str,
+    /// Where its media lie.
+    pub media_url: Option<&'a str>,
 }
 
 /// Judges. Tell it the history of every conversation, in seq order, from the first seq after its base; then
@@ -76,7 +78,7 @@ impl Judge {
         // No larger one is a seq; it is then the gap that it makes.
         let seq = told.seq.min(SEQ_MAX);
         let expected_seq = base_seq + 1 + reading.events;
-        let content_digest = content::digest(told.content);
+        let content_digest = content::digest(told.content, told.media_url);
         let digest = content::event_digest(told.message, told.sender, content_digest);
         if seq < expected_seq {
             let words = format_args!("the history of {id} holds {seq} twice or after a higher one");

@@ -144,6 +144,12 @@ impl Ledger {
         }
     }
 
+    /// What was found broken so far; the rest the judge finds.
+    #[must_use]
+    pub fn violations(&self) -> &Violations {
+        &self.violations
+    }
+
     /// The number of the client's next message.
     #[must_use]
     pub fn next_n(&self, client: u32) -> u64 {
@@ -151,10 +157,10 @@ impl Ledger {
     }
 
     /// The client sends its next message, for the first time.
-    pub fn sent(&mut self, client: u32, conversation: u32, content: &str) {
+    pub fn sent(&mut self, client: u32, conversation: u32, content: &str, media_url: Option<&str>) {
         let local = self.local(client);
         if let Some(rows) = self.rows.get_mut(local) {
-            let digest = content::digest(content);
+            let digest = content::digest(content, media_url);
             rows.push(Row {
                 digest,
                 seq: 0,

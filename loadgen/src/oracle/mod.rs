@@ -170,6 +170,12 @@ impl Violations {
         self.examples.truncate(EXAMPLES_MAX);
     }
 
+    /// How many of each kind, in the order of [`Kind::ALL`].
+    #[must_use]
+    pub fn counts(&self) -> [u64; Kind::ALL.len()] {
+        self.counts
+    }
+
     /// How many of a kind.
     #[must_use]
     pub fn count(&self, kind: Kind) -> u64 {

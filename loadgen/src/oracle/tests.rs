@@ -42,7 +42,7 @@ impl World {
     fn send(&mut self, client: u32) -> u64 {
         let n = self.one.next_n(client);
         let content = text(self.roster.user(client), n);
-        self.one.sent(client, 0, &content);
+        self.one.sent(client, 0, &content, None);
         n
     }
 
@@ -51,7 +51,7 @@ impl World {
     }
 
     fn deliver(&mut self, client: u32, (seq, message, user, content): &Line) -> Seen {
-        let digest = content::event_digest(*message, *user, content::digest(content));
+        let digest = content::event_digest(*message, *user, content::digest(content, None));
         let ledger = if client < 2 { &mut self.one } else { &mut self.two };
         ledger.delivered(client, ROOM, *seq, *user, digest, content::read(content))
     }
@@ -75,7 +75,7 @@ impl World {
     fn judge(self, history: &[Line]) -> Verdict {
         let mut judge = Judge::new(self.roster, vec![self.two, self.one]);
         for (seq, message, sender, content) in history {
-            judge.told(0, &Told { seq: *seq, message: *message, sender: *sender, content });
+            judge.told(0, &Told { seq: *seq, message: *message, sender: *sender, content, media_url: None });
         }
         judge.finish()
     }

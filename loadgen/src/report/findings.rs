@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ACHIEVED_SHARE_MIN, Asked, AskedMix, AskedRamp, AskedSlow, AskedStage, AskedStorm, Course, CurvePoint,
-    Curves, Found, GOOD, Generator, INVALID, Idle, LAG_P99_US_MAX, Machine, ON_TIME_SHARE_MIN, Report,
-    SCHEMA, StepReport, VIOLATION, Whole, Word,
+    ACHIEVED_SHARE_MIN, Asked, AskedMix, AskedRamp, AskedSlow, AskedStage, AskedStorm, AskedWorker, Course,
+    CurvePoint, Curves, Found, GOOD, Generator, INVALID, Idle, LAG_P99_US_MAX, Machine, ON_TIME_SHARE_MIN,
+    Report, SCHEMA, StepReport, VIOLATION, Whole, Word,
 };
 use crate::options::Options;
 use crate::oracle::{Kind, Verdict};
 use crate::scenario::Storm;
 use crate::schedule::Stage;
+use crate::share::Share;
 use crate::stats::{Latency, Stats, Step, Summary};
 
 /// Points of a curve between a share of messages and half of the rest.
@@ -168,6 +169,7 @@ impl Findings {
             },
             invalid_because,
             thresholds: Vec::new(),
+            workers: Vec::new(),
             oracle: Found {
                 violations: Kind::ALL
                     .iter()
@@ -191,14 +193,14 @@ impl Findings {
             steps: self.steps,
             limit: None,
             idle: self.idle,
-            curves: Curves { to_ack: curve(&whole.to_ack), to_delivered: curve(&whole.to_delivered) },
+            curves: curves(&whole),
             series: self.course,
         }
     }
 }
 
 /// All steps together: rates weighed by time, CPU by messages.
-fn whole_report(whole: &Step, steps: &[StepReport], to_last_us: Summary) -> Whole {
+pub(crate) fn whole_report(whole: &Step, steps: &[StepReport], to_last_us: Summary) -> Whole {
     let mean = |of: &dyn Fn(&StepReport) -> f64| {
         let weight: f64 = steps.iter().map(|step| step.seconds).sum();
         steps.iter().map(|step| step.seconds * of(step)).sum::<f64>() / weight.max(f64::MIN_POSITIVE)
@@ -221,6 +223,11 @@ fn whole_report(whole: &Step, steps: &[StepReport], to_last_us: Summary) -> Whol
     }
 }
 
+/// A run's curves.
+pub(crate) fn curves(whole: &Step) -> Curves {
+    Curves { to_ack: curve(&whole.to_ack), to_delivered: curve(&whole.to_delivered) }
+}
+
 fn curve(latency: &Latency) -> Vec<CurvePoint> {
     let mut points: Vec<CurvePoint> = Vec::new();
     for value in latency.0.iter_quantiles(CURVE_TICKS_PER_HALF) {
@@ -239,7 +246,8 @@ fn asked_stage(stage: &Stage) -> AskedStage {
 }
 
 fn asked_storm(storm: &Storm) -> AskedStorm {
-    AskedStorm { at_ms: storm.at_ns / 1_000_000, share: storm.share }
+    let away_ms = storm.away_ns.map(|away_ns| away_ns / 1_000_000);
+    AskedStorm { at_ms: storm.at_ns / 1_000_000, share: storm.share, away_ms }
 }
 
 fn measured_ms(options: &Options) -> u64 {
@@ -270,8 +278,12 @@ fn asked(options: &Options) -> Asked {
         warmup_ms: options.warmup.as_millis() as u64,
         encoding: options.encoding.wire().subprotocol().to_owned(),
         mix: match options.in_flight {
-            Some(_) => AskedMix { one_to_one: 1.0, group: 0.0 },
-            None => AskedMix { one_to_one: options.mix.one_to_one, group: options.mix.group },
+            Some(_) => AskedMix { one_to_one: 1.0, group: 0.0, media: options.media },
+            None => AskedMix {
+                one_to_one: options.mix.one_to_one,
+                group: options.mix.group,
+                media: options.media,
+            },
         },
         group_size: options.group_size,
         content_bytes: options.content_bytes,
@@ -282,6 +294,13 @@ fn asked(options: &Options) -> Asked {
         seed: options.seed,
         retry: options.retry,
         history: options.history,
+        saturated_p99_ms: options.ramp_p99_ms,
+        worker: options.share.map(|Share { worker, first_client, all_clients }| AskedWorker {
+            number: worker.number,
+            of: worker.of,
+            first_client,
+            all_clients,
+        }),
     }
 }
 

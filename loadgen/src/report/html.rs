@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::plot::{Axis, Chart, Line, Scale, Unit, escaped};
-use super::{AskedStage, Course, CurvePoint, Report, StepReport, ThresholdReport, Word, text};
+use super::{AskedStage, Course, CurvePoint, Report, StepReport, ThresholdReport, Word, WorkerReport, text};
 use crate::series::Row;
 use crate::stats::Summary;
 
@@ -27,6 +27,10 @@ pub fn page(report: &Report) -> String {
     if !report.thresholds.is_empty() {
         let words = "What the whole measured time had to reach.";
         sections.push(section("Thresholds", words, &thresholds(&report.thresholds)));
+    }
+    if !report.workers.is_empty() {
+        let words = "Generators that ran at once, and what each of them found alone.";
+        sections.push(section("Workers", words, &workers(&report.workers)));
     }
     let words = "Counted by the generator; none of it breaks a promise.";
     sections.push(section("What else happened", words, &troubles(report)));
@@ -327,6 +331,32 @@ fn thresholds(thresholds: &[ThresholdReport]) -> String {
     out + "</table>"
 }
 
+fn workers(workers: &[WorkerReport]) -> String {
+    let mut out = "<table><tr><th class=\"n\">worker<th>machine<th class=\"n\">clients<th class=\"n\">acked<th class=\"n\">ack p50\
+                   <th class=\"n\">p99<th class=\"n\">own lag p99<th class=\"n\">started after<th class=\"n\">broken promises<th>"
+        .to_owned();
+    let us = |value: u64| Unit::Microseconds.words(value as f64);
+    for worker in workers {
+        let broken: u64 = worker.violations.values().sum();
+        let class = if broken == 0 { "yes" } else { "no" };
+        let _ = write!(
+            out,
+            "<tr><td class=\"n\">{}<td>{}<td class=\"n\">{}<td class=\"n\">{}<td class=\"n\">{}<td class=\"n\">{}<td class=\"n\">{}\
+             <td class=\"n\">{} ms<td class=\"n {class}\">{broken}<td>{}",
+            worker.number,
+            escaped(&worker.machine.cpu),
+            worker.clients,
+            worker.acked,
+            us(worker.to_ack_us.p50_us),
+            us(worker.to_ack_us.p99_us),
+            us(worker.generator_lag_us.p99_us),
+            worker.late_ms,
+            text::verdict(worker.verdict)
+        );
+    }
+    out + "</table>"
+}
+
 fn asked(report: &Report) -> String {
     let asked = &report.options;
     let share =
@@ -347,7 +377,7 @@ fn asked(report: &Report) -> String {
         None => format!("{}/s, {} gaps", asked.rate_per_s, asked.arrivals),
     };
     let rows = [
-        ("scenario", asked.scenario.clone().unwrap_or_else(|| "none".to_owned())),
+        ("scenario", scenario_words(report)),
         ("clients", asked.clients.to_string()),
         ("rate", rate),
         (
@@ -360,6 +390,7 @@ fn asked(report: &Report) -> String {
         ),
         ("one to one · groups", format!("{} · {}", share(asked.mix.one_to_one), share(asked.mix.group))),
         ("members of a group", asked.group_size.to_string()),
+        ("media", Unit::Share.words(asked.mix.media)),
         ("content", format!("{} bytes", asked.content_bytes)),
         ("encoding", asked.encoding.clone()),
         ("receipts", asked.receipts.clone()),
@@ -367,6 +398,14 @@ fn asked(report: &Report) -> String {
         ("server", asked.server.join(", ")),
     ];
     table(rows.iter().map(|(name, value)| (*name, value.clone(), "")))
+}
+
+fn scenario_words(report: &Report) -> String {
+    let name = report.options.scenario.as_deref().unwrap_or("none");
+    match report.options.worker {
+        Some(worker) => format!("{name}, worker {} of {}", worker.number, worker.of),
+        None => name.to_owned(),
+    }
 }
 
 fn troubles(report: &Report) -> String {

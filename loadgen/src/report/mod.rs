@@ -22,6 +22,7 @@ mod plot;
 pub mod text;
 
 pub use findings::{Findings, judge_probe, judge_step};
+pub(crate) use findings::{curves, whole_report};
 
 /// Every promise was kept.
 pub const GOOD: u8 = 0;
@@ -67,6 +68,9 @@ pub struct Report {
     pub invalid_because: Vec<String>,
     /// What the run had to reach.
     pub thresholds: Vec<ThresholdReport>,
+    /// The workers whose reports this one was merged from; empty in the report of one run.
+    #[serde(default)]
+    pub workers: Vec<WorkerReport>,
     /// What the oracle found.
     pub oracle: Found,
     /// How the generator itself did.
@@ -107,6 +111,33 @@ impl Report {
             (self.exit, self.verdict) = if is_good { (GOOD, Word::Good) } else { (INVALID, Word::Invalid) };
         }
     }
+}
+
+/// One worker of a merged run.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+pub struct WorkerReport {
+    /// Its number, from 1 on.
+    pub number: u32,
+    /// Where it ran.
+    pub machine: Machine,
+    /// Its run's number, in hexadecimal.
+    pub run: String,
+    /// How much later than the first worker's its schedule started.
+    pub late_ms: u64,
+    /// Its clients.
+    pub clients: u32,
+    /// The first of them.
+    pub first_user: u64,
+    /// Messages of its clients that were acknowledged.
+    pub acked: u64,
+    /// Intended to acknowledged.
+    pub to_ack_us: Summary,
+    /// How late it was itself.
+    pub generator_lag_us: Summary,
+    /// Broken promises that its oracle found, by kind.
+    pub violations: BTreeMap<String, u64>,
+    /// What it came to alone.
+    pub verdict: Word,
 }
 
 /// What a run came to.
@@ -193,6 +224,25 @@ pub struct Asked {
     pub retry: bool,
     /// Whether histories were read at the end.
     pub history: bool,
+    /// A step whose p99 from intended to acknowledged was above this counts as saturated, in milliseconds.
+    #[serde(default)]
+    pub saturated_p99_ms: u64,
+    /// Which part of the scenario this was, if not all of it.
+    #[serde(default)]
+    pub worker: Option<AskedWorker>,
+}
+
+/// A worker's part of a scenario.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct AskedWorker {
+    /// Its number, from 1 on.
+    pub number: u32,
+    /// How many there are.
+    pub of: u32,
+    /// Its first client, among all.
+    pub first_client: u32,
+    /// Clients of all workers.
+    pub all_clients: u32,
 }
 
 /// A rate that rises.
@@ -222,6 +272,9 @@ pub struct AskedStorm {
     pub at_ms: u64,
     /// Of the clients.
     pub share: f64,
+    /// How long they stayed away; null: they came back as after any loss.
+    #[serde(default)]
+    pub away_ms: Option<u64>,
 }
 
 /// Clients that read slowly.
@@ -240,6 +293,9 @@ pub struct AskedMix {
     pub one_to_one: f64,
     /// Into groups.
     pub group: f64,
+    /// Of all messages, those that are media.
+    #[serde(default)]
+    pub media: f64,
 }
 
 /// A bound on a figure.
@@ -399,6 +455,9 @@ pub struct CurvePoint {
 /// A run's course.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 pub struct Course {
+    /// When the schedule started: milliseconds of Unix time. 0 when nobody wrote it down.
+    #[serde(default)]
+    pub start_wall_ms: u64,
     /// How long a row is: 1 in any run that is shorter than two hours.
     pub row_s: u64,
     /// Messages intended from then on are measured.
@@ -439,7 +498,7 @@ mod tests {
     #[test]
     fn only_whole_rows_of_the_measured_time_are_measured() {
         let rows = (0..10).map(|t_s| Row { t_s, ..Row::default() }).collect();
-        let course = Course { row_s: 1, measured_from_s: 1.5, measured_to_s: 7.2, rows };
+        let course = Course { row_s: 1, measured_from_s: 1.5, measured_to_s: 7.2, rows, ..Course::default() };
         let times: Vec<_> = course.measured().iter().map(|row| row.t_s).collect();
         assert_eq!(times, [2, 3, 4, 5, 6]);
         assert!(Course { measured_from_s: 9.0, measured_to_s: 2.0, ..course }.measured().is_empty());

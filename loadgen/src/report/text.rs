@@ -1,6 +1,6 @@
 //! A report for people at a terminal.
 
-use super::{Idle, Report, ThresholdReport, Word};
+use super::{Idle, Report, ThresholdReport, Word, WorkerReport};
 use crate::stats::Summary;
 
 /// The lines.
@@ -53,6 +53,7 @@ pub fn lines(report: &Report) -> String {
     for (words, count) in &report.troubles {
         lines.push(format!("trouble, {count} times: {words}"));
     }
+    lines.extend(report.workers.iter().map(worker));
     let found = report.oracle.violations.iter().map(|(name, count)| format!("{count} {name}"));
     lines.push(format!("oracle: {}", found.collect::<Vec<_>>().join(", ")));
     lines.extend(report.oracle.examples.iter().map(|words| format!("  {words}")));
@@ -79,6 +80,24 @@ fn idle_lines(idle: &Idle) -> [String; 4] {
             idle.generator_bytes_per_connection, idle.generator_cpu_us_per_connection_s
         ),
     ]
+}
+
+fn worker(worker: &WorkerReport) -> String {
+    let broken = worker.violations.iter().filter(|(_, count)| **count > 0);
+    let broken = broken.map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ");
+    format!(
+        "worker {}: {} clients from user {} · acked {} · p99 to ack {:.2} ms · its own lag p99 {:.2} ms · started {} ms after the \
+         first · broken: {} · {}",
+        worker.number,
+        worker.clients,
+        worker.first_user,
+        worker.acked,
+        worker.to_ack_us.p99_us as f64 / 1e3,
+        worker.generator_lag_us.p99_us as f64 / 1e3,
+        worker.late_ms,
+        if broken.is_empty() { "none" } else { &broken },
+        verdict(worker.verdict)
+    )
 }
 
 fn threshold(threshold: &ThresholdReport) -> String {

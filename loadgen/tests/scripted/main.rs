@@ -9,6 +9,7 @@ mod reports;
 mod scenarios;
 mod server;
 mod stall;
+mod view;
 
 use server::{Script, Server};
 

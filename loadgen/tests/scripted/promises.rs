@@ -64,6 +64,12 @@ fn g4_a_server_that_garbles_is_found() {
     finds(Script::Garbles, &[], &["mutated"]);
 }
 
+/// The scripted server keeps what messages say, and forgets that some of them have media.
+#[test]
+fn g4_a_server_that_forgets_media_is_found() {
+    finds(Script::Behaves, &["--media", "0.5"], &["mutated"]);
+}
+
 #[test]
 fn g5_a_server_that_refuses_and_keeps_is_found() {
     // The sender's line lacks the seq as well: it got neither event nor ack.

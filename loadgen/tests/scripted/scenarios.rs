@@ -36,6 +36,44 @@ fn a_scenario_has_its_stages_storms_and_slow_readers() {
     assert_eq!(exit, if is_valid { 0 } else { 3 }, "{report:#}");
 }
 
+/// Whom a storm keeps away stays away for so long, and writes nothing meanwhile: the others write as much more.
+#[test]
+fn who_is_kept_away_by_a_storm_writes_nothing_meanwhile() {
+    const AWAY_NS: u64 = 300_000_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, journal) = (dir.path().join("away.toml"), dir.path().join("journal"));
+    let text = "clients = 20\nmix = { one_to_one = 1.0 }\nwarmup = '0s'\n\
+                [[storm]]\nat = '200ms'\nshare = 0.3\naway = '300ms'\n[[stage]]\nrate = 300\nlength = '900ms'\n";
+    std::fs::write(&path, text).unwrap();
+    let words =
+        ["--scenario", path.to_str().unwrap(), "--journal", journal.to_str().unwrap(), "--settle", "30s"];
+    let (_, report) = crate::run_with(Script::Behaves, &words);
+    let violations = report["oracle"]["violations"].as_object().unwrap();
+    assert!(violations.values().all(|count| count == 0), "{report:#}");
+    let (mut away_since_ns, mut sent, mut returned) = (BTreeMap::new(), 0, 0);
+    for line in std::fs::read_to_string(journal).unwrap().lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (now_ns, client): (u64, u32) = (words[0].parse().unwrap(), words[2].parse().unwrap());
+        match words[1] {
+            "disconnected" => drop(away_since_ns.insert(client, now_ns)),
+            "connected" => {
+                if let Some(since_ns) = away_since_ns.remove(&client) {
+                    assert!(now_ns - since_ns >= AWAY_NS, "{line}");
+                    returned += 1;
+                }
+            }
+            "sent" => {
+                assert!(!away_since_ns.contains_key(&client), "{line}");
+                sent += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!((1..20).contains(&returned), "{report:#}");
+    assert_eq!(report["oracle"]["tally"]["sends"], sent);
+    assert_eq!(report["options"]["storms"][0]["away_ms"], 300);
+}
+
 #[test]
 fn a_closed_loop_keeps_so_many_on_their_way() {
     let dir = tempfile::tempdir().unwrap();
@@ -76,4 +114,9 @@ fn a_scenario_that_cannot_be_read_is_refused_and_presets_are_told() {
     assert_eq!(exit(&["--preset", "no-such"]), 3);
     assert_eq!(exit(&["presets", "no-such"]), 3);
     assert_eq!((exit(&["presets"]), exit(&["presets", "mixed-day"])), (0, 0));
+    // The names are in the help, and so are those of every preset in the list.
+    let help = <carillon_loadgen::cli::Cli as clap::CommandFactory>::command().render_long_help().to_string();
+    for preset in carillon_loadgen::scenario::PRESETS {
+        assert!(help.contains(preset.name), "{help}");
+    }
 }

@@ -44,7 +44,8 @@ impl Engine {
         for storm in &manners.storms {
             let due_ns = measure_from_ns.saturating_add(storm.at_ns);
             let cut = (0..).zip(&self.clients).filter(|_| prng.unit() < storm.share);
-            self.timers.extend(cut.map(|(local, _)| Reverse((due_ns, local, Due::Cut))));
+            let away_ms = storm.away_ns.map(|ns| u32::try_from(ns / 1_000_000).unwrap_or(u32::MAX));
+            self.timers.extend(cut.map(|(local, _)| Reverse((due_ns, local, Due::Cut { away_ms }))));
         }
         if let Some(slow) = manners.slow_readers {
             for client in &mut self.clients {

@@ -44,6 +44,8 @@ use stage::Stage;
 pub(in crate::io) const LOOK_MS: u64 = 20;
 /// Messages handed over in one turn before sockets are looked at.
 const SENDS_MAX: usize = 1_000;
+/// How often another sender is drawn for one who is away; when nearly all are, one of them it is.
+const DRAWS_MAX: usize = 16;
 /// Timers that go off in one turn: a storm that cuts everybody at once is cut in pieces, and messages leave in between.
 const TIMERS_MAX: usize = 1_000;
 /// Events taken in one turn.
@@ -78,6 +80,7 @@ pub(in crate::io) struct Setup {
     pub(in crate::io) addresses_count: u32,
     pub(in crate::io) wire: Wire,
     pub(in crate::io) content_bytes: usize,
+    pub(in crate::io) media: f64,
     pub(in crate::io) receipts: Receipts,
     pub(in crate::io) mix: Mix,
     pub(in crate::io) arrivals: Arrivals,
@@ -109,6 +112,8 @@ struct Client {
     is_stopped: bool,
     is_dirty: bool,
     is_slow: bool,
+    /// A storm of the scenario keeps it away.
+    is_away: bool,
     come_back_ms: Option<u32>,
 }
 
@@ -120,8 +125,10 @@ enum Due {
     Retry(u32),
     /// A slow reader's pause is over.
     Read(u32),
-    /// A storm cuts the connection.
-    Cut,
+    /// A storm cuts the connection, for so long if it says how long.
+    Cut {
+        away_ms: Option<u32>,
+    },
 }
 
 /// What sessions are handed, beside their buffers.
@@ -152,6 +159,7 @@ impl Desk {
             prng: &mut self.setup.prng,
             wire: self.setup.wire,
             content_bytes: self.setup.content_bytes,
+            media: self.setup.media,
             receipts: self.setup.receipts,
             watch: self.setup.manners.watch,
             out,
@@ -221,6 +229,7 @@ impl Engine {
             is_stopped: false,
             is_dirty: false,
             is_slow: false,
+            is_away: false,
             come_back_ms: None,
         };
         Ok(Engine {
@@ -278,6 +287,7 @@ impl Engine {
                 control.settled[self.desk.setup.index].store(is_settled, Ordering::SeqCst);
             }
             self.write_journal(&mut stats);
+            stats.violations = self.desk.ledger.violations().counts();
         }
     }
 
@@ -318,8 +328,7 @@ impl Engine {
             if let Some(schedule) = &mut self.schedule {
                 schedule.advance();
             }
-            let prng = &mut self.desk.setup.prng;
-            if let Some(local) = self.senders.get(prng.index(self.senders.len())).copied() {
+            if let Some(local) = self.draw_sender() {
                 self.send_one(local, stats, intended_ns, stop_ns);
             }
         }
@@ -327,6 +336,21 @@ impl Engine {
             self.has_sent_all = true;
             self.control.sent_all.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    /// Anybody, except for those whom the scenario keeps away: who is not there writes nothing. That is decided by the scenario
+    /// and not by how the server does, so the loop stays open.
+    fn draw_sender(&mut self) -> Option<u32> {
+        let mut drawn = None;
+        for _ in 0..DRAWS_MAX {
+            let place = self.desk.setup.prng.index(self.senders.len());
+            drawn = self.senders.get(place).copied();
+            let client = drawn.and_then(|local| self.clients.get(local as usize));
+            if !client.is_some_and(|client| client.is_away) {
+                break;
+            }
+        }
+        drawn
     }
 
     /// In a closed loop: as many more as were answered.
@@ -385,7 +409,10 @@ impl Engine {
             let Some(Reverse((_, local, due))) = next.map(PeekMut::pop) else { return };
             let Some(client) = self.clients.get_mut(local as usize) else { continue };
             match due {
-                Due::Connect => self.backlog.push_back(local),
+                Due::Connect => {
+                    client.is_away = false;
+                    self.backlog.push_back(local);
+                }
                 Due::Opening(generation) if generation == client.generation && client.is_opening => {
                     self.lose(local, stats, "no caught_up in time");
                 }
@@ -406,8 +433,12 @@ impl Engine {
                     self.mark(local);
                 }
                 Due::Read(generation) if generation == client.generation => self.sip(local, stats),
-                Due::Cut if !matches!(client.stage, Stage::Closed) => self.lose(local, stats, CUT_TROUBLE),
-                Due::Opening(_) | Due::Heartbeat(_) | Due::Read(_) | Due::Cut => {}
+                Due::Cut { away_ms } if !matches!(client.stage, Stage::Closed) => {
+                    client.come_back_ms = away_ms;
+                    client.is_away = away_ms.is_some();
+                    self.lose(local, stats, CUT_TROUBLE);
+                }
+                Due::Opening(_) | Due::Heartbeat(_) | Due::Read(_) | Due::Cut { .. } => {}
             }
         }
     }
