@@ -197,6 +197,8 @@ struct CommitLane {
     /// Absolute places of the queued receipts.
     receipts: BTreeMap<ReceiptKey, u64>,
     in_flight: Option<Vec<Kept>>,
+    /// Nobody comes any more who could join what waits.
+    is_draining: bool,
 }
 
 /// All commit lanes.
@@ -231,6 +233,11 @@ impl Batches {
             let kept = queued.chain(lane.in_flight.iter_mut().flatten());
             kept.filter(|kept| slots.has(kept.slot)).for_each(|kept| kept.is_stale = true);
         }
+    }
+
+    /// The process ends: nothing waits to be joined by others.
+    pub fn drain(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.is_draining = true);
     }
 
     /// Takes operations in these slots again.
@@ -404,7 +411,7 @@ impl CommitLane {
     /// When the forming batch may leave, were nothing in flight: at once when somebody is eager for it.
     fn due_at(&self) -> Option<Time> {
         let front = self.queue.front()?;
-        let hurried = self.eager_count > 0 || self.queue.len() >= BATCH_OPS_MAX;
+        let hurried = self.eager_count > 0 || self.queue.len() >= BATCH_OPS_MAX || self.is_draining;
         Some(if hurried { Time(0) } else { front.kept.since.after_ms(LAZY_WAIT_MS) })
     }
 

@@ -19,7 +19,7 @@ use carillon_protocol::reason::{Code, Refusal};
 use carillon_protocol::time::{Time, WallMs};
 use carillon_store::verb::{Op, Query};
 
-use crate::batch::{Batches, OVERLOADED_RETRY_MS, Origin, Waiter};
+use crate::batch::{BATCH_OPS_MAX, Batches, OVERLOADED_RETRY_MS, Origin, QUEUE_OPS_MAX, Waiter};
 use crate::cluster::table::SlotSet;
 use crate::meters::Metric;
 use crate::outbox::{Asked, LaneId, Outbox};
@@ -39,9 +39,13 @@ pub const SWEEP_WATCHES_MAX: usize = 4_096;
 /// Absences that are being written at once. The rest waits, so that messages never wait for more of them than a commit
 /// carries along.
 pub const WRITING_MAX: usize = 128;
+/// The same when the process ends, where no message waits any more: full batches, so that it is done after as few commits
+/// as may be.
+pub const WRITING_LAST_MAX: usize = 4 * BATCH_OPS_MAX;
 /// When an absence is written that could not be, because too much was waiting.
 pub const SEEN_RETRY_MS: u64 = 1_000;
 
+const _: () = assert!(WRITING_LAST_MAX < QUEUE_OPS_MAX, "none of them is refused");
 const _: () = assert!(FRAME_SESSIONS_MAX * 8 + 1_024 < LINK_FRAME_BYTES_MAX);
 const _: () = assert!(WATCHED_MAX * 24 + 1_024 < LINK_FRAME_BYTES_MAX, "the longest Watched fits a frame");
 
@@ -99,8 +103,9 @@ pub struct Presence {
     settings: PresenceSettings,
     leaving: BTreeMap<(UserId, Device), Leaving>,
     deadlines: BTreeSet<(Time, UserId, Device)>,
-    /// Absences whose commit is under way.
+    /// Absences whose commit is under way, and how many may be.
     writing_count: usize,
+    writing_max: usize,
     targets: BTreeMap<UserId, Target>,
     watches: BTreeSet<(LaneId, u64, UserId)>,
     asking: BTreeMap<(LaneId, u64, u64), Asking>,
@@ -124,6 +129,7 @@ impl Presence {
             leaving: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             writing_count: 0,
+            writing_max: WRITING_MAX,
             targets: BTreeMap::new(),
             watches: BTreeSet::new(),
             asking: BTreeMap::new(),
@@ -280,7 +286,7 @@ impl Presence {
     #[must_use]
     pub fn poll_timeout(&self, now: Time) -> Option<Time> {
         let is_busy = !self.due.is_empty() || !self.lost.is_empty();
-        let may_write = self.writing_count < WRITING_MAX;
+        let may_write = self.writing_count < self.writing_max;
         let deadline = self.deadlines.first().map(|(at, ..)| *at).filter(|_| may_write);
         is_busy.then_some(now).into_iter().chain(deadline).min()
     }
@@ -288,6 +294,7 @@ impl Presence {
     /// The process ends: from now on nobody is waited for who leaves.
     pub fn drain(&mut self, now: Time) {
         self.settings.offline_after_ms = 0;
+        self.writing_max = WRITING_LAST_MAX;
         let keys: Vec<(UserId, Device)> = self.leaving.keys().cloned().collect();
         for key in keys {
             self.postpone(key, now);
@@ -376,7 +383,7 @@ impl Presence {
 
     /// Those who did not come back in time are gone.
     fn let_go(&mut self, now: Time, registry: &Registry, batches: &mut Batches, outbox: &mut Outbox) {
-        let room = WRITING_MAX.saturating_sub(self.writing_count);
+        let room = self.writing_max.saturating_sub(self.writing_count);
         for _ in 0..self.settings.transitions_per_turn.min(room) {
             let Some((_, user, device)) = self.deadlines.first().filter(|(at, ..)| *at <= now).cloned()
             else {

@@ -122,6 +122,19 @@ impl ShardSettings {
     }
 }
 
+/// What a drain did not come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Undone {
+    /// Operations that wait for their commit: those who asked for them were not answered.
+    pub operations: usize,
+    /// Receipts held: their clients say them again when what they are about is delivered again.
+    pub receipts: usize,
+    /// Devices that left: when they were last seen is not written, and stays what it was.
+    pub absences: usize,
+    /// Conversations of which something is not handed on: that is done at the next start.
+    pub conversations: usize,
+}
+
 /// The state of one router.
 pub struct Shard {
     cluster: Cluster,
@@ -202,6 +215,7 @@ impl Shard {
             Input::Tick => self.tick(),
             Input::Drain => {
                 self.is_draining = true;
+                self.batches.drain();
                 self.receipts.drain();
                 self.fanout.drain(now);
                 // Beside others: their users are not gone, they are served elsewhere.
@@ -245,6 +259,17 @@ impl Shard {
         &self.outbox.meter
     }
 
+    /// What a drain is cut short of: nothing, if there was none or it came to its end.
+    #[must_use]
+    pub fn undone(&self) -> Option<Undone> {
+        (self.is_draining && !self.is_drained && !self.is_over).then(|| Undone {
+            operations: self.batches.queued_count(),
+            receipts: self.receipts.held_count(),
+            absences: self.presence.leaving_count(),
+            conversations: self.fanout.due_count(),
+        })
+    }
+
     /// Sets the gauges to how much there is of everything.
     pub fn gauge(&self) {
         let gauges = [
@@ -282,14 +307,19 @@ impl Shard {
         self.answer_routers();
         self.registry.sweep(&self.outbox);
         self.live();
-        let is_idle = self.receipts.is_idle()
-            && self.presence.is_idle()
-            && self.batches.is_idle()
-            && self.fanout.is_idle();
-        if self.is_draining && !self.is_drained && is_idle && self.cluster.is_sole() {
+        if self.is_draining && !self.is_drained && self.cluster.is_sole() && self.is_idle() {
             self.is_drained = true;
             self.outbox.push(Output::Drained);
         }
+    }
+
+    /// Whether all that was taken is done, and all who left are written down.
+    fn is_idle(&self) -> bool {
+        !self.registry.is_sweeping()
+            && self.receipts.is_idle()
+            && self.presence.is_idle()
+            && self.batches.is_idle()
+            && self.fanout.is_idle()
     }
 
     /// What is true now and may be lost comes behind everything else of a turn.

@@ -119,6 +119,8 @@ impl Client {
                 break;
             }
         }
+        // One answer of a poll may hold what is live as well.
+        before.append(&mut client.seen);
         client.seen = before;
         client
     }

@@ -6,6 +6,7 @@
 pub mod cable;
 pub mod client;
 pub mod cluster;
+pub mod confined;
 pub mod crowd;
 pub mod desk;
 pub mod features;

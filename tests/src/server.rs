@@ -1,5 +1,6 @@
 //! Real processes on a temporary directory: started with free ports, asked for their ready line, ended by their pid.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ use carillon_node::clock::Clock;
 use carillon_node::tokens::{Claims, dev_key};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::confined;
 
 /// How long anything may take that should take milliseconds: generous, because test machines are busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -60,12 +63,30 @@ impl Process {
     /// # Panics
     /// When there is no such binary.
     pub fn try_start(binary: &str, arguments: &[String], stderr: PathBuf) -> Result<Process, String> {
+        let handed_on = ["LD_LIBRARY_PATH", confined::VARIABLE];
+        let variables = handed_on.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+        Process::try_start_with(binary, arguments, variables, stderr)
+    }
+
+    /// The same, with these variables and no others.
+    ///
+    /// # Errors
+    /// The end of its standard error, when it ends or stays silent.
+    ///
+    /// # Panics
+    /// When there is no such binary.
+    pub fn try_start_with(
+        binary: &str,
+        arguments: &[String],
+        variables: impl IntoIterator<Item = (&'static str, OsString)>,
+        stderr: PathBuf,
+    ) -> Result<Process, String> {
         let logged_before = std::fs::metadata(&stderr).map_or(0, |file| file.len());
         let mut child = Command::new(binary)
             .args(arguments)
             .args(["--set", "log.format=json"])
             .env_clear()
-            .envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)))
+            .envs(variables)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::options().create(true).append(true).open(&stderr).expect("stderr file"))

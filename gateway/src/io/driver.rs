@@ -33,7 +33,7 @@ pub struct Choice {
 
 impl Driver {
     /// Picks the driver that `io.driver` names. `auto` takes the first that the kernel, or the container around this process,
-    /// allows, and says why not the one before it.
+    /// allows, and says why not the one before it; `monoio` is the portable one and does without io_uring in the same way.
     ///
     /// # Errors
     /// Status 2 for an unknown name, for a driver that is refused here, or for sizes that no ring has.
@@ -42,7 +42,7 @@ impl Driver {
         match io.driver.as_str() {
             "auto" => Ok(Driver::first_of(uring::probe(), monoio::probe_uring())),
             "uring" => Driver::Uring.if_allowed(uring::probe()),
-            "monoio" => Driver::Monoio.if_allowed(monoio::probe_uring()),
+            "monoio" => Ok(Driver::portable(monoio::probe_uring())),
             "monoio-epoll" => Ok(Choice::of(Driver::MonoioEpoll)),
             other => Err(Fatal::config(format!(
                 "io.driver \"{other}\" is not known: use auto, uring, monoio or monoio-epoll"
@@ -52,20 +52,27 @@ impl Driver {
 
     /// The first whose probe went well; the last needs none.
     fn first_of(uring: Result<(), String>, monoio: Result<(), String>) -> Choice {
-        let Err(why) = uring else { return Choice::of(Driver::Uring) };
-        let choice = Choice::of(if monoio.is_ok() { Driver::Monoio } else { Driver::MonoioEpoll });
-        let detail = format!(
-            "{}: the driver uring is refused here ({why}); expect more CPU per message",
-            choice.detail
-        );
-        Choice { detail, is_fallback: true, ..choice }
+        match uring {
+            Ok(()) => Choice::of(Driver::Uring),
+            Err(why) => Driver::portable(monoio).instead_of(Driver::Uring, &why),
+        }
+    }
+
+    /// monoio on whatever it may have.
+    fn portable(monoio: Result<(), String>) -> Choice {
+        match monoio {
+            Ok(()) => Choice::of(Driver::Monoio),
+            Err(why) => Choice::of(Driver::MonoioEpoll).instead_of(Driver::Monoio, &why),
+        }
     }
 
     fn if_allowed(self, probed: Result<(), String>) -> Result<Choice, Fatal> {
         let name = self.name();
         probed.map(|()| Choice::of(self)).map_err(|why| {
             Fatal::config(format!(
-                "io.driver={name} needs io_uring, which is refused here ({why}): use --set io.driver=auto"
+                "io.driver={name} needs io_uring, which is refused here ({why}): use --set io.driver=auto, or allow \
+                 io_uring_setup, io_uring_enter and io_uring_register in what confines this process (a seccomp profile, or \
+                 kernel.io_uring_disabled)"
             ))
         })
     }
@@ -80,6 +87,14 @@ impl Driver {
         }
     }
 
+    /// Its name, and what it stands on where that is not the same.
+    const fn full_name(self) -> &'static str {
+        match self {
+            Driver::Monoio => "monoio (io_uring)",
+            Driver::Uring | Driver::MonoioEpoll => self.name(),
+        }
+    }
+
     pub(super) const fn index(self) -> usize {
         match self {
             Driver::Monoio => 0,
@@ -91,11 +106,15 @@ impl Driver {
 
 impl Choice {
     fn of(driver: Driver) -> Choice {
-        let detail = match driver {
-            Driver::Monoio => "monoio (io_uring)".to_owned(),
-            Driver::Uring | Driver::MonoioEpoll => driver.name().to_owned(),
-        };
-        Choice { driver, detail, is_fallback: false }
+        Choice { driver, detail: driver.full_name().to_owned(), is_fallback: false }
+    }
+
+    /// Says why it is not the better one.
+    fn instead_of(self, better: Driver, why: &str) -> Choice {
+        let (own, better) = (self.driver.full_name(), better.name());
+        let detail =
+            format!("{own}: the driver {better} is refused here ({why}); expect more CPU per message");
+        Choice { detail, is_fallback: true, ..self }
     }
 }
 
@@ -117,5 +136,15 @@ mod tests {
             assert!(choice.detail.starts_with(driver.name()));
             assert_eq!(choice.is_fallback, choice.detail.contains("Operation not permitted"), "{choice:?}");
         }
+        for (monoio, driver) in [(Ok(()), Driver::Monoio), (refused(), Driver::MonoioEpoll)] {
+            let choice = Driver::portable(monoio);
+            assert_eq!((choice.driver, choice.is_fallback), (driver, driver != Driver::Monoio));
+            assert_eq!(
+                choice.is_fallback,
+                choice.detail.contains("monoio is refused here (Operation"),
+                "{choice:?}"
+            );
+        }
+        assert!(Driver::Uring.if_allowed(refused()).is_err());
     }
 }

@@ -45,7 +45,7 @@ metric_table! {
         TurnCompletions = Def::histogram("gateway_turn_completions", "Completions taken in one turn.", &COUNT),
         LinkQueuedBytes = Def::gauge("gateway_link_queued_bytes", "Bytes that wait for routers."),
         ThreadCpu = Def::counter("gateway_cpu_nanoseconds", "CPU time of the shards' threads."),
-        IoDriver = Def::gauge("io_driver", "1 for the I/O driver in use.").by("driver", super::driver::NAMES),
+        IoDriver = Def::gauge("io_driver", "Gateway shards, by the I/O driver that serves them.").by("driver", super::driver::NAMES),
     }
 }
 
@@ -88,13 +88,7 @@ impl ShardMeters {
     /// Begins with everything at zero.
     pub(super) fn new(meter: Meter<Row>, driver: Driver) -> ShardMeters {
         meter.set_at(Row::IoDriver, driver.index(), 1);
-        ShardMeters {
-            meter,
-            before: Counters::default(),
-            ring_before: RingEvents::default(),
-            cpu_ns: 0,
-            publish_at: Time(0),
-        }
+        ShardMeters::without_driver(meter)
     }
 
     /// For a shard that no driver of sockets runs: the pumps'.

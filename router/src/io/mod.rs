@@ -37,7 +37,7 @@ use crate::Settings;
 use crate::lease::{self, ANSWERS_FOR_MS, DEAD_AFTER_MS};
 use crate::meters::{Role, ThreadMetric};
 use crate::outbox::Output;
-use crate::shard::Input;
+use crate::shard::{Input, Undone};
 use lanes::Lanes;
 use life::{Ground, Life, Report};
 
@@ -131,6 +131,7 @@ pub fn start(settings: &Settings, needs: Needs, metrics: &Registry) -> Result<Ha
         bell: Arc::clone(&bell),
         arrivals,
         orders,
+        is_to_drain: false,
         drained: drain,
         dial,
         on_failure,
@@ -163,11 +164,8 @@ impl Handle {
     /// Takes nothing new and finishes what was taken, or gives everything away to others, for `timeout` at most.
     pub fn drain(&self, timeout: Duration) {
         self.order(Order::Drain);
-        if self.drained.recv_timeout(timeout).is_err() {
-            tracing::warn!(
-                "the router did not drain in time; what is not handed on yet is repeated at the next start, or by others"
-            );
-        }
+        // When it takes longer, the thread says at its end what is not done.
+        let _ = self.drained.recv_timeout(timeout);
     }
 
     /// Ends the threads and closes the store.
@@ -217,6 +215,7 @@ struct Router {
     bell: Arc<Doorbell>,
     arrivals: Receiver<Arrival>,
     orders: Receiver<Order>,
+    is_to_drain: bool,
     drained: Sender<()>,
     dial: Arc<dyn Dial>,
     on_failure: OnFailure,
@@ -306,8 +305,11 @@ impl Router {
         let Router { life, lanes, .. } = self;
         for order in self.orders.try_iter() {
             match order {
-                Order::Drain => life.shard.handle(now, Input::Drain),
-                Order::Stop => return Then::End,
+                Order::Drain => self.is_to_drain = true,
+                Order::Stop => {
+                    life.shard.undone().into_iter().for_each(say_undone);
+                    return Then::End;
+                }
             }
         }
         life.shard.handle(now, Input::Wall(WallMs(Clock.wall_ms())));
@@ -332,6 +334,11 @@ impl Router {
             lanes.arrived(now, arrival, &mut life.shard);
         }
         let more_frames = lanes.receive(now, &mut life.shard);
+        // A router that is alone hears to their ends the lanes of gateways that have gone: who left is to be written down.
+        if self.is_to_drain && !(more_frames && self.ground.tenure == Tenure::Sole) {
+            self.is_to_drain = false;
+            life.shard.handle(now, Input::Drain);
+        }
         life.shard.handle(now, Input::Tick);
         self.forget_if_asleep(now);
         // Closing a lane that overflowed is an input, which may give new outputs; each lane overflows once.
@@ -393,6 +400,20 @@ impl Router {
         }
         Then::Sleep
     }
+}
+
+/// What is written down nowhere when the drain was cut short. Messages are none of it: they are acknowledged when they are
+/// stored, and handed on again by whoever is next.
+fn say_undone(undone: Undone) {
+    let Undone { operations, receipts, absences, conversations } = undone;
+    tracing::warn!(
+        operations,
+        receipts,
+        absences,
+        conversations,
+        "the router did not drain in time; operations were not answered, receipts come again, of absences \"last seen\" is not \
+         written, and what is not handed on yet in conversations is at the next start, or by others"
+    );
 }
 
 /// Publishes what a thread has used of the CPU.

@@ -24,7 +24,7 @@ use carillon_store::retry;
 use carillon_store::txn::Engine;
 use carillon_store::verb::{Answer, Incarnation, Op, Query};
 
-use crate::hand::{Heard, heard};
+use crate::hand::{Heard, heard, text};
 
 const USERS: u64 = 5;
 const LANE: LaneId = LaneId(1);
@@ -130,15 +130,7 @@ impl House {
     }
 
     fn message(&mut self, user: UserId, content: &str) {
-        let command = Command::Send {
-            conversation: self.room,
-            message_type: 0,
-            encoding: 0,
-            content: content.to_owned(),
-            media_url: None,
-            reply_to: None,
-        };
-        self.submit(user, command);
+        self.submit(user, text(self.room, content));
     }
 
     fn receipt(&mut self, user: UserId, delivered_seq: Seq, read_seq: Seq) {

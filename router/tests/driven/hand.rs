@@ -397,6 +397,18 @@ fn forbidden() -> Outcome {
     Outcome::Refused(Refusal::new(Code::Forbidden, "not allowed, or not there"))
 }
 
+/// Says something in a conversation.
+pub(crate) fn text(conversation: ConversationId, content: &str) -> Command {
+    Command::Send {
+        conversation,
+        message_type: 0,
+        encoding: 0,
+        content: content.to_owned(),
+        media_url: None,
+        reply_to: None,
+    }
+}
+
 /// A router in hand.
 pub(crate) struct Hand {
     pub(crate) shard: Shard,
@@ -639,15 +651,7 @@ impl Hand {
         id: &str,
         content: &str,
     ) {
-        let command = Command::Send {
-            conversation: ROOM,
-            message_type: 0,
-            encoding: 0,
-            content: content.to_owned(),
-            media_url: None,
-            reply_to: None,
-        };
-        self.submit(lane, session, request, user, id, command);
+        self.submit(lane, session, request, user, id, text(ROOM, content));
     }
 
     pub(crate) fn receipt(&mut self, lane: LaneId, user: UserId, delivered_seq: Seq, read_seq: Seq) -> u64 {

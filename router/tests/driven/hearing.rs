@@ -1,7 +1,7 @@
 //! Who hears what, in which order: fan-out and registration, driven by hand.
 
-use crate::hand::{ALICE, BOB, CAROL, Hand, Heard, Model, ROOM};
-use carillon_protocol::frame::{self, Command};
+use crate::hand::{ALICE, BOB, CAROL, Hand, Heard, Model, ROOM, text};
+use carillon_protocol::frame;
 use carillon_protocol::ids::ConversationId;
 use carillon_router::batch::Failure;
 use carillon_router::meters::Metric;
@@ -257,26 +257,7 @@ fn f21_conversations_take_turns() {
     for n in 0..500 {
         hand.send(lane, 5, ALICE, &n.to_string());
     }
-    let command = Command::Send {
-        conversation: QUIET,
-        message_type: 0,
-        encoding: 0,
-        content: "quiet".into(),
-        media_url: None,
-        reply_to: None,
-    };
-    hand.say(
-        lane,
-        &frame::Submit {
-            slot_epoch: 0,
-            session: 5,
-            request: 1,
-            user: ALICE,
-            said_after: Vec::new(),
-            client_msg_id: "q".into(),
-            command,
-        },
-    );
+    hand.submit(lane, 5, 1, ALICE, "q", text(QUIET, "quiet"));
     hand.settle();
     let place = hand.delivers(lane).iter().position(|deliver| deliver.conversation == QUIET).unwrap();
     assert!(place < 100, "{place} events went before it");
@@ -297,27 +278,7 @@ fn or6_a_stalled_conversation_stalls_no_other() {
     let mut stalled = Vec::new();
     for n in 0..MESSAGES {
         hand.send(lane, 5, ALICE, &n.to_string());
-        let command = Command::Send {
-            conversation: STREAM,
-            message_type: 0,
-            encoding: 0,
-            content: n.to_string(),
-            media_url: None,
-            reply_to: None,
-        };
-        let client_msg_id = n.to_string();
-        hand.say(
-            lane,
-            &frame::Submit {
-                slot_epoch: 0,
-                session: 5,
-                request: n,
-                user: ALICE,
-                said_after: Vec::new(),
-                client_msg_id,
-                command,
-            },
-        );
+        hand.submit(lane, 5, n, ALICE, &n.to_string(), text(STREAM, &n.to_string()));
         // Everything happens but the answers about the stalled one.
         for _ in 0..4 {
             hand.turn();
@@ -367,27 +328,7 @@ fn g6_old_markers_do_not_repeat_what_was_handed_on() {
     let lane = hand.lane(1);
     hand.register(lane, 6, BOB);
     hand.settle();
-    let to_other = |client_msg_id: &str| {
-        let (content, client_msg_id) = ("other".to_owned(), client_msg_id.to_owned());
-        let command = Command::Send {
-            conversation: OTHER,
-            message_type: 0,
-            encoding: 0,
-            content,
-            media_url: None,
-            reply_to: None,
-        };
-        frame::Submit {
-            slot_epoch: 0,
-            session: 5,
-            request: 1,
-            user: ALICE,
-            said_after: Vec::new(),
-            client_msg_id,
-            command,
-        }
-    };
-    hand.say(lane, &to_other("lost"));
+    hand.submit(lane, 5, 1, ALICE, "lost", text(OTHER, "other"));
     hand.turn();
     hand.fail(&Failure::Unknown);
     hand.send(lane, 5, ALICE, "one");
@@ -448,28 +389,7 @@ fn g13_fan_out_asks_a_bounded_number_of_questions() {
     for n in 0..rooms_count {
         let conversation = ConversationId(1_000 + n);
         hand.store.conversations.insert(conversation, log.clone());
-        let content = "hello".to_owned();
-        let command = Command::Send {
-            conversation,
-            message_type: 0,
-            encoding: 0,
-            content,
-            media_url: None,
-            reply_to: None,
-        };
-        let client_msg_id = "same everywhere".to_owned();
-        hand.say(
-            lane,
-            &frame::Submit {
-                slot_epoch: 0,
-                session: 5,
-                request: n,
-                user: ALICE,
-                said_after: Vec::new(),
-                client_msg_id,
-                command,
-            },
-        );
+        hand.submit(lane, 5, n, ALICE, "same everywhere", text(conversation, "hello"));
     }
     hand.turn();
     hand.commit();

@@ -7,7 +7,7 @@ use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_router::outbox::LaneId;
 use carillon_store::verb::Query;
 
-use crate::hand::{ALICE, BOB, CAROL, Hand, Heard, Model, ROOM};
+use crate::hand::{ALICE, BOB, CAROL, Hand, Heard, Model, ROOM, text};
 
 /// A room of two with Carol at the door, everybody connected on a lane of their own.
 fn house() -> (Hand, BTreeMap<UserId, LaneId>) {
@@ -278,15 +278,7 @@ fn bg2_a_crowd_waits_behind_small_conversations_and_is_not_starved() {
         hand.send(lane, 1, ALICE, &format!("{n}"));
     }
     for n in 0..400 {
-        let command = Command::Send {
-            conversation: SMALL,
-            message_type: 0,
-            encoding: 0,
-            content: n.to_string(),
-            media_url: None,
-            reply_to: None,
-        };
-        hand.submit(lane, 1, n, ALICE, &format!("small {n}"), command);
+        hand.submit(lane, 1, n, ALICE, &format!("small {n}"), text(SMALL, &n.to_string()));
     }
     hand.turn();
     hand.commit();

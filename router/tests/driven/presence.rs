@@ -4,7 +4,7 @@ use carillon_protocol::frame::{self, UserPresence};
 use carillon_protocol::ids::UserId;
 use carillon_protocol::reason::Code;
 use carillon_protocol::time::WallMs;
-use carillon_router::batch::LAZY_WAIT_MS;
+use carillon_router::batch::{BATCH_OPS_MAX, LAZY_WAIT_MS};
 use carillon_router::meters::Metric;
 use carillon_router::outbox::LaneId;
 use carillon_router::presence::WRITING_MAX;
@@ -353,6 +353,45 @@ fn a_gateway_dies_without_a_storm() {
     assert_eq!(hand.count(Metric::PresenceWrites), USERS / 2);
     assert_eq!(hand.count(Metric::PresenceFrames), 500);
     assert_eq!(told(&mut hand, other), []);
+}
+
+/// FR3, PR7: what a process that ends has to write of those who left takes as many commits as it fills, and no waiting: so it
+/// is over in a moment however many left, and every one of them was seen.
+#[test]
+fn a_drain_writes_who_left_in_full_batches() {
+    const USERS: u64 = 20_000;
+    let users: Vec<UserId> = (10..10 + USERS).map(UserId).collect();
+    let mut hand = Hand::new(Model::with_room(&users));
+    let (doomed, leaves_last) = (hand.lane(1), hand.lane(2));
+    for (some, lane) in users.chunks(4_000).zip([doomed, doomed, doomed, doomed, leaves_last]) {
+        some.iter().for_each(|user| hand.register(lane, user.0, *user));
+        hand.settle();
+    }
+    hand.input(carillon_router::shard::Input::LaneDown { lane: doomed });
+    hand.settle();
+    assert_eq!((hand.store.seen.len(), hand.shard.undone()), (0, None), "they may come back yet");
+
+    let commits_count = hand.commits_count;
+    hand.input(carillon_router::shard::Input::LaneDown { lane: leaves_last });
+    hand.input(carillon_router::shard::Input::Drain);
+    assert!(hand.shard.undone().is_some_and(|undone| undone.absences > 0));
+    // No time passes, but for the router's own turns while a batch is being written.
+    let is_due = |hand: &Hand| hand.shard.poll_timeout().is_some_and(|at| at <= hand.now);
+    loop {
+        hand.turn();
+        while is_due(&hand) {
+            hand.turn();
+        }
+        if hand.commits.is_empty() {
+            break;
+        }
+        hand.commit();
+    }
+    assert!(hand.drained, "{:?}", hand.shard.undone());
+    assert_eq!(hand.shard.undone(), None);
+    assert_eq!(hand.store.seen.len(), users.len());
+    let most = users.len() / BATCH_OPS_MAX + 8;
+    assert!(hand.commits_count - commits_count <= most, "{} commits", hand.commits_count - commits_count);
 }
 
 /// PR3, G13: a session watches a bounded number.

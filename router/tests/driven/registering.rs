@@ -112,18 +112,7 @@ fn f6_a_conversation_that_begins_during_registration_is_listed() {
     let (ticket, query) = hand.queries.pop_front().unwrap();
     let stale = hand.store.answer(&query);
     let command = Command::Create { conversation_type: 0, history: 0, group_name: None, members: vec![BOB] };
-    hand.say(
-        one,
-        &frame::Submit {
-            slot_epoch: 0,
-            session: 5,
-            request: 1,
-            user: ALICE,
-            said_after: Vec::new(),
-            client_msg_id: "c".into(),
-            command,
-        },
-    );
+    hand.submit(one, 5, 1, ALICE, "c", command);
     hand.settle();
     assert_eq!(hand.delivers(two).len(), 1);
     hand.answer_with(ticket, Ok(stale));

@@ -24,6 +24,11 @@ impl Filter {
         Filter((0..words_count).map(|_| AtomicU64::new(0)).collect())
     }
 
+    /// Memory it takes, however many rows it has.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.0)
+    }
+
     pub(super) fn add(&self, hash: KeyHash) {
         let (word, bits) = self.place(hash);
         word.fetch_or(bits, Relaxed);

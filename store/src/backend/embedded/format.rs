@@ -121,7 +121,9 @@ pub(super) fn parse<'a>(seed: &Hasher, place: &'a [u8]) -> Option<Record<'a>> {
 
 /// Writes the record of a commit. `None` when its payload is longer than the length field can say.
 pub(super) fn encode(seed: &Hasher, number: u64, flags: u32, writes: &RowTable) -> Option<Bytes> {
-    let mut whole = Vec::with_capacity(record_bytes(payload_bytes_max(writes))?);
+    let payload_bytes = payload_bytes(writes);
+    // The overlay keeps it as it is here: there is to be nothing unused behind it.
+    let mut whole = Vec::with_capacity(record_bytes(payload_bytes)?);
     whole.resize(RECORD_HEADER_BYTES, 0);
     for (key, value) in writes.iter() {
         put_varint(&mut whole, key.len() as u64);
@@ -129,7 +131,7 @@ pub(super) fn encode(seed: &Hasher, number: u64, flags: u32, writes: &RowTable) 
         whole.extend_from_slice(key);
         whole.extend_from_slice(value.as_deref().unwrap_or_default());
     }
-    let payload_bytes = whole.len() - RECORD_HEADER_BYTES;
+    debug_assert_eq!(whole.len(), RECORD_HEADER_BYTES + payload_bytes);
     whole.resize(record_bytes(payload_bytes)?, 0);
     let mut head = [0; RECORD_HEADER_BYTES];
     head[4..8].copy_from_slice(&u32::try_from(payload_bytes).ok()?.to_le_bytes());
@@ -189,9 +191,15 @@ fn record_bytes(payload_bytes: usize) -> Option<usize> {
     RECORD_HEADER_BYTES.checked_add(payload_bytes)?.checked_next_multiple_of(ALIGN_BYTES)
 }
 
-/// At least the payload that `writes` become, at most 20 bytes a row more.
-fn payload_bytes_max(writes: &RowTable) -> usize {
-    writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len) + 20).sum()
+/// The length of the payload that `writes` become.
+fn payload_bytes(writes: &RowTable) -> usize {
+    let row_bytes = |key: &Bytes, value: &Option<Bytes>| {
+        let (key_bytes, value_bytes) = (key.len(), value.as_ref().map(Bytes::len));
+        let lengths_bytes =
+            varint_bytes(key_bytes as u64) + varint_bytes(value_bytes.map_or(0, |bytes| bytes as u64 + 1));
+        lengths_bytes + key_bytes + value_bytes.unwrap_or(0)
+    };
+    writes.iter().map(|(key, value)| row_bytes(key, value)).sum()
 }
 
 /// The little-endian u32 at `at`.
@@ -202,6 +210,11 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 /// The little-endian u64 at `at`.
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+}
+
+/// How many bytes [`put_varint`] puts.
+fn varint_bytes(value: u64) -> usize {
+    (value | 1).ilog2() as usize / 7 + 1
 }
 
 fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {

@@ -21,9 +21,11 @@ use super::format::RowPlace;
 use super::key_head::KeyHead;
 use super::row_table::KeyHash;
 
-/// What a row costs beside the record that it stands in: 40 bytes in a list that is between half and entirely full, and
-/// about 50 in the map, whose nodes are two thirds full.
-const ROW_BYTES: usize = 112;
+/// What a key's place in the map costs, about: its nodes are two thirds full.
+const FIRST_BYTES: usize = 50;
+/// What a row is taken to cost beside the record that it stands in, before there is one: its place in a list that is between
+/// half and entirely full, and one in the map.
+const ROW_BYTES: usize = size_of::<Row>() * 3 / 2 + FIRST_BYTES;
 /// Rows inserted under one hold of the lock, so that a reader waits for microseconds and not for a whole commit.
 const INSERT_COUNT: usize = 128;
 /// No row.
@@ -72,9 +74,26 @@ struct Rows {
     rows: Vec<Row>,
     /// The first row of each head.
     firsts: BTreeMap<KeyHead, u32>,
+    /// Memory of the records themselves, and of rows' older versions.
+    records_bytes: usize,
+    older_bytes: usize,
 }
 
 impl Rows {
+    fn add_record(&mut self, number: u64, whole: Bytes) {
+        self.records_bytes += whole.len();
+        self.records.push((number, whole));
+    }
+
+    /// Memory it takes: what was asked of the allocator, but for the map, whose nodes nobody can ask for theirs.
+    fn bytes(&self) -> usize {
+        self.records_bytes
+            + self.older_bytes
+            + self.records.capacity() * size_of::<(u64, Bytes)>()
+            + self.rows.capacity() * size_of::<Row>()
+            + self.firsts.len() * FIRST_BYTES
+    }
+
     fn row(&self, index: u32) -> Option<&Row> {
         self.rows.get(index as usize)
     }
@@ -117,8 +136,8 @@ impl Rows {
         self.chain(*first).map(|(_, row)| row).find(|row| self.key(row) == key)
     }
 
-    /// Puts one row of the last record in its place. Whether it is a new one.
-    fn insert(&mut self, place: &RowPlace, open: &[u64]) -> bool {
+    /// Puts one row of the last record in its place.
+    fn insert(&mut self, place: &RowPlace, open: &[u64]) {
         let record = self.records.len() as u32 - 1;
         let RowPlace { key_at, key_bytes, value_bytes } = *place;
         let version = Version { record, value_at: key_at + key_bytes, value_bytes };
@@ -127,14 +146,10 @@ impl Rows {
         let head = KeyHead::of(self.key(&row));
         let first = *self.firsts.entry(head).or_insert(index);
         if first == index {
-            self.rows.push(row);
-            return true;
+            return self.rows.push(row);
         }
         let (before, after) = match self.seek(first, self.key(&row)) {
-            Ok(same) => {
-                self.push_version(same, version, open);
-                return false;
-            }
+            Ok(same) => return self.push_version(same, version, open),
             Err(between) => between,
         };
         self.rows.push(Row { next: after, ..row });
@@ -144,7 +159,6 @@ impl Rows {
                 self.firsts.insert(head, index);
             }
         }
-        true
     }
 
     /// The row of this key among those of its head; else the one before its place, and the one behind it or [`NONE`].
@@ -162,13 +176,14 @@ impl Rows {
 
     /// Makes `version` the newest of a row, and drops what none of the `open` snapshots, nor one opened meanwhile, can see.
     fn push_version(&mut self, index: u32, version: Version, open: &[u64]) {
-        let Rows { records, rows, .. } = self;
+        let Rows { records, rows, older_bytes, .. } = self;
         let number = |version: &Version| records[version.record as usize].0;
         let row = &mut rows[index as usize];
         let before = std::mem::replace(&mut row.newest, version);
         let mut until = number(&before);
         // A snapshot that is being opened now sees `before`; of the older ones each is seen by those between it and its
         // successor.
+        *older_bytes -= row.older.as_deref().map_or(0, versions_bytes);
         let older = row.older.get_or_insert_default();
         let mut index = older.len();
         while index > 0 {
@@ -180,7 +195,13 @@ impl Rows {
             until = number;
         }
         older.push(before);
+        *older_bytes += versions_bytes(older);
     }
+}
+
+/// Memory of a row's older versions.
+fn versions_bytes(versions: &Vec<Version>) -> usize {
+    size_of::<Vec<Version>>() + versions.capacity() * size_of::<Version>()
 }
 
 fn span(at: u32, bytes: u32) -> std::ops::Range<usize> {
@@ -205,16 +226,17 @@ impl Sealed<'_> {
 impl Generation {
     /// An empty one, which is about to take so much memory.
     pub(super) fn new(bytes: usize) -> Generation {
+        let filter = Filter::new(bytes / ROW_BYTES);
         Generation {
             rows: RwLock::default(),
-            filter: Filter::new(bytes / ROW_BYTES),
-            bytes: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(filter.bytes()),
+            filter,
             last: AtomicU64::new(0),
             last_segment: AtomicU64::new(0),
         }
     }
 
-    /// Memory it takes, all told.
+    /// Memory it takes, all told: an empty one takes that of its filter.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Relaxed)
     }
@@ -232,17 +254,14 @@ impl Generation {
     /// Adds the rows of record `number`, which lies in `segment`: they stand at `places` of it. `open` are the numbers of
     /// the snapshots that are open. Nobody sees the rows before a snapshot of `number` can be opened.
     pub(super) fn insert(&self, number: u64, segment: u64, whole: &Bytes, places: &[RowPlace], open: &[u64]) {
-        let mut new_count = 0;
-        self.write(|rows| rows.records.push((number, whole.clone())));
+        self.write(|rows| rows.add_record(number, whole.clone()));
         for places in places.chunks(INSERT_COUNT) {
             for place in places {
                 self.filter.add(KeyHash::of(&whole[span(place.key_at, place.key_bytes)]));
             }
-            self.write(|rows| {
-                new_count += places.iter().filter(|place| rows.insert(place, open)).count();
-            });
+            self.write(|rows| places.iter().for_each(|place| rows.insert(place, open)));
         }
-        self.bytes.fetch_add(whole.len() + new_count * ROW_BYTES, Relaxed);
+        self.bytes.store(self.filter.bytes() + self.read().bytes(), Relaxed);
         self.last.store(number, Relaxed);
         self.last_segment.store(segment, Relaxed);
     }
