@@ -1,15 +1,68 @@
 //! The seam between a shard and the driver that runs it. A driver takes everything that completed, hands it up with one
 //! `now`, and then carries out what comes back; it speaks in batches so that a ring can submit them in one system call.
 //!
-//! One turn: read the clock once → [`Shard::handle`](crate::shard::Shard::handle) for each [`Input`] →
-//! [`Shard::poll_output`](crate::shard::Shard::poll_output) until `None` → carry out → sleep no longer than
-//! [`Shard::poll_timeout`](crate::shard::Shard::poll_timeout).
+//! One turn: read the clock once → [`Service::handle`] for each [`Input`] → [`Service::poll_output`] until `None` → carry
+//! out → sleep no longer than [`Service::poll_timeout`].
+//!
+//! What a driver runs in production is a [`Shard`]; `benches/engines` has it run an echo, to be held against a bare ring.
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use carillon_link::Peer;
 use carillon_node::tokens::Claims;
+use carillon_protocol::time::{Time, WallMs};
 use rkyv::util::AlignedVec;
+
+use crate::counters::Counters;
+use crate::shard::Shard;
+
+/// What a driver runs. Three verbs, as everywhere, and what sends are made of.
+pub trait Service {
+    /// Something happened. `now` is the same for everything of one turn.
+    fn handle(&mut self, now: Time, wall: WallMs, input: Input<'_>);
+
+    /// The next thing to do; `None`: the turn is over.
+    fn poll_output(&mut self) -> Option<Output>;
+
+    /// When something is due, if anything is.
+    fn poll_timeout(&self) -> Option<Time>;
+
+    /// What waits to be sent on a connection, in order.
+    fn pending(&self, connection: ConnectionId) -> impl Iterator<Item = &Bytes> + Clone;
+
+    /// The memory of a frame that is on its lane, for another one.
+    fn keep_frame(&mut self, frame: AlignedVec);
+
+    /// What was counted so far, for the metrics page.
+    fn counters(&self) -> Counters;
+}
+
+impl Service for Shard {
+    fn handle(&mut self, now: Time, wall: WallMs, input: Input<'_>) {
+        Shard::handle(self, now, wall, input);
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        Shard::poll_output(self)
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        Shard::poll_timeout(self)
+    }
+
+    fn pending(&self, connection: ConnectionId) -> impl Iterator<Item = &Bytes> + Clone {
+        Shard::pending(self, connection)
+    }
+
+    fn keep_frame(&mut self, frame: AlignedVec) {
+        Shard::keep_frame(self, frame);
+    }
+
+    fn counters(&self) -> Counters {
+        Shard::counters(self)
+    }
+}
 
 /// A connection of this shard. The driver makes it from its slot in a table and how often the slot was used, so that
 /// what belongs to an earlier connection in the same slot finds nobody.

@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::Driver;
 use super::station::Station;
 use crate::counters::{Counters, HEARD, LIMITED_BY, SAID};
+use crate::turn::Service;
 
 metric_table! {
     pub(super) enum Row {
@@ -123,18 +124,18 @@ impl ShardMeters {
     }
 
     /// The end of the last turn: nothing that was counted stays untold.
-    pub(super) fn end(&mut self, station: &Station) {
-        self.publish(station.shard().counters(), station.lanes().queued_bytes());
+    pub(super) fn end(&mut self, station: &Station<impl Service>) {
+        self.publish(station.counters(), station.lanes().queued_bytes());
     }
 
     /// The end of a turn.
-    pub(super) fn turn(&mut self, station: &Station, completions_count: usize) {
+    pub(super) fn turn(&mut self, station: &Station<impl Service>, completions_count: usize) {
         self.meter.observe(Row::TurnCompletions, completions_count as u64);
         if station.now() < self.publish_at {
             return;
         }
         self.publish_at = station.now().after_ms(PUBLISH_MS);
-        self.publish(station.shard().counters(), station.lanes().queued_bytes());
+        self.publish(station.counters(), station.lanes().queued_bytes());
         let cpu_ns = thread_cpu_ns();
         self.meter.add(Row::ThreadCpu, cpu_ns.saturating_sub(self.cpu_ns));
         self.cpu_ns = cpu_ns;

@@ -34,6 +34,7 @@ use station::Station;
 use crate::rest::ReadyUsers;
 use crate::settings::Settings;
 use crate::shard::Shard;
+use crate::turn::Service;
 
 /// Connections that wait to be accepted, per listener.
 const BACKLOG: i32 = 4_096;
@@ -72,8 +73,8 @@ pub struct Needs {
 }
 
 /// What one shard needs to run, whatever its driver.
-struct Parts {
-    station: Station,
+struct Parts<S> {
+    station: Station<S>,
     listener: TcpListener,
     doorbell: Arc<Doorbell>,
     connections_max: usize,
@@ -152,6 +153,25 @@ impl Gateway {
     /// # Errors
     /// The process has no descriptors left.
     pub fn start(settings: &Settings, driver: Driver, doors: Doors, needs: &Needs) -> Result<Gateway, Fatal> {
+        let (shard_settings, keys) = (settings.clone(), Arc::clone(&needs.keys));
+        let (epoch, seed, is_development) = (needs.epoch, needs.seed, needs.is_development);
+        Gateway::start_with(settings, driver, doors, needs, move |number| {
+            let (settings, keys) = (shard_settings.clone(), Arc::clone(&keys));
+            Shard::new(settings, keys, is_development, seed.wrapping_add(u64::from(number)), epoch, number)
+        })
+    }
+
+    /// The same with something else where the shards are, made by each one's own thread from its number.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn start_with<S: Service>(
+        settings: &Settings,
+        driver: Driver,
+        doors: Doors,
+        needs: &Needs,
+        make: impl Fn(u16) -> S + Clone + Send + 'static,
+    ) -> Result<Gateway, Fatal> {
         let failed = |error: std::io::Error| Fatal::config(format!("a gateway shard cannot start: {error}"));
         let shards_count = doors.listeners.len();
         let sizes = uring::Sizes::of(&settings.io)?.fitted(descriptors_max());
@@ -177,18 +197,15 @@ impl Gateway {
             gateway.doorbells.push(Arc::clone(&doorbell));
 
             let lanes = Lanes::new(arrivals, Arc::clone(&needs.uplinks), needs.epoch, number);
-            let (settings, keys) = (settings.clone(), Arc::clone(&needs.keys));
-            let (epoch, seed, is_development) =
-                (needs.epoch, needs.seed.wrapping_add(u64::from(number)), needs.is_development);
+            let make = make.clone();
             let meters = needs.registry.meter(&[]);
             let (hand_off, drain) = (hand_off.clone(), Arc::clone(&drain));
             let thread = std::thread::Builder::new()
                 .name(format!("gateway-{number}"))
                 .spawn(move || {
                     let _abort = AbortOnPanic;
-                    let shard = Shard::new(settings, keys, is_development, seed, epoch, number);
                     let parts = Parts {
-                        station: Station::new(shard, lanes, Clock),
+                        station: Station::new(make(number), lanes, Clock),
                         listener,
                         doorbell,
                         connections_max,

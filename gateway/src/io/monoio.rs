@@ -34,7 +34,7 @@ use fair::{Gate, Turnstile, yield_once};
 use super::partings::Partings;
 use super::station::{Sent, Sockets, Station};
 use super::{HandedOff, Parts};
-use crate::turn::{ConnectionId, Input};
+use crate::turn::{ConnectionId, Input, Service};
 
 /// Bytes read from one connection in one turn: the shard's shared buffer.
 const READ_BYTES: usize = 64 * 1024;
@@ -69,7 +69,7 @@ pub(super) fn probe_uring() -> Result<(), String> {
 }
 
 /// Runs one shard until it is drained.
-pub(super) fn run(engine: Engine, parts: Parts) -> std::io::Result<()> {
+pub(super) fn run(engine: Engine, parts: Parts<impl Service>) -> std::io::Result<()> {
     match engine {
         Engine::Uring => monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
             .with_entries(RING_ENTRIES)
@@ -183,7 +183,7 @@ struct Table {
     now: Time,
 }
 
-async fn serve(parts: Parts) -> std::io::Result<()> {
+async fn serve(parts: Parts<impl Service>) -> std::io::Result<()> {
     let Parts { mut station, listener, doorbell, connections_max, hand_off, drain, mut meters } = parts;
     let reports = Rc::new(Reports::default());
     listener.set_nonblocking(true)?;
@@ -349,7 +349,12 @@ impl Table {
         (slot.generation == connection.generation && slot.socket.is_some()).then_some(&mut slot.flags)
     }
 
-    fn accept(&mut self, listener: &TcpListener, connections_max: usize, station: &mut Station) -> Accepted {
+    fn accept(
+        &mut self,
+        listener: &TcpListener,
+        connections_max: usize,
+        station: &mut Station<impl Service>,
+    ) -> Accepted {
         for _ in 0..ACCEPTS_PER_TURN_MAX {
             if self.count >= connections_max {
                 return Accepted::Full;
@@ -365,7 +370,7 @@ impl Table {
         Accepted::More
     }
 
-    fn insert(&mut self, stream: std::net::TcpStream, address: IpAddr, station: &mut Station) {
+    fn insert(&mut self, stream: std::net::TcpStream, address: IpAddr, station: &mut Station<impl Service>) {
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
@@ -381,7 +386,7 @@ impl Table {
         station.input(Input::Accepted { connection, address });
     }
 
-    fn read(&mut self, connection: ConnectionId, buffer: &mut [u8], station: &mut Station) {
+    fn read(&mut self, connection: ConnectionId, buffer: &mut [u8], station: &mut Station<impl Service>) {
         let Some(socket) = self.get(connection).cloned() else { return };
         let received =
             rustix::net::recv(socket.fd(), &mut *buffer, RecvFlags::DONTWAIT).map(|(count, _)| count);
@@ -436,14 +441,14 @@ impl Table {
     }
 
     /// Lets go of those whose time has come.
-    fn let_go(&mut self, station: &mut Station) {
+    fn let_go(&mut self, station: &mut Station<impl Service>) {
         for connection in self.partings.due(self.now) {
             self.drop_socket(connection);
         }
         self.report_closed(station);
     }
 
-    fn report_closed(&mut self, station: &mut Station) {
+    fn report_closed(&mut self, station: &mut Station<impl Service>) {
         for connection in self.closed.drain(..) {
             station.input(Input::Closed { connection });
         }

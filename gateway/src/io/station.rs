@@ -1,4 +1,4 @@
-//! A shard and what joins it to the world, without the driver: the part of a turn that is the same whatever moves the
+//! A service, which is a shard, and what joins it to the world, without the driver: the part of a turn that is the same whatever moves the
 //! bytes. A driver owns one [`Station`], hands it what completed, and lends it the sockets to carry the outputs out.
 
 use std::time::Duration;
@@ -8,8 +8,8 @@ use carillon_node::clock::Clock;
 use carillon_protocol::time::{Time, WallMs};
 
 use super::link::Lanes;
-use crate::shard::Shard;
-use crate::turn::{ConnectionId, Input, Output};
+use crate::counters::Counters;
+use crate::turn::{ConnectionId, Input, Output, Service};
 
 /// The longest sleep: wall time moves on and idle work is done at least this often.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
@@ -49,9 +49,9 @@ pub(super) trait Sockets {
     fn hand_off(&mut self, connection: ConnectionId, received: Vec<u8>);
 }
 
-/// One shard, its lanes and its clock.
-pub(super) struct Station {
-    shard: Shard,
+/// One service, its lanes and its clock.
+pub(super) struct Station<S> {
+    service: S,
     lanes: Lanes,
     clock: Clock,
     now: Time,
@@ -59,9 +59,9 @@ pub(super) struct Station {
     is_drained: bool,
 }
 
-impl Station {
-    pub(super) fn new(shard: Shard, lanes: Lanes, clock: Clock) -> Station {
-        let mut station = Station { shard, lanes, clock, now: Time(0), wall: WallMs(0), is_drained: false };
+impl<S: Service> Station<S> {
+    pub(super) fn new(service: S, lanes: Lanes, clock: Clock) -> Station<S> {
+        let mut station = Station { service, lanes, clock, now: Time(0), wall: WallMs(0), is_drained: false };
         station.begin();
         station
     }
@@ -74,19 +74,19 @@ impl Station {
 
     /// Something happened.
     pub(super) fn input(&mut self, input: Input<'_>) {
-        self.shard.handle(self.now, self.wall, input);
+        self.service.handle(self.now, self.wall, input);
     }
 
     /// Takes what came over the lanes. `true`: there is more.
     pub(super) fn receive_frames(&mut self) -> bool {
-        let (shard, now, wall) = (&mut self.shard, self.now, self.wall);
-        self.lanes.receive(|input| shard.handle(now, wall, input))
+        let (service, now, wall) = (&mut self.service, self.now, self.wall);
+        self.lanes.receive(|input| service.handle(now, wall, input))
     }
 
-    /// Carries out what the shard decided, then lets the lanes go.
+    /// Carries out what the service decided, then lets the lanes go.
     pub(super) fn carry_out(&mut self, sockets: &mut impl Sockets) {
-        self.shard.handle(self.now, self.wall, Input::Tick);
-        while let Some(output) = self.shard.poll_output() {
+        self.service.handle(self.now, self.wall, Input::Tick);
+        while let Some(output) = self.service.poll_output() {
             match output {
                 Output::Yield => {
                     self.lanes.flush();
@@ -96,7 +96,7 @@ impl Station {
                 Output::Flush { connection } => self.flush(connection, sockets),
                 Output::Link { router, frame } => {
                     if let Some(frame) = self.lanes.send(router, frame) {
-                        self.shard.keep_frame(frame);
+                        self.service.keep_frame(frame);
                     }
                 }
                 Output::CloseLane { router } => self.lanes.close(router),
@@ -118,7 +118,7 @@ impl Station {
     /// Sends what is pending on one connection, as far as it goes.
     pub(super) fn flush(&mut self, connection: ConnectionId, sockets: &mut impl Sockets) {
         while !sockets.is_blocked(connection) {
-            let pieces = self.shard.pending(connection);
+            let pieces = self.service.pending(connection);
             if pieces.clone().all(Bytes::is_empty) {
                 sockets.emptied(connection);
                 return;
@@ -141,10 +141,10 @@ impl Station {
             return Duration::ZERO;
         }
         let now = Time(self.clock.now_ns());
-        self.shard.poll_timeout().map_or(SLEEP_MAX, |due| due.since(now).min(SLEEP_MAX))
+        self.service.poll_timeout().map_or(SLEEP_MAX, |due| due.since(now).min(SLEEP_MAX))
     }
 
-    /// Whether the shard has closed everything after a drain.
+    /// Whether the service has closed everything after a drain.
     pub(super) fn is_drained(&self) -> bool {
         self.is_drained
     }
@@ -155,8 +155,8 @@ impl Station {
     }
 
     /// For the metrics page.
-    pub(super) fn shard(&self) -> &Shard {
-        &self.shard
+    pub(super) fn counters(&self) -> Counters {
+        self.service.counters()
     }
 
     /// For the metrics page.

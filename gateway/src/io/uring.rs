@@ -27,7 +27,7 @@ pub(super) use ring::Sizes;
 use table::Table;
 
 use super::Parts;
-use crate::turn::Input;
+use crate::turn::{Input, Service};
 
 /// Completions taken in one turn; the rest waits for the next. Enough to share a turn's cost, and few enough that what
 /// the turn decides leaves within a millisecond.
@@ -44,7 +44,7 @@ pub(super) const fn places_reserved(sizes: Sizes) -> usize {
 }
 
 /// Runs one shard until it is drained.
-pub(super) fn run(sizes: Sizes, parts: Parts) -> std::io::Result<()> {
+pub(super) fn run(sizes: Sizes, parts: Parts<impl Service>) -> std::io::Result<()> {
     let Parts { mut station, listener, doorbell, connections_max, hand_off, drain, mut meters } = parts;
     let places_count = connections_max + places_reserved(sizes);
     let ring = Ring::new(sizes, u32::try_from(places_count).unwrap_or(u32::MAX)).map_err(|error| {

@@ -22,7 +22,7 @@ use crate::io::HandedOff;
 use crate::io::meters::RingEvents;
 use crate::io::partings::Partings;
 use crate::io::station::{Sent, Sockets, Station};
-use crate::turn::{ConnectionId, Input};
+use crate::turn::{ConnectionId, Input, Service};
 
 /// Parcels that are kept for the next sends; more than that were needed for a crowd.
 const SPARE_PARCELS_MAX: usize = 256;
@@ -84,7 +84,12 @@ impl Table {
     }
 
     /// Something was completed.
-    pub(super) fn complete(&mut self, completion: Completion, bell: &Doorbell, station: &mut Station) {
+    pub(super) fn complete(
+        &mut self,
+        completion: Completion,
+        bell: &Doorbell,
+        station: &mut Station<impl Service>,
+    ) {
         let slot = completion.token.slot;
         match completion.token.kind {
             Kind::Accept => self.accepted(&completion),
@@ -127,7 +132,7 @@ impl Table {
         }
     }
 
-    fn named(&mut self, completion: &Completion, station: &mut Station) {
+    fn named(&mut self, completion: &Completion, station: &mut Station<impl Service>) {
         let slot = completion.token.slot;
         match self.ring.name(completion) {
             Some(address) => {
@@ -142,7 +147,7 @@ impl Table {
         }
     }
 
-    fn received(&mut self, completion: Completion, station: &mut Station) {
+    fn received(&mut self, completion: Completion, station: &mut Station<impl Service>) {
         let slot = completion.token.slot;
         let is_wanted = self.socket(slot, |socket| socket.received(completion.is_last));
         match completion.result {
@@ -161,7 +166,7 @@ impl Table {
         }
     }
 
-    fn sent(&mut self, completion: &Completion, station: &mut Station) {
+    fn sent(&mut self, completion: &Completion, station: &mut Station<impl Service>) {
         let slot = completion.token.slot;
         let Some(parcel) = self.ring.sent(completion) else { return };
         let parcel_bytes = parcel.bytes();
@@ -211,7 +216,7 @@ impl Table {
     }
 
     /// Lets go of those whose time has come.
-    pub(super) fn let_go(&mut self, station: &mut Station) {
+    pub(super) fn let_go(&mut self, station: &mut Station<impl Service>) {
         for connection in self.partings.due(self.now) {
             if self.named_socket(connection, Socket::leave) == Some(true) {
                 station.input(Input::Closed { connection });
@@ -220,7 +225,7 @@ impl Table {
     }
 
     /// Sends on where a send was completed: what came meanwhile, and what it left.
-    pub(super) fn send_on(&mut self, station: &mut Station) {
+    pub(super) fn send_on(&mut self, station: &mut Station<impl Service>) {
         // Taken out for as long as it is gone through: flushing completes nothing, so nobody is added meanwhile.
         let mut unblocked = std::mem::take(&mut self.unblocked);
         for connection in unblocked.drain(..) {
