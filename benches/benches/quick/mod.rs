@@ -15,5 +15,6 @@ pub fn criterion() -> Criterion {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .sample_size(30)
+        .nresamples(10_000)
         .configure_from_args()
 }
