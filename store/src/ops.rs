@@ -19,7 +19,6 @@ mod receipt;
 mod send;
 mod user;
 
-
 use bytes::Bytes;
 use carillon_protocol::ids::{CLIENT_MSG_ID_BYTES_MAX, ConversationId, MessageId, UserId};
 use carillon_protocol::placement::{SLOTS_COUNT, Slot, slot_of_conversation, slot_of_user};
