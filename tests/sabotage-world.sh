@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
-seeds="${SEEDS:-2000}"
+seeds="${SEEDS:-5000}"
 jobs="${JOBS:-2}"
 place="$CARGO_TARGET_DIR/sabotage"
 source="$place/source"
@@ -35,8 +35,8 @@ git archive "${unsaved:-HEAD}" | tar -x -m -C "$fresh"
 
 sabotage ack-without-commit 'a commit that conflicted is reported as one that came' \
     store/src/retry.rs '/fn settle(&mut self, ops/,/^    }/ s/CommitError::Conflict => {}/CommitError::Conflict if BROKEN => return Verdict::Committed(outcomes.unwrap_or_default()),\n&/'
-sabotage fence-not-checked 'commits do not look who owns the slot' \
-    store/src/ops.rs 's/if is_new && \(load_slot(self\.txn, slot)?.*\) {$/if is_new \&\& \1 \&\& !BROKEN {/'
+sabotage fence-not-checked 'commits look neither whether their router is deposed nor who owns the slot' \
+    store/src/ops.rs 's/if is_new && \(load_slot(self\.txn, slot)?.*\) {$/if is_new \&\& \1 \&\& !BROKEN {/; s/if !number(self\.txn, &router)?\.is_some_and(claim::is_live) {/if !number(self.txn, \&router)?.is_some_and(claim::is_live) \&\& !BROKEN {/'
 sabotage dedupe-forgotten 'the row of the `client_msg_id` is not written' \
     store/src/ops/send.rs 's/^    attempt\.set(key(attempt\.generation).*$/    if !BROKEN {\n&\n    }/'
 sabotage membership-not-checked 'anybody may send to any conversation' \
