@@ -53,6 +53,8 @@ enum Asking {
     Read,
     /// The same range for both.
     Both,
+    /// Nothing any more: the conversation's slot was left meanwhile.
+    Nothing,
 }
 
 type Key = (ConversationId, UserId);
@@ -203,7 +205,15 @@ impl Receipts {
     /// Slots are left, or not ours any more: watermarks that move there are told by their next owner; who misses one finds
     /// it in their next page.
     pub fn lost(&mut self, slots: &SlotSet) {
-        self.readers.retain(|(conversation, _), _| !slots.has_conversation(*conversation));
+        self.readers.retain(|(conversation, _), reader| {
+            if !slots.has_conversation(*conversation) {
+                return true;
+            }
+            (reader.delivered, reader.read) = (None, None);
+            // Its answer still comes: it is not to be taken for that of a later question.
+            reader.asking = reader.asking.map(|_| Asking::Nothing);
+            reader.asking.is_some()
+        });
         self.held.lost(slots);
     }
 
@@ -398,6 +408,7 @@ fn tell(
         Asking::Delivered => &[false],
         Asking::Read => &[true],
         Asking::Both => &[false, true],
+        Asking::Nothing => &[],
     };
     for (lane, senders) in lanes {
         let mut watermark = Watermark {

@@ -1,12 +1,21 @@
 //! Receipts: named in small groups, counted in large ones, and told to the reader's own devices.
 
+use carillon_node::metrics::Meter;
 use carillon_protocol::frame::{self, ReadSync};
-use carillon_protocol::ids::{Seq, UserId};
+use carillon_protocol::ids::{MessageId, Seq, UserId};
+use carillon_protocol::placement::slot_of_conversation;
+use carillon_protocol::time::{Time, WallMs};
+use carillon_router::cluster::Cluster;
+use carillon_router::cluster::table::SlotSet;
+use carillon_router::fanout::Fanout;
 use carillon_router::meters::Metric;
-use carillon_router::outbox::LaneId;
+use carillon_router::outbox::{LaneId, Outbox, Output};
+use carillon_router::receipts::Receipts;
 use carillon_router::receipts::held::{HOLD_MS, STEP_MS, STEP_RECEIPTS_MIN};
+use carillon_router::registry::Registry;
 use carillon_router::settings::LargeReceipts;
-use carillon_store::verb::Op;
+use carillon_router::{DEFAULTS, Settings};
+use carillon_store::verb::{Incarnation, Op, Query, Receipted};
 
 use crate::hand::{ALICE, BOB, CAROL, Hand, Heard, Model, ROOM};
 
@@ -261,4 +270,38 @@ fn a_drain_writes_what_is_held() {
         hand.settle();
     }
     assert_eq!(hand.store.conversations[&ROOM].marks.len(), 300);
+}
+
+/// G12: whose messages a watermark passed is asked of the store. A slot that is left before the answer comes takes nothing
+/// away from the next question there: the answer to the former is not told as one to that.
+#[test]
+fn g12_an_answer_from_before_a_slot_was_left_answers_nothing_later() {
+    let settings: Settings = toml::from_str(DEFAULTS).unwrap();
+    let (fanout, registry) = (Fanout::new(settings.fanout.clone()), Registry::default());
+    let cluster = Cluster::sole(Incarnation(1), 1, "");
+    let mut outbox = Outbox::new(Meter::detached());
+    let mut receipts = Receipts::new(settings.receipts.clone());
+    let mut moved = |receipts: &mut Receipts, delivered, read, outbox: &mut Outbox| {
+        let receipted =
+            Receipted { user: BOB, conversation: ROOM, delivered, read, unread_count: 0, small: true };
+        receipts.committed(Time(1), receipted, (&[], WallMs(1)), &fanout, (&registry, &cluster), outbox);
+        std::iter::from_fn(|| outbox.pop())
+            .filter_map(|output| match output {
+                Output::Query { query: Query::Senders { up_to_seq, .. }, .. } => Some(up_to_seq),
+                _ => None,
+            })
+            .collect::<Vec<Seq>>()
+    };
+    assert_eq!(moved(&mut receipts, (25, 33), (26, 26), &mut outbox), [33]);
+    receipts.lost(&SlotSet::new([slot_of_conversation(ROOM)]));
+    // A receipt that was on its way to the store when the slot was left.
+    assert!(moved(&mut receipts, (33, 33), (26, 30), &mut outbox).is_empty(), "one question at a time");
+
+    let senders = Some(vec![(CAROL, 33, MessageId(33))]);
+    receipts.senders(Time(2), (ROOM, BOB), senders, &fanout, (&registry, &cluster), &mut outbox);
+    let asked = outbox.pop();
+    assert!(
+        matches!(&asked, Some(Output::Query { query: Query::Senders { up_to_seq: 30, .. }, .. })),
+        "{asked:?}"
+    );
 }
