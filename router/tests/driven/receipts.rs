@@ -277,11 +277,11 @@ fn a_drain_writes_what_is_held() {
 #[test]
 fn g12_an_answer_from_before_a_slot_was_left_answers_nothing_later() {
     let settings: Settings = toml::from_str(DEFAULTS).unwrap();
-    let (fanout, registry) = (Fanout::new(settings.fanout.clone()), Registry::default());
+    let (fanout, registry) = (Fanout::new(settings.fanout), Registry::default());
     let cluster = Cluster::sole(Incarnation(1), 1, "");
     let mut outbox = Outbox::new(Meter::detached());
-    let mut receipts = Receipts::new(settings.receipts.clone());
-    let mut moved = |receipts: &mut Receipts, delivered, read, outbox: &mut Outbox| {
+    let mut receipts = Receipts::new(settings.receipts);
+    let moved = |receipts: &mut Receipts, delivered, read, outbox: &mut Outbox| {
         let receipted =
             Receipted { user: BOB, conversation: ROOM, delivered, read, unread_count: 0, small: true };
         receipts.committed(Time(1), receipted, (&[], WallMs(1)), &fanout, (&registry, &cluster), outbox);
