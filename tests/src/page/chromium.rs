@@ -193,16 +193,17 @@ impl Browser {
     /// # Errors
     /// There is no such element, or something else lies over it.
     pub fn click_on(&mut self, tab: &Tab, expression: &str) -> Result<(), String> {
-        let place = self.evaluate(
-            tab,
-            &format!(
+        let find = |or_else: &str| {
+            format!(
                 "(() => {{ const it = {expression}; it.scrollIntoView({{block: 'nearest'}});\
                  const box = it.getBoundingClientRect(); const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];\
                  const hit = document.elementFromPoint(x, y);\
-                 return box.width && (hit === it || it.contains(hit)) ? {{x, y}}\
-                     : `${{hit?.outerHTML.slice(0, 200)}} at ${{x}}, ${{y}}`; }})()"
-            ),
-        )?;
+                 return box.width && (hit === it || it.contains(hit)) ? {{x, y}} : {or_else}; }})()"
+            )
+        };
+        // What moves is clicked on when it stands still; what is covered for good is told of right behind this.
+        let _ = self.until(tab, &find("undefined"));
+        let place = self.evaluate(tab, &find("`${hit?.outerHTML.slice(0, 200)} at ${x}, ${y}`"))?;
         if let Some(instead) = place.as_str() {
             return Err(format!("nobody can click on {expression}: there is {instead}"));
         }
