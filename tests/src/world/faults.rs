@@ -7,7 +7,7 @@ use super::World;
 use super::agenda::Event;
 use super::gateways::GatewayInput;
 use super::lanes::Place;
-use super::plan::MS;
+use super::plan::{CALM_SOCKET_BYTES, MS};
 use super::routers::OrderKind;
 
 /// As many attempts as a batch is given: then its outcome stays unknown.
@@ -322,6 +322,7 @@ impl World<'_> {
         (self.armed, self.armed_order) = (None, None);
         self.slowness = 1;
         self.wall_offset_ms = 0;
+        self.plan.socket_bytes = self.plan.socket_bytes.max(CALM_SOCKET_BYTES);
         self.engine.faults().calm();
         self.unblock();
         self.note("calm", [0; 3], String::new);

@@ -12,6 +12,9 @@ use super::faults::Mishap;
 pub(super) const MS: u64 = 1_000_000;
 /// How long the world is given to converge after the last fault (G7).
 pub(super) const CALM_MS: u64 = 30_000;
+/// What the kernel takes at least for each client from then on: with less, a client that asked for page upon page of a
+/// long log over a slow link is still given them when its time is over.
+pub(super) const CALM_SOCKET_BYTES: usize = 4_096;
 /// How long after the last fault clients still begin to say new things.
 pub(super) const HUSH_MS: u64 = 2_000;
 
