@@ -26,7 +26,7 @@ use carillon_node::tokens::KeyTable;
 use carillon_protocol::client::{ServerFrame, Wire, binary, json};
 use carillon_protocol::reason::Close;
 use carillon_protocol::time::{Time, WallMs};
-use carillon_protocol::websocket::{self, Event, Opcode};
+use carillon_protocol::websocket::{self, Event};
 use rkyv::util::AlignedVec;
 
 use crate::common::Common;
@@ -289,6 +289,7 @@ impl Shard {
             if decoder.is_idle() {
                 session.heard(common.now);
             }
+            let reply = websocket::reply(&event);
             match (event, line.wire) {
                 (Event::Text(text), Wire::Json) => session.command(json::decode(text), line, common),
                 (Event::Binary(message), Wire::Rkyv) => {
@@ -300,17 +301,14 @@ impl Shard {
                     }
                 }
                 (Event::Text(_) | Event::Binary(_), _) => line.close(Close::UnsupportedData),
-                (Event::Ping(payload), _) => {
-                    line.answer(common, websocket::server_frame(Opcode::Pong, payload).into());
-                }
-                (Event::Pong(_), _) => {}
-                (Event::Close { code, .. }, _) => {
-                    // RFC 6455 section 5.5.1: the answer repeats the code.
-                    let payload = code.map_or_else(Vec::new, |code| websocket::close_payload(code, ""));
-                    line.answer(common, websocket::server_frame(Opcode::Close, &payload).into());
+                (Event::Ping(_) | Event::Pong(_), _) => {}
+                (Event::Close { .. }, _) => {
                     line.is_close_said = true;
                     line.close(Close::Bye);
                 }
+            }
+            if let Some(reply) = reply {
+                line.answer(common, reply.into());
             }
         }
         enlist(connection, roster, common);

@@ -97,6 +97,13 @@ pub(super) fn token(item: &[u8]) -> Option<&str> {
     if item.is_empty() || !item.iter().all(is_sound) { None } else { std::str::from_utf8(item).ok() }
 }
 
+/// Whether a value can be a `Host` (RFC 9110 section 7.2): the characters of a host and a port (RFC 3986 section 3.2.2). No
+/// comma, which would be two hosts to whoever reads a list.
+pub(super) fn is_host(value: &[u8]) -> bool {
+    let is_sound = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:[]".contains(byte);
+    !value.is_empty() && value.iter().all(is_sound)
+}
+
 /// Visible ASCII, not empty.
 pub(super) fn visible(value: &[u8]) -> Option<&str> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_graphic) {
