@@ -6,7 +6,8 @@ use carillon_protocol::websocket::{
 };
 use rkyv::util::AlignedVec;
 
-use crate::drive::{Seen, frame, frame_of_form, ours};
+use crate::drive::{frame, frame_of_form};
+use crate::oracle::{Seen, ours};
 
 const KEY: Option<[u8; 4]> = Some([0xa1, 0x02, 0xff, 0x7e]);
 const BYTES_MAX: usize = 1_000;
