@@ -2,7 +2,7 @@
 //! touched; then the store; then serves until a signal; then drains in the opposite order.
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use carillon_node::config::Config;
 use carillon_node::exit::Fatal;
 use carillon_node::metrics::Registry;
 use carillon_node::signals::{SERVICE_READY, SERVICE_STOPPING, Signals, notify_service_manager};
-use carillon_node::tokens::KeyTable;
+use carillon_node::tokens::{self, KeyTable};
 use carillon_node::{listen, logging, memory, random};
 use carillon_protocol::ids::UserId;
 use carillon_router::io::{self as router_io, Tenure};
@@ -68,9 +68,10 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
             socket.local_addr().map_err(|error| cannot("read router.listen", &error))
         })
         .transpose()?;
-    let is_development = !configure::has_keys(config);
+    let tokens = configure::tokens(config)?;
+    let is_development = tokens.is_development();
     if let Some(doors) = &doors {
-        refuse_public_development(is_development, doors.address())?;
+        refuse_public_development(&tokens, doors.address())?;
     }
     if tier.has_gateway() {
         links::check_routers(tier, &gateway_settings.gateway.routers)?;
@@ -100,6 +101,7 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
         None => None,
     };
     let control = Control::start()?;
+    keys.keep_fresh(&control.handle, KEYS_PERIOD);
     let certificates = Certificates::of(&gateway_settings.tls.dir, &data_dir);
     let identity = |role| certificates.identity(role, &control.handle);
     let listener = match (&router, router_address) {
@@ -147,6 +149,9 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
     info!("drained");
     Ok(())
 }
+
+/// How often the files of keys are looked at: a key that was taken away lets nobody in any more within this.
+const KEYS_PERIOD: Duration = Duration::from_secs(5);
 
 /// How long tokens of the page are good, in seconds: a day of trying things out.
 const PAGE_TTL_S: i64 = 86_400;
@@ -345,19 +350,23 @@ fn open_store(settings: &RouterSettings, data_dir: &Path) -> Result<Arc<dyn Engi
     }
 }
 
-/// The development key is in a file that every tool of this machine reads: it guards nothing on a public address.
-fn refuse_public_development(is_development: bool, address: SocketAddr) -> Result<(), Fatal> {
-    let is_loopback = match address.ip() {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback(),
-    };
-    if is_development && !is_loopback {
-        return Err(Fatal::config(format!(
-            "gateway.listen {address} is public, and no auth.keys are configured: the development key is for loopback \
-             only. Configure auth.keys, or listen on 127.0.0.1"
-        )));
+/// The development key is in a file that every tool of this machine reads, and whoever checks tokens with a secret can make
+/// them: neither guards anything on a public address.
+fn refuse_public_development(tokens: &tokens::Settings, address: SocketAddr) -> Result<(), Fatal> {
+    if address.ip().is_loopback() {
+        return Ok(());
     }
-    Ok(())
+    let what = if tokens.is_development() {
+        "no auth.keys and no auth.jwks are configured: the development key is"
+    } else if tokens.has_secret() {
+        "auth.keys holds a secret: HS256 is"
+    } else {
+        return Ok(());
+    };
+    Err(Fatal::config(format!(
+        "gateway.listen {address} is public, and {what} for loopback only. Configure public keys in auth.keys or auth.jwks, \
+         or listen on 127.0.0.1"
+    )))
 }
 
 fn cannot(what: &str, error: &dyn std::fmt::Display) -> Fatal {
@@ -368,7 +377,7 @@ fn cannot(what: &str, error: &dyn std::fmt::Display) -> Fatal {
 fn announce(
     tier: Tier,
     config: &Config,
-    keys: &carillon_node::tokens::KeyTable,
+    keys: &KeyTable,
     is_development: bool,
     serving: &Serving,
     admin: &Admin,

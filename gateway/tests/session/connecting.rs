@@ -10,7 +10,7 @@ use carillon_protocol::reason::Code;
 use carillon_protocol::record::Body;
 use carillon_protocol::websocket::Opcode;
 
-use crate::rig::{Client, Rig, Seen, Up, deliver_event, identify, live, send, settings, token};
+use crate::rig::{Client, Rig, Seen, Up, deliver_event, identify, live, send, settings, token, token_issued};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -349,6 +349,25 @@ fn a_token_ends() {
     assert!(!client.is_closed(&rig));
     rig.pass_ms(1_100);
     assert_eq!(closes(&client.take(&mut rig)), Some(4012));
+}
+
+/// Security, live connection: a token may have been revoked with its device before the one that let in was issued, so no
+/// older one takes its place.
+#[test]
+fn an_older_token_replaces_none() {
+    let mut rig = Rig::new(&[]);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
+    let issued_s = crate::rig::WALL / 1_000;
+    for (issued_s, expected) in [
+        (issued_s - 1, Some("bad_request")),
+        (issued_s, None),
+        (issued_s + 60, None),
+        (issued_s, Some("bad_request")),
+    ] {
+        let token = token_issued(1, "phone", 6_000, issued_s);
+        let seen = client.say(&mut rig, None, &Command::RefreshToken { token: token.into() });
+        assert_eq!(codes(&seen), expected.into_iter().collect::<Vec<_>>(), "issued at {issued_s}: {seen:?}");
+    }
 }
 
 #[test]
