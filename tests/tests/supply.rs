@@ -1,5 +1,7 @@
 //! What the tree is made of: where `unsafe` may stand, and that each crate is held to the workspace's rules.
 
+#![expect(clippy::disallowed_methods, reason = "tests read files")]
+
 use std::path::Path;
 
 use carillon_tests::features::scan;
