@@ -12,6 +12,7 @@ pub mod desk;
 pub mod features;
 pub mod hall;
 pub mod http;
+pub mod issuer;
 pub mod killing;
 mod model;
 pub mod page;
