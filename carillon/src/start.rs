@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use carillon_gateway::io::certificates::Certificate;
 use carillon_gateway::io::link::Uplinks;
 use carillon_gateway::io::{Choice, Doors, Driver, Gateway, Needs};
 use carillon_gateway::rest::{ReadyUser, ReadyUsers};
@@ -68,6 +69,8 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
             socket.local_addr().map_err(|error| cannot("read router.listen", &error))
         })
         .transpose()?;
+    let certificate =
+        tier.has_gateway().then(|| Certificate::of(&gateway_settings.tls)).transpose()?.flatten();
     let is_development = !configure::has_keys(config);
     if let Some(doors) = &doors {
         refuse_public_development(is_development, doors.address())?;
@@ -130,6 +133,7 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
             keys: Arc::clone(&keys),
             registry: &registry,
             identity,
+            certificate,
             doors,
         })?;
     }
@@ -190,6 +194,7 @@ struct GatewayStart<'a> {
     keys: Arc<KeyTable>,
     registry: &'a Registry,
     identity: Identity,
+    certificate: Option<Certificate>,
     doors: Doors,
 }
 
@@ -214,8 +219,12 @@ impl Serving {
             seed: random::seed(),
             uplinks: Arc::clone(&links) as Arc<dyn Uplinks>,
             registry: start.registry.clone(),
+            certificate: start.certificate,
             ready_users,
         };
+        if let Some(certificate) = &needs.certificate {
+            certificate.keep_fresh(&self.control.handle);
+        }
         let mut gateway = Gateway::start(settings, start.driver, start.doors, &needs)?;
         let mut mailboxes = gateway.mailboxes().to_vec();
         if let Some(hand_offs) = gateway.take_hand_offs() {
@@ -385,7 +394,9 @@ fn announce(
     info!(?tier, ?gateway, ?router, admin = %admin.address(), "ready");
     if let (Tier::Both, true, Some(gateway)) = (tier, is_development, gateway) {
         let now_s = Clock.wall_ms() / 1_000;
-        eprint!("{}", greeting::text(keys, now_s, gateway, admin.address(), data_dir)?);
+        let has_tls = !config.text("tls.cert").unwrap_or_default().is_empty();
+        let base = greeting::Base { gateway, has_tls };
+        eprint!("{}", greeting::text(keys, now_s, &base, admin.address(), data_dir)?);
     }
     Ok(())
 }

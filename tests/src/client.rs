@@ -263,8 +263,8 @@ impl Client {
     ///
     /// # Panics
     /// When it is none.
-    pub fn stream(&mut self) -> &mut TcpStream {
-        match &mut self.line {
+    pub fn stream(&self) -> &TcpStream {
+        match &self.line {
             Line::Socket(socket) => socket.stream(),
             _ => panic!("only a WebSocket has one stream"),
         }
