@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use carillon_gateway::io::certificates::Certificate;
 use carillon_gateway::io::link::Uplinks;
 use carillon_gateway::io::{Choice, Doors, Driver, Gateway, Needs};
 use carillon_gateway::rest::{ReadyUser, ReadyUsers};
@@ -70,6 +71,8 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
         .transpose()?;
     let tokens = configure::tokens(config)?;
     let is_development = tokens.is_development();
+    let certificate =
+        tier.has_gateway().then(|| Certificate::of(&gateway_settings.tls)).transpose()?.flatten();
     if let Some(doors) = &doors {
         refuse_public_development(&tokens, doors.address())?;
     }
@@ -132,6 +135,7 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
             keys: Arc::clone(&keys),
             registry: &registry,
             identity,
+            certificate,
             doors,
         })?;
     }
@@ -195,6 +199,7 @@ struct GatewayStart<'a> {
     keys: Arc<KeyTable>,
     registry: &'a Registry,
     identity: Identity,
+    certificate: Option<Certificate>,
     doors: Doors,
 }
 
@@ -219,8 +224,12 @@ impl Serving {
             seed: random::seed(),
             uplinks: Arc::clone(&links) as Arc<dyn Uplinks>,
             registry: start.registry.clone(),
+            certificate: start.certificate,
             ready_users,
         };
+        if let Some(certificate) = &needs.certificate {
+            certificate.keep_fresh(&self.control.handle);
+        }
         let mut gateway = Gateway::start(settings, start.driver, start.doors, &needs)?;
         let mut mailboxes = gateway.mailboxes().to_vec();
         if let Some(hand_offs) = gateway.take_hand_offs() {
@@ -394,7 +403,9 @@ fn announce(
     info!(?tier, ?gateway, ?router, admin = %admin.address(), "ready");
     if let (Tier::Both, true, Some(gateway)) = (tier, is_development, gateway) {
         let now_s = Clock.wall_ms() / 1_000;
-        eprint!("{}", greeting::text(keys, now_s, gateway, admin.address(), data_dir)?);
+        let has_tls = !config.text("tls.cert").unwrap_or_default().is_empty();
+        let base = greeting::Base { gateway, has_tls };
+        eprint!("{}", greeting::text(keys, now_s, &base, admin.address(), data_dir)?);
     }
     Ok(())
 }

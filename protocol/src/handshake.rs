@@ -100,6 +100,31 @@ pub struct Request<'b> {
     pub origin: Option<&'b str>,
     /// `X-Request-Id`, when it is fit to be echoed.
     pub request_id: Option<&'b str>,
+    /// What proxies said about whose the request is, as it came: whoever asks knows whether to believe it.
+    pub forwarded: Vec<Forwarded<'b>>,
+}
+
+/// A line of a header by which a proxy says whose a request is. It is as the client wrote it before the proxy added to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded<'b> {
+    /// `X-Forwarded-For`: addresses.
+    List(&'b [u8]),
+    /// `Forwarded`: pairs of names and values (RFC 7239).
+    Pairs(&'b [u8]),
+}
+
+impl<'b> Forwarded<'b> {
+    /// The line, if it is this one.
+    #[must_use]
+    pub fn list(self) -> Option<&'b [u8]> {
+        if let Forwarded::List(line) = self { Some(line) } else { None }
+    }
+
+    /// The line, if it is this one.
+    #[must_use]
+    pub fn pairs(self) -> Option<&'b [u8]> {
+        if let Forwarded::Pairs(line) = self { Some(line) } else { None }
+    }
 }
 
 impl Request<'_> {
@@ -307,6 +332,7 @@ fn upgrade<'b>(version: Option<u8>, headers: &Headers<'b>) -> Result<Request<'b>
         bearer: bearer.map(Bearer),
         origin,
         request_id: headers.request_id,
+        forwarded: headers.forwarded.clone(),
     })
 }
 

@@ -18,6 +18,7 @@ mod model;
 pub mod page;
 pub mod raw;
 pub mod scale;
+pub mod secure;
 pub mod server;
 pub mod stage;
 pub mod trial;

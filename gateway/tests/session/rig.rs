@@ -140,8 +140,8 @@ impl Rig {
                 Output::Resume { connection } => {
                     self.sockets.entry(connection).or_default().is_paused = false
                 }
-                Output::HandOff { connection, received } => {
-                    self.sockets.entry(connection).or_default().handed_off = Some(received);
+                Output::HandOff { connection, handed } => {
+                    self.sockets.entry(connection).or_default().handed_off = Some(handed.received);
                 }
                 Output::Link { router: ROUTER, frame } => self.up.push_back(frame),
                 Output::Link { router, frame } => self.others.push_back((router, frame)),
