@@ -46,15 +46,18 @@ const U: Told = Told::Code("unauthenticated");
 /// It makes no sense.
 const B: Told = Told::Code("bad_request");
 
+/// What a frame says, or the body of a request.
+type Said = fn(&Place) -> Value;
+
 /// A row: what somebody does, what each is told, and how it is said. Both forms are the same operation, so they have the same
 /// cells.
 pub(crate) struct Operation {
     pub(crate) what: &'static str,
     pub(crate) cells: [Told; 6],
     /// The frame, on the transports that carry frames.
-    pub(crate) frame: Option<fn(&Place) -> Value>,
+    pub(crate) frame: Option<Said>,
     /// Method, path with its parameters, and body (for a `GET`: what stands in its query).
-    pub(crate) route: Option<(&'static str, &'static str, fn(&Place) -> Value)>,
+    pub(crate) route: Option<(&'static str, &'static str, Said)>,
     /// What it is aimed at, where that is not the group, the owner's message, and somebody else in the group.
     pub(crate) aim: fn(&mut Place),
 }
