@@ -81,13 +81,16 @@ pub(crate) fn pem(dir: &Path, name: &str, prefix: &[u8], key: &[u8]) -> PathBuf 
     path
 }
 
+/// Makes a signature of a message.
+type Sign = Box<dyn Fn(&[u8]) -> Vec<u8>>;
+
 /// Who has a private key.
 pub(crate) struct Hand {
     pub(crate) kid: &'static str,
     pub(crate) alg: &'static str,
     /// The public key as it lies in its `SubjectPublicKeyInfo`.
     pub(crate) public: Vec<u8>,
-    sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    sign: Sign,
 }
 
 impl Hand {
