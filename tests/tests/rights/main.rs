@@ -1,8 +1,6 @@
 //! The authorisation matrix: every operation, by everybody, over every transport, against a real server (G11, AP8). The
 //! expected answers are in `table.rs`.
 
-#![expect(clippy::disallowed_methods, reason = "tests open sockets")]
-
 mod place;
 mod table;
 
