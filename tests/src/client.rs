@@ -251,7 +251,7 @@ impl Client {
     /// Ends the connection without a word; a poll session by `DELETE`.
     pub fn cut(self) {
         match self.line {
-            Line::Socket(mut socket) => {
+            Line::Socket(socket) => {
                 let _ = socket.stream().shutdown(std::net::Shutdown::Both);
             }
             Line::Poll(poll) => poll.end(),
