@@ -9,6 +9,7 @@ mod members;
 mod model;
 mod people;
 mod reading;
+mod verify;
 mod watermarks;
 mod writing;
 
