@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use carillon_node::config::Config;
 use carillon_node::exit::Fatal;
 use carillon_node::tokens::{self, KeyTable};
-use serde::Deserialize;
 
 use crate::args::SettingsArguments;
 
@@ -61,15 +60,12 @@ pub fn data_dir(config: &Config) -> PathBuf {
     PathBuf::from(config.text("data_dir").unwrap_or_default())
 }
 
-#[derive(Deserialize)]
-struct Auth {
-    keys: Vec<tokens::KeySetting>,
-}
-
-/// Whether keys are configured; if not, this is development mode.
-#[must_use]
-pub fn has_keys(config: &Config) -> bool {
-    config.section::<Auth>("auth").is_ok_and(|auth| !auth.keys.is_empty())
+/// Which tokens are good. Without keys this is development mode.
+///
+/// # Errors
+/// Status 2: a value of another type.
+pub fn tokens(config: &Config) -> Result<tokens::Settings, Fatal> {
+    Ok(config.section("auth")?)
 }
 
 /// The keys that client tokens are checked with: those configured, or the development key of the data directory, which
@@ -78,10 +74,6 @@ pub fn has_keys(config: &Config) -> bool {
 /// # Errors
 /// Status 2 when a key cannot be used.
 pub fn keys(config: &Config) -> Result<KeyTable, Fatal> {
-    let auth: Auth = config.section("auth")?;
-    if auth.keys.is_empty() {
-        tokens::dev_key(&data_dir(config))
-    } else {
-        KeyTable::from_settings(&auth.keys)
-    }
+    let settings = tokens(config)?;
+    if settings.is_development() { tokens::dev_key(&data_dir(config)) } else { KeyTable::load(settings) }
 }

@@ -35,6 +35,15 @@ impl Ready {
     }
 }
 
+/// Where clients connect, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Base {
+    /// Where.
+    pub gateway: SocketAddr,
+    /// By `https://` and `wss://`.
+    pub has_tls: bool,
+}
+
 /// The text: the page, two ready tokens, a chat with an ordinary WebSocket client, the REST line that reads history, the
 /// metrics address, the load generator.
 ///
@@ -43,35 +52,37 @@ impl Ready {
 pub fn text(
     keys: &KeyTable,
     now_s: u64,
-    gateway: SocketAddr,
+    base: &Base,
     admin: SocketAddr,
     data_dir: &Path,
 ) -> Result<String, Fatal> {
     let alice = token::sign(keys, 1, "default", Some("alice"), false, now_s, TTL_S)?;
     let bob = token::sign(keys, 2, "default", Some("bob"), false, now_s, TTL_S)?;
     let data_dir = data_dir.display();
+    let Base { gateway, has_tls } = base;
+    let s = if *has_tls { "s" } else { "" };
     Ok(format!(
         r#"
 Carillon is up in development mode: loopback only, key and certificates in {data_dir}.
 
-Look at it: open http://{gateway}/ in two tabs, be alice in one and bob in the other.
+Look at it: open http{s}://{gateway}/ in two tabs, be alice in one and bob in the other.
 
 Two ready users, each good for a day:
   ALICE={alice}
   BOB={bob}
 
 1. Chat, one terminal each (any WebSocket client; here websocat):
-  websocat -H "Authorization: Bearer $ALICE" ws://{gateway}/v1/ws
-  websocat -H "Authorization: Bearer $BOB"   ws://{gateway}/v1/ws
+  websocat -H "Authorization: Bearer $ALICE" ws{s}://{gateway}/v1/ws
+  websocat -H "Authorization: Bearer $BOB"   ws{s}://{gateway}/v1/ws
    Begin each with   {{"type":"identify"}}
 
 2. Their conversation (answers its conversation_id; Bob is known once he has connected):
   curl -s -H "Authorization: Bearer $ALICE" -H 'Content-Type: application/json' \
-       -d '{{"type":"one_to_one","member_ids":["2"]}}' http://{gateway}/v1/conversations
+       -d '{{"type":"one_to_one","member_ids":["2"]}}' http{s}://{gateway}/v1/conversations
    then in Alice's terminal   {{"type":"send_message","conversation_id":"…","content":"hello"}}
 
 3. History:
-  curl -s -H "Authorization: Bearer $BOB" http://{gateway}/v1/conversations/…/messages
+  curl -s -H "Authorization: Bearer $BOB" http{s}://{gateway}/v1/conversations/…/messages
 
 Metrics:  curl -s http://{admin}/metrics      Ready?  curl -s http://{admin}/readyz
 Load:     cargo run --release -p carillon-loadgen -- --server {gateway} --data-dir {data_dir} --clients 100 --rate 1000

@@ -5,6 +5,7 @@ use std::io::Write;
 use carillon_gateway::settings::Settings as GatewaySettings;
 use carillon_node::config::Config;
 use carillon_node::exit::Fatal;
+use carillon_node::tokens::KeyTable;
 
 use crate::configure;
 
@@ -24,6 +25,11 @@ pub fn print(config: &Config, teach: bool) -> Result<(), Fatal> {
 pub fn check(config: &Config) -> Result<(), Fatal> {
     GatewaySettings::from_config(config)?;
     configure::router_settings(config)?;
+    let tokens = configure::tokens(config)?;
+    // The development key is made when something starts, and not by a look.
+    if !tokens.is_development() {
+        KeyTable::load(tokens)?;
+    }
     let _ = writeln!(std::io::stdout(), "the configuration can work");
     Ok(())
 }

@@ -2,11 +2,12 @@
 //! touched; then the store; then serves until a signal; then drains in the opposite order.
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use carillon_gateway::io::certificates::Certificate;
 use carillon_gateway::io::link::Uplinks;
 use carillon_gateway::io::{Choice, Doors, Driver, Gateway, Needs};
 use carillon_gateway::rest::{ReadyUser, ReadyUsers};
@@ -20,7 +21,7 @@ use carillon_node::config::Config;
 use carillon_node::exit::Fatal;
 use carillon_node::metrics::Registry;
 use carillon_node::signals::{SERVICE_READY, SERVICE_STOPPING, Signals, notify_service_manager};
-use carillon_node::tokens::KeyTable;
+use carillon_node::tokens::{self, KeyTable};
 use carillon_node::{listen, logging, memory, random};
 use carillon_protocol::ids::UserId;
 use carillon_router::io::{self as router_io, Tenure};
@@ -69,9 +70,12 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
             socket.local_addr().map_err(|error| cannot("read router.listen", &error))
         })
         .transpose()?;
-    let is_development = !configure::has_keys(config);
+    let tokens = configure::tokens(config)?;
+    let is_development = tokens.is_development();
+    let certificate =
+        tier.has_gateway().then(|| Certificate::of(&gateway_settings.tls)).transpose()?.flatten();
     if let Some(doors) = &doors {
-        refuse_public_development(is_development, doors.address())?;
+        refuse_public_development(&tokens, doors.address())?;
     }
     if tier.has_gateway() {
         links::check_routers(tier, &gateway_settings.gateway.routers)?;
@@ -106,6 +110,7 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
         None => None,
     };
     let control = Control::start()?;
+    keys.keep_fresh(&control.handle, KEYS_PERIOD);
     let certificates = Certificates::of(&gateway_settings.tls.dir, &data_dir);
     let identity = |role| certificates.identity(role, &control.handle);
     let listener = match (&router, router_address) {
@@ -136,6 +141,7 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
             keys: Arc::clone(&keys),
             registry: &registry,
             identity,
+            certificate,
             doors,
         })?;
     }
@@ -154,6 +160,9 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
     info!("drained");
     Ok(())
 }
+
+/// How often the files of keys are looked at: a key that was taken away lets nobody in any more within this.
+const KEYS_PERIOD: Duration = Duration::from_secs(5);
 
 /// How long tokens of the page are good, in seconds: a day of trying things out.
 const PAGE_TTL_S: i64 = 86_400;
@@ -197,6 +206,7 @@ struct GatewayStart<'a> {
     keys: Arc<KeyTable>,
     registry: &'a Registry,
     identity: Identity,
+    certificate: Option<Certificate>,
     doors: Doors,
 }
 
@@ -221,8 +231,12 @@ impl Serving {
             seed: random::seed(),
             uplinks: Arc::clone(&links) as Arc<dyn Uplinks>,
             registry: start.registry.clone(),
+            certificate: start.certificate,
             ready_users,
         };
+        if let Some(certificate) = &needs.certificate {
+            certificate.keep_fresh(&self.control.handle);
+        }
         let mut gateway = Gateway::start(settings, start.driver, start.doors, &needs)?;
         let mut mailboxes = gateway.mailboxes().to_vec();
         if let Some(hand_offs) = gateway.take_hand_offs() {
@@ -354,19 +368,23 @@ fn open_store(settings: &RouterSettings, data_dir: &Path) -> Result<Arc<dyn Engi
     }
 }
 
-/// The development key is in a file that every tool of this machine reads: it guards nothing on a public address.
-fn refuse_public_development(is_development: bool, address: SocketAddr) -> Result<(), Fatal> {
-    let is_loopback = match address.ip() {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback(),
-    };
-    if is_development && !is_loopback {
-        return Err(Fatal::config(format!(
-            "gateway.listen {address} is public, and no auth.keys are configured: the development key is for loopback \
-             only. Configure auth.keys, or listen on 127.0.0.1"
-        )));
+/// The development key is in a file that every tool of this machine reads, and whoever checks tokens with a secret can make
+/// them: neither guards anything on a public address.
+fn refuse_public_development(tokens: &tokens::Settings, address: SocketAddr) -> Result<(), Fatal> {
+    if address.ip().is_loopback() {
+        return Ok(());
     }
-    Ok(())
+    let what = if tokens.is_development() {
+        "no auth.keys and no auth.jwks are configured: the development key is"
+    } else if tokens.has_secret() {
+        "auth.keys holds a secret: HS256 is"
+    } else {
+        return Ok(());
+    };
+    Err(Fatal::config(format!(
+        "gateway.listen {address} is public, and {what} for loopback only. Configure public keys in auth.keys or auth.jwks, \
+         or listen on 127.0.0.1"
+    )))
 }
 
 fn cannot(what: &str, error: &dyn std::fmt::Display) -> Fatal {
@@ -377,7 +395,7 @@ fn cannot(what: &str, error: &dyn std::fmt::Display) -> Fatal {
 fn announce(
     tier: Tier,
     config: &Config,
-    keys: &carillon_node::tokens::KeyTable,
+    keys: &KeyTable,
     is_development: bool,
     serving: &Serving,
     admin: &Admin,
@@ -394,7 +412,9 @@ fn announce(
     info!(?tier, ?gateway, ?router, admin = %admin.address(), "ready");
     if let (Tier::Both, true, Some(gateway)) = (tier, is_development, gateway) {
         let now_s = Clock.wall_ms() / 1_000;
-        eprint!("{}", greeting::text(keys, now_s, gateway, admin.address(), data_dir)?);
+        let has_tls = !config.text("tls.cert").unwrap_or_default().is_empty();
+        let base = greeting::Base { gateway, has_tls };
+        eprint!("{}", greeting::text(keys, now_s, &base, admin.address(), data_dir)?);
     }
     Ok(())
 }

@@ -38,6 +38,8 @@ pub(crate) struct Common {
     pub(crate) address_rates: Rates<IpAddr>,
     pub(crate) device_rates: Rates<(UserId, Box<str>)>,
     pub(crate) connection_rate: Option<Rate>,
+    /// What waits for all clients together.
+    pub(crate) queued_bytes: usize,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) scratch: Scratch,
     pub(crate) spares: Spares,
@@ -53,6 +55,10 @@ pub(crate) struct Common {
 /// Routers that are gone whose tails are remembered, for sessions that did not get through to the next one yet. Beyond:
 /// the one with the lowest peer is forgotten, and who was live there is told `behind`.
 const GONE_MAX: usize = 8;
+
+/// Which part of `limits.conn_queue_bytes` is left to each when what waits for all is at its bound: room for some events, and
+/// for none of a page.
+const CROWDED_PART: usize = 16;
 
 impl Common {
     pub(crate) fn new(
@@ -77,6 +83,7 @@ impl Common {
             is_draining: false,
             prng: Prng::new(seed),
             counters: Counters::default(),
+            queued_bytes: 0,
             outputs: VecDeque::new(),
             scratch: Scratch::default(),
             spares: Spares::default(),
@@ -87,6 +94,16 @@ impl Common {
             epoch,
             shard,
             refusals_count: 0,
+        }
+    }
+
+    /// What may wait for one client (G13): little, while much waits for all together.
+    pub(crate) fn conn_queue_bytes(&self) -> usize {
+        let limits = &self.settings.limits;
+        if self.queued_bytes < limits.queues_bytes_max {
+            limits.conn_queue_bytes
+        } else {
+            limits.conn_queue_bytes / CROWDED_PART
         }
     }
 

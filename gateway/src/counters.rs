@@ -9,6 +9,8 @@ use carillon_protocol::reason::Close;
 pub struct Counters {
     /// Gauge: connections, whatever their phase.
     pub connections: u64,
+    /// Gauge: bytes that wait for clients.
+    pub queued_bytes: u64,
     /// Gauge: identified sessions.
     pub sessions: u64,
     /// Gauge: slots of which it is known who owns them.
@@ -21,6 +23,10 @@ pub struct Counters {
     pub upgraded: u64,
     /// Upgrades refused.
     pub upgrades_refused: u64,
+    /// Connections that were told to come again, and not read.
+    pub turned_away: u64,
+    /// What TLS and the headers of proxies came to, in the order of [`SECURED`].
+    pub secured: [u64; SECURED.len()],
     /// Connections given to the HTTP server.
     pub handed_off: u64,
     /// Bytes received.
@@ -67,6 +73,23 @@ pub struct Counters {
     pub heard: [u64; HEARD.len()],
     /// Frames queued for clients by kind, in the order of [`SAID`].
     pub said: [u64; SAID.len()],
+}
+
+/// What becomes of connections before their first request, where clients speak TLS or proxies stand before them.
+pub const SECURED: [&str; 4] = ["done", "failed", "plain", "proxy"];
+
+/// Indexes into [`SECURED`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Secured {
+    /// A handshake was done.
+    Done = 0,
+    /// It was not, by what the client said.
+    Failed = 1,
+    /// The client did not speak TLS.
+    Plain = 2,
+    /// A trusted proxy sent no header that can be read.
+    Proxy = 3,
 }
 
 /// Whose rate a command or an upgrade was above. The router counts users and conversations under the same name.

@@ -59,6 +59,7 @@ impl Line {
         }
         common.counters.frames_out += 1;
         self.is_unflushed = true;
+        common.queued_bytes += bytes.len();
         self.outbox.answer(bytes);
     }
 
@@ -68,8 +69,10 @@ impl Line {
         if self.outbox.is_empty() {
             self.progress_at = common.now;
         }
-        let fits = self.outbox.push(bytes, common.settings.limits.conn_queue_bytes);
+        let queued_bytes = bytes.len();
+        let fits = self.outbox.push(bytes, common.conn_queue_bytes());
         if fits {
+            common.queued_bytes += queued_bytes;
             common.counters.frames_out += 1;
             common.counters.said_shared(kind);
         }
@@ -81,8 +84,10 @@ impl Line {
     #[must_use]
     pub(crate) fn whisper(&mut self, common: &mut Common, bytes: Bytes, kind: Shared) -> bool {
         let was_empty = self.outbox.is_empty();
-        let fits = self.outbox.whisper(bytes, common.settings.limits.conn_queue_bytes);
+        let queued_bytes = bytes.len();
+        let fits = self.outbox.whisper(bytes, common.conn_queue_bytes());
         if fits {
+            common.queued_bytes += queued_bytes;
             if was_empty {
                 self.progress_at = common.now;
             }
@@ -128,7 +133,7 @@ impl Line {
 
     /// Whether there is room for a page: at most half of what may be queued is.
     pub(crate) fn has_room_for_page(&self, common: &Common) -> bool {
-        self.outbox.bytes() <= common.settings.limits.conn_queue_bytes / 2
+        self.outbox.bytes() <= common.conn_queue_bytes() / 2
     }
 }
 

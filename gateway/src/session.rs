@@ -253,17 +253,21 @@ impl Session {
     }
 
     fn refresh_token(&mut self, id: Option<FrameId>, token: &str, line: &mut Line, common: &mut Common) {
-        match auth::verify(&common.keys, token, common.wall) {
-            Ok(claims) if claims.user_id == self.user.0 && *claims.device_id == *self.device => {
-                (self.expires_at, self.issued_at_s) = (expires_at(&claims, common), claims.issued_s);
-                line.say(common, &ServerFrame::Ok(Done { id, ..Done::default() }));
-            }
-            Ok(_) => {
-                let refusal = Refusal::field("token", "the token is for another user or device");
-                line.refuse(common, id, refusal);
-            }
-            Err(refusal) => line.refuse(common, id, refusal),
+        let claims = match auth::verify(&common.keys, token, common.wall) {
+            Ok(claims) => claims,
+            Err(refusal) => return line.refuse(common, id, refusal),
+        };
+        if claims.user_id != self.user.0 || *claims.device_id != *self.device {
+            let refusal = Refusal::field("token", "the token is for another user or device");
+            return line.refuse(common, id, refusal);
         }
+        // The one before was not issued before its device was revoked; of an older one nobody here knows that.
+        if claims.issued_s < self.issued_at_s {
+            let refusal = Refusal::field("token", "the token is older than the one that it is to replace");
+            return line.refuse(common, id, refusal);
+        }
+        (self.expires_at, self.issued_at_s) = (expires_at(&claims, common), claims.issued_s);
+        line.say(common, &ServerFrame::Ok(Done { id, ..Done::default() }));
     }
 
     /// The router on whose lane it hears what is for it: its home, once it is registered there or asks to be.

@@ -5,6 +5,8 @@ use std::num::NonZero;
 use carillon_node::config::{Config, ConfigError};
 use serde::Deserialize;
 
+use crate::proxies::Proxies;
+
 /// The text of the defaults: hand it to [`carillon_node::config::Builder::defaults`].
 pub const DEFAULTS: &str = include_str!("../gateway.toml");
 
@@ -36,8 +38,14 @@ pub struct Gateway {
     pub routers: Vec<String>,
     /// Exact origins.
     pub origins: Vec<String>,
+    /// Addresses and networks.
+    pub trusted_proxies: Proxies,
+    /// Whether trusted proxies begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Of all shards together.
     pub connections_max: usize,
+    /// Of each shard.
+    pub handshakes_max: usize,
     /// Milliseconds.
     pub handshake_timeout_ms: u64,
     /// Milliseconds.
@@ -84,6 +92,8 @@ pub struct Limits {
     pub inflight: usize,
     /// Bytes.
     pub conn_queue_bytes: usize,
+    /// Bytes, of each shard.
+    pub queues_bytes_max: usize,
     /// Milliseconds.
     pub slow_grace_ms: u64,
     /// Milliseconds.
@@ -134,6 +144,10 @@ pub struct Link {
 pub struct Tls {
     /// Empty: in the data directory.
     pub dir: String,
+    /// Of the public port; empty: none.
+    pub cert: String,
+    /// Of the public port; empty: none.
+    pub key: String,
 }
 
 impl Settings {

@@ -9,6 +9,7 @@
 //! - Pure: the same inputs at the same times make the same outputs. Chance comes from the seed.
 //! - One connection's faults close that connection; its neighbours notice nothing.
 //! - A connection's work is settled once a turn, however much happened to it.
+//! - A turn takes so many frames of a connection: who sends more holds up itself.
 
 mod connection;
 mod crowd;
@@ -26,7 +27,7 @@ use carillon_node::tokens::KeyTable;
 use carillon_protocol::client::{ServerFrame, Wire, binary, json};
 use carillon_protocol::reason::Close;
 use carillon_protocol::time::{Time, WallMs};
-use carillon_protocol::websocket::{self, Event, Opcode};
+use carillon_protocol::websocket::{self, Event};
 use rkyv::util::AlignedVec;
 
 use crate::common::Common;
@@ -51,12 +52,18 @@ const DRAIN_LINGER_MS: u64 = 2_000;
 /// See the module.
 pub struct Shard {
     connections: Table,
+    /// Held once by each connection that has not said what it wants, and once here.
+    handshakes: Arc<()>,
     roster: Roster,
     wheel: Wheel,
     crowd: Crowd,
     common: Common,
     /// Connections that something happened to in this turn.
     dirty: VecDeque<ConnectionId>,
+    /// Connections of which more was held than is taken in one turn.
+    flooding: Vec<ConnectionId>,
+    /// Counts turns.
+    turn: u32,
     /// The longest message so far, unmasked: one buffer for all connections.
     scratch: AlignedVec<16>,
     drain: Drain,
@@ -86,11 +93,14 @@ impl Shard {
     ) -> Shard {
         Shard {
             connections: Table::default(),
+            handshakes: Arc::default(),
             roster: Roster::default(),
             wheel: Wheel::default(),
             crowd: Crowd::default(),
             common: Common::new(settings, keys, is_development, seed, epoch, shard_number),
             dirty: VecDeque::new(),
+            flooding: Vec::new(),
+            turn: 0,
             scratch: AlignedVec::new(),
             drain: Drain::No,
         }
@@ -101,12 +111,23 @@ impl Shard {
         (self.common.now, self.common.wall) = (now, wall);
         match input {
             Input::Accepted { connection, address } => {
-                let mut accepted = Connection::accepted(connection, address, now);
+                let before_count = Arc::strong_count(&self.handshakes) - 1;
+                let place = Arc::clone(&self.handshakes);
+                let mut accepted = Connection::accepted(connection, address, now, place);
                 if self.common.is_draining {
                     accepted.line.is_close_said = true;
                     accepted.line.close(Close::Restart);
+                } else if before_count >= self.common.settings.gateway.handshakes_max {
+                    accepted.turn_away(&mut self.common);
                 }
                 self.insert(accepted);
+            }
+            Input::Named { connection, address } => {
+                if let Some(Phase::Handshake(handshake)) =
+                    self.connections.get_mut(connection).map(|connection| &mut connection.phase)
+                {
+                    handshake.address = address;
+                }
             }
             Input::Opened { connection, claims } => {
                 let mut opened = Connection::opened(connection, claims, &mut self.common);
@@ -154,6 +175,7 @@ impl Shard {
                 return Some(Output::Drained);
             } else {
                 self.crowd.end_turn();
+                self.turn = self.turn.wrapping_add(1);
                 return None;
             }
         }
@@ -166,8 +188,9 @@ impl Shard {
             Drain::Until(at) | Drain::Closing(at) => Some(at),
             Drain::No | Drain::Done => None,
         };
-        let crowd = (!self.crowd.is_empty()).then_some(self.common.now);
-        self.wheel.next().into_iter().chain(drain).chain(crowd).min()
+        let has_more = !self.crowd.is_empty() || !self.flooding.is_empty();
+        let at_once = has_more.then_some(self.common.now);
+        self.wheel.next().into_iter().chain(drain).chain(at_once).min()
     }
 
     /// What waits to be sent on a connection, in order. A driver whose sends outlive the turn keeps its own handle on each
@@ -186,6 +209,7 @@ impl Shard {
     pub fn counters(&self) -> Counters {
         let mut counters = self.common.counters.clone();
         counters.connections = self.connections.count() as u64;
+        counters.queued_bytes = self.common.queued_bytes as u64;
         let (owned_count, confirmed_count) = self.common.owners.slots_counts();
         (counters.slots_owned, counters.slots_confirmed) = (owned_count as u64, confirmed_count as u64);
         counters
@@ -215,6 +239,12 @@ impl Shard {
         self.touch(id);
     }
 
+    fn remove(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
+        let removed = self.connections.remove(id)?;
+        self.common.queued_bytes -= removed.line.outbox.bytes();
+        Some(removed)
+    }
+
     fn touch(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(id)
             && !std::mem::replace(&mut connection.is_dirty, true)
@@ -229,18 +259,15 @@ impl Shard {
         if connection.line.closing.is_some() {
             return;
         }
-        match &connection.phase {
+        match &mut connection.phase {
             Phase::Handshake(_) => match connection.upgrade(bytes, &mut self.common) {
                 Upgrade::Pending => {}
-                Upgrade::HandOff(received) => {
-                    self.connections.remove(id);
-                    self.common.outputs.push_back(Output::HandOff { connection: id, received });
-                    return;
-                }
+                Upgrade::HandOff(handed) => connection.phase = Phase::HandingOff(handed),
                 Upgrade::Done(rest) => self.read(id, &rest),
             },
             Phase::Open(..) if connection.held.is_none() => self.read(id, bytes),
             Phase::Open(..) => connection.hold(bytes),
+            Phase::HandingOff(handed) => handed.receive(bytes),
             Phase::Closing => return,
         }
         self.touch(id);
@@ -263,14 +290,15 @@ impl Shard {
 
     /// Reads WebSocket frames until the bytes are used up or the client has to wait.
     fn read(&mut self, id: ConnectionId, bytes: &[u8]) {
-        let Shard { connections, common, scratch, roster, .. } = self;
+        let Shard { connections, common, scratch, roster, turn, .. } = self;
         let Some(connection) = connections.get_mut(id) else { return };
         let mut rest = bytes;
         while !rest.is_empty() && connection.line.closing.is_none() {
-            if connection.has_to_wait(common) {
+            if connection.has_to_wait(common) || connection.is_spent(*turn) {
                 connection.hold(rest);
                 break;
             }
+            connection.count_frames(*turn, 1);
             let Phase::Open(decoder, session) = &mut connection.phase else { return };
             let line = &mut connection.line;
             let event = match decoder.decode(rest, common.settings.limits.frame_bytes, scratch) {
@@ -285,33 +313,34 @@ impl Shard {
             };
             let Some(event) = event else { continue };
             common.counters.frames_in += 1;
+            let mut more_count = 0_u16;
             // What stands between two fragments does not prolong the time that their message has.
             if decoder.is_idle() {
                 session.heard(common.now);
             }
+            let reply = websocket::reply(&event);
             match (event, line.wire) {
                 (Event::Text(text), Wire::Json) => session.command(json::decode(text), line, common),
                 (Event::Binary(message), Wire::Rkyv) => {
                     for incoming in binary::decode(message) {
                         session.command(incoming, line, common);
+                        more_count = more_count.saturating_add(1);
                         if line.closing.is_some() {
                             break;
                         }
                     }
                 }
                 (Event::Text(_) | Event::Binary(_), _) => line.close(Close::UnsupportedData),
-                (Event::Ping(payload), _) => {
-                    line.answer(common, websocket::server_frame(Opcode::Pong, payload).into());
-                }
-                (Event::Pong(_), _) => {}
-                (Event::Close { code, .. }, _) => {
-                    // RFC 6455 section 5.5.1: the answer repeats the code.
-                    let payload = code.map_or_else(Vec::new, |code| websocket::close_payload(code, ""));
-                    line.answer(common, websocket::server_frame(Opcode::Close, &payload).into());
+                (Event::Ping(_) | Event::Pong(_), _) => {}
+                (Event::Close { .. }, _) => {
                     line.is_close_said = true;
                     line.close(Close::Bye);
                 }
             }
+            if let Some(reply) = reply {
+                line.answer(common, reply.into());
+            }
+            connection.count_frames(*turn, more_count);
         }
         enlist(connection, roster, common);
     }
@@ -319,11 +348,13 @@ impl Shard {
     fn sent(&mut self, id: ConnectionId, bytes: usize) {
         self.common.counters.bytes_out += bytes as u64;
         let Some(connection) = self.connections.get_mut(id) else { return };
+        let before_bytes = connection.line.outbox.bytes();
         connection.line.outbox.sent(bytes);
+        self.common.queued_bytes -= before_bytes - connection.line.outbox.bytes();
         connection.line.progress_at = self.common.now;
         if matches!(connection.phase, Phase::Closing) {
             if connection.line.outbox.is_empty() {
-                self.connections.remove(id);
+                self.remove(id);
             }
         } else {
             self.touch(id);
@@ -333,7 +364,7 @@ impl Shard {
     /// The driver let go of the connection.
     fn forget(&mut self, id: ConnectionId) {
         self.end_session(id);
-        self.connections.remove(id);
+        self.remove(id);
     }
 
     /// A session is over, for whatever reason.
@@ -353,6 +384,12 @@ impl Shard {
     fn settle(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.is_dirty = false;
+        if matches!(connection.phase, Phase::HandingOff(_)) {
+            if let Some(Phase::HandingOff(handed)) = self.remove(id).map(|gone| gone.phase) {
+                self.common.outputs.push_back(Output::HandOff { connection: id, handed });
+            }
+            return;
+        }
         loop {
             let Some(connection) = self.connections.get_mut(id) else { return };
             if let Phase::Open(_, session) = &mut connection.phase {
@@ -360,6 +397,12 @@ impl Shard {
             }
             // Each round reads at least one frame of what was held.
             if connection.line.closing.is_some() || connection.has_to_wait(&self.common) {
+                break;
+            }
+            if connection.held.is_some() && connection.is_spent(self.turn) {
+                if !std::mem::replace(&mut connection.goes_on, true) {
+                    self.flooding.push(id);
+                }
                 break;
             }
             let Some(held) = connection.held.take() else { break };
@@ -372,7 +415,7 @@ impl Shard {
             }
             return;
         }
-        let has_to_wait = connection.has_to_wait(&self.common);
+        let has_to_wait = connection.held.is_some() || connection.has_to_wait(&self.common);
         if has_to_wait != connection.is_paused {
             connection.is_paused = has_to_wait;
             self.common.outputs.push_back(if has_to_wait {
@@ -402,7 +445,7 @@ impl Shard {
         let is_empty = connection.line.outbox.is_empty();
         self.common.outputs.push_back(Output::Close { connection: id });
         if is_empty {
-            self.connections.remove(id);
+            self.remove(id);
         }
     }
 
@@ -458,6 +501,12 @@ impl Shard {
 
     fn tick(&mut self) {
         let now = self.common.now;
+        for id in std::mem::take(&mut self.flooding) {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.goes_on = false;
+                self.touch(id);
+            }
+        }
         if self.wheel.next().is_some_and(|due| now.since(due) > PAUSE) {
             self.common.resumed_at = now;
         }
@@ -518,7 +567,7 @@ impl Shard {
                     let reconnect = ServerFrame::Reconnect { after_ms, reason: "drain" };
                     connection.line.say(&mut self.common, &reconnect);
                 }
-                Phase::Closing => {}
+                Phase::HandingOff(_) | Phase::Closing => {}
             }
             self.touch(id);
         }

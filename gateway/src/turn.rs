@@ -15,6 +15,7 @@ use carillon_protocol::time::{Time, WallMs};
 use rkyv::util::AlignedVec;
 
 use crate::counters::Counters;
+use crate::front::Channel;
 use crate::shard::Shard;
 
 /// What a driver runs. Three verbs, as everywhere, and what sends are made of.
@@ -94,12 +95,47 @@ impl ConnectionId {
     }
 }
 
+/// What goes to the HTTP server with a socket.
+#[derive(Debug)]
+pub struct Handed {
+    /// Everything that the client said so far.
+    pub received: Vec<u8>,
+    /// Who, as far as is known without the request.
+    pub address: IpAddr,
+    /// What encrypts, where clients speak TLS: with what it still has to send.
+    pub channel: Option<Box<Channel>>,
+}
+
+impl Handed {
+    /// More came while the socket was taken out of its driver's hands.
+    pub(crate) fn receive(&mut self, bytes: &[u8]) {
+        match &mut self.channel {
+            Some(channel) => channel.hold(bytes),
+            None => self.received.extend_from_slice(bytes),
+        }
+    }
+
+    /// So much of what was being sent then is out.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        if let Some(channel) = &mut self.channel {
+            channel.sent(bytes);
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Input<'a> {
     /// A connection was accepted.
     Accepted {
         /// Its name from now on.
+        connection: ConnectionId,
+        /// Who.
+        address: IpAddr,
+    },
+    /// Whose connection it is, said by a proxy before it: for one that was accepted, before any bytes of it.
+    Named {
+        /// Which.
         connection: ConnectionId,
         /// Who.
         address: IpAddr,
@@ -201,8 +237,8 @@ pub enum Output {
     HandOff {
         /// Which.
         connection: ConnectionId,
-        /// Everything received so far.
-        received: Vec<u8>,
+        /// What goes with it.
+        handed: Box<Handed>,
     },
     /// Put a frame on the lane to a router. Its memory may be given back afterwards:
     /// [`Shard::keep_frame`](crate::shard::Shard::keep_frame).

@@ -34,6 +34,6 @@ pub mod rates;
 pub mod signals;
 pub mod tokens;
 
-/// The settings this crate owns (`data_dir`, `admin.*`, `log.*`, `auth.keys`): hand it to
+/// The settings this crate owns (`data_dir`, `admin.*`, `log.*`, `auth.*`): hand it to
 /// [`config::Builder::defaults`].
 pub const DEFAULTS: &str = include_str!("node.toml");

@@ -100,6 +100,31 @@ pub struct Request<'b> {
     pub origin: Option<&'b str>,
     /// `X-Request-Id`, when it is fit to be echoed.
     pub request_id: Option<&'b str>,
+    /// What proxies said about whose the request is, as it came: whoever asks knows whether to believe it.
+    pub forwarded: Vec<Forwarded<'b>>,
+}
+
+/// A line of a header by which a proxy says whose a request is. It is as the client wrote it before the proxy added to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded<'b> {
+    /// `X-Forwarded-For`: addresses.
+    List(&'b [u8]),
+    /// `Forwarded`: pairs of names and values (RFC 7239).
+    Pairs(&'b [u8]),
+}
+
+impl<'b> Forwarded<'b> {
+    /// The line, if it is this one.
+    #[must_use]
+    pub fn list(self) -> Option<&'b [u8]> {
+        if let Forwarded::List(line) = self { Some(line) } else { None }
+    }
+
+    /// The line, if it is this one.
+    #[must_use]
+    pub fn pairs(self) -> Option<&'b [u8]> {
+        if let Forwarded::Pairs(line) = self { Some(line) } else { None }
+    }
 }
 
 impl Request<'_> {
@@ -211,12 +236,17 @@ fn refused<'b>(status: u16, code: Code, message: &'static str, request_id: Optio
 
 /// `head` ends with the first empty line.
 fn parse_head(head: &[u8]) -> Progress<'_> {
+    // Where a line ends, or a head, is the same to all who read it: where one takes LF alone for an end, it is a part of the
+    // line to another (RFC 9112 section 2.2).
+    let is_bare = |(before, byte): (&u8, &u8)| *byte == b'\n' && *before != b'\r';
+    if head.iter().zip(head.iter().skip(1)).any(is_bare) {
+        return refused(400, Code::BadRequest, "a line of the head does not end with CR LF", None);
+    }
     let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut storage);
     match request.parse(head) {
-        // A shorter head means that a line ended without CR: what one reader takes for headers is a body to another.
         Ok(httparse::Status::Complete(head_bytes)) if head_bytes == head.len() => {}
-        Ok(_) => return refused(400, Code::BadRequest, "a line of the head does not end with CR LF", None),
+        Ok(_) => return refused(400, Code::BadRequest, "the head ends before its empty line", None),
         Err(httparse::Error::TooManyHeaders) => {
             return refused(431, Code::TooLarge, "the request has more than 64 headers", None);
         }
@@ -249,7 +279,8 @@ fn upgrade<'b>(version: Option<u8>, headers: &Headers<'b>) -> Result<Request<'b>
         return Err(bad("a WebSocket needs HTTP/1.1"));
     }
     match headers.host {
-        Once::One(host) if !host.is_empty() => {}
+        Once::One(host) if headers::is_host(host) => {}
+        Once::One(_) => return Err(bad("the Host header is no host")),
         _ => return Err(bad("exactly one Host header is needed")),
     }
     match headers.upgrade {
@@ -301,6 +332,7 @@ fn upgrade<'b>(version: Option<u8>, headers: &Headers<'b>) -> Result<Request<'b>
         bearer: bearer.map(Bearer),
         origin,
         request_id: headers.request_id,
+        forwarded: headers.forwarded.clone(),
     })
 }
 

@@ -12,6 +12,7 @@ pub mod handshake;
 pub mod ids;
 pub mod limits;
 pub mod placement;
+pub mod proxy;
 pub mod reason;
 pub mod record;
 pub mod time;

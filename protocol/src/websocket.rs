@@ -21,7 +21,7 @@ mod mask;
 
 pub use decode::Decoder;
 pub use encode::{
-    accept_key, append_client_frame, append_server_frame, close_frame, close_payload, encode_header,
+    accept_key, append_client_frame, append_server_frame, close_frame, close_payload, encode_header, reply,
     server_frame, server_frame_with,
 };
 pub use mask::mask_in_place;
@@ -40,7 +40,7 @@ pub const CONTROL_BYTES_MAX: usize = 125;
 pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 /// The most frames one message may come in. No client of ours fragments; browsers do not at these sizes. The next
 /// one is [`Violation::TooManyFragments`].
-pub const FRAGMENTS_MAX: u8 = 64;
+pub const FRAGMENTS_MAX: u32 = 64;
 
 const _: () = assert!(size_of::<Decoder>() <= DECODER_BYTES_MAX);
 
@@ -159,8 +159,8 @@ pub enum Violation {
         /// The cap, in bytes.
         bytes_max: usize,
     },
-    /// More frames in one message than [`FRAGMENTS_MAX`].
-    #[error("a message came in more than {FRAGMENTS_MAX} frames")]
+    /// More frames in one message than the decoder takes: [`FRAGMENTS_MAX`], where nobody said otherwise.
+    #[error("a message came in too many frames")]
     TooManyFragments,
 }
 

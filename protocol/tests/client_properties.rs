@@ -20,6 +20,8 @@ use rkyv::util::AlignedVec;
 
 /// A runner with a seed of its own, and on standard error (shown when the test fails) how to repeat it.
 fn run<S: Strategy>(cases: u32, strategy: S, check: impl Fn(S::Value) -> TestCaseResult) {
+    // Miri is a thousand times slower.
+    let cases = if cfg!(miri) { 2 } else { cases };
     let mut config = Config { failure_persistence: None, ..Config::with_cases(cases) };
     if config.rng_seed == RngSeed::Random {
         config.rng_seed = RngSeed::Fixed(RandomState::new().build_hasher().finish());

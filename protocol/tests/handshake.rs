@@ -101,6 +101,11 @@ fn each_breach_is_refused_with_its_status() {
         ("GET", Some("GET /v1/ws  HTTP/1.1"), 400),
         ("Host", None, 400),
         ("Host", Some("Host:"), 400),
+        ("Host", Some("Host: a b"), 400),
+        ("Host", Some("Host: a/b"), 400),
+        ("Host", Some("Host: user@a"), 400),
+        ("Host", Some("Host: a, b"), 400),
+        ("Host", Some("Host: é"), 400),
         ("Upgrade", None, 426),
         ("Upgrade", Some("Upgrade: h2c"), 400),
         ("Upgrade", Some("Upgrade: websockets"), 400),
@@ -151,7 +156,13 @@ fn a_426_says_what_to_upgrade_to() {
 
 /// Two readers of one head have to see the same headers: a line that ends in LF alone is refused.
 #[test]
-fn bare_line_feeds_do_not_end_a_head() {
+fn bare_line_feeds_end_neither_a_line_nor_a_head() {
+    for name in ["Host", "Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version"] {
+        let sound = SOUND.iter().find(|line| line.starts_with(name)).unwrap();
+        check_refused(&instead(name, Some(&format!("{sound}\nX-More: x"))), 400);
+        check_refused(&instead(name, Some(&format!("{sound}\n"))), 400);
+    }
+    check_refused(&instead("GET", Some("GET /v1/ws HTTP/1.1\nX-More: x")), 400);
     let smuggled = b"GET /v1/ws HTTP/1.1\r\nHost: a\n\nGET /v1/users/me HTTP/1.1\r\n\r\n";
     check_refused(smuggled, 400);
     assert_eq!(parse(b"GET /v1/ws HTTP/1.1\nHost: a\n\n"), Progress::Partial);

@@ -343,6 +343,15 @@ impl Fanout {
         self.hearers_of(conversation).filter(|_| are_those_of_now)
     }
 
+    /// Whether it is known that a user is no member.
+    #[must_use]
+    pub fn is_stranger(&self, conversation: ConversationId, user: UserId) -> bool {
+        self.members_of(conversation).is_some_and(|hearers| {
+            let place = hearers.binary_search_by_key(&user, |hearer| hearer.user).ok();
+            place.and_then(|place| hearers.get(place)).is_none_or(|hearer| hearer.to_seq != Seq::MAX)
+        })
+    }
+
     /// The highest message of each member but one above `after_seq`, up to `up_to_seq`, if all of that was handed on a
     /// moment ago. Who is no member any more sees nothing of what comes after (G11).
     #[must_use]

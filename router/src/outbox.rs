@@ -98,10 +98,10 @@ pub enum Asked {
     Peek(Origin, UserId),
     /// The part of a peek that is about conversations of our own.
     PeekPart(u64, UserId),
-    /// A session reads a page.
-    Page(Origin),
-    /// REST looks something up.
-    Find(Origin),
+    /// A session reads a page of this conversation.
+    Page(Origin, ConversationId),
+    /// REST looks something up, in a conversation perhaps.
+    Find(Origin, Option<ConversationId>),
     /// REST looks a conversation of a user's up; the number of the slot that it may be held in.
     Summary(Origin, UserId, ConversationId, u64),
     /// REST looks a user up, for another one; as of their epoch.
@@ -114,8 +114,8 @@ pub enum Asked {
     Events(ConversationId, u64),
     /// Fan-out needs members, for the log of this number.
     Members(ConversationId, u64),
-    /// The members of a conversation in which somebody types.
-    Typing(ConversationId),
+    /// The members of a conversation in which this user types.
+    Typing(ConversationId, UserId),
     /// How many members of a large group got as far as its senders.
     Counts(ConversationId),
     /// A receipt of this reader looks for senders.
@@ -135,19 +135,28 @@ impl Asked {
     const CLASSES_MAX: [usize; 5] =
         [CLIENT_QUERIES_MAX, FANOUT_QUERIES_MAX, RECEIPT_QUERIES_MAX, 1, OPEN_QUERIES_MAX];
 
+    /// The conversation that somebody wants to look into.
+    pub(crate) fn looks_into(&self) -> Option<ConversationId> {
+        match self {
+            Asked::Page(_, conversation) | Asked::Summary(_, _, conversation, _) => Some(*conversation),
+            Asked::Find(_, conversation) => *conversation,
+            _ => None,
+        }
+    }
+
     fn class(&self) -> usize {
         match self {
             Asked::Session(_)
             | Asked::Peek(..)
             | Asked::PeekPart(..)
-            | Asked::Page(_)
-            | Asked::Find(_)
+            | Asked::Page(..)
+            | Asked::Find(..)
             | Asked::Summary(..)
             | Asked::Profile(..)
             | Asked::Devices(..)
             | Asked::Presence(_) => 0,
             Asked::Events(..) | Asked::Members(..) => FANOUT_CLASS,
-            Asked::Senders(..) | Asked::Counts(_) | Asked::Typing(_) => 2,
+            Asked::Senders(..) | Asked::Counts(_) | Asked::Typing(..) => 2,
             Asked::Markers => 3,
             Asked::Open(..) => OPEN_CLASS,
         }

@@ -3,6 +3,7 @@
 //! # Invariants
 //! - What is refused for one reason is not counted for the other.
 //! - Refused means before anything was done: the command has no effect (G5).
+//! - How much is going on in a conversation is nothing that strangers hear of: they are refused as where there is none.
 
 use carillon_node::rates::{Rate, Rates, wait_ms};
 use carillon_protocol::frame::{Change, Command, Submit};
@@ -37,11 +38,18 @@ impl Limits {
         }
     }
 
-    /// Counts a command, unless its user or its conversation has to wait.
+    /// Counts a command, unless its user or its conversation has to wait. `is_stranger`: whether the user is known to be no
+    /// member of it.
     ///
     /// # Errors
     /// `rate_limited`, and how long to wait.
-    pub fn admit(&mut self, now: Time, submit: &Submit, outbox: &Outbox) -> Result<(), Refusal> {
+    pub fn admit(
+        &mut self,
+        now: Time,
+        submit: &Submit,
+        is_stranger: impl FnOnce(ConversationId, UserId) -> bool,
+        outbox: &Outbox,
+    ) -> Result<(), Refusal> {
         let Limits { users, managers, conversations } = self;
         let (users, conversation) = match &submit.command {
             Command::Send { conversation, .. } => (users, Some(*conversation)),
@@ -69,7 +77,10 @@ impl Limits {
         if let Some(wait) = users.wait(now.0, &submit.user) {
             return refused(LimitedBy::User, wait, "too many messages: wait before sending the next");
         }
-        if let Some(Err(wait)) = conversation.map(|conversation| conversations.admit(now.0, conversation)) {
+        if let Some(conversation) = conversation
+            && let Err(wait) = conversations.admit(now.0, conversation)
+            && !is_stranger(conversation, submit.user)
+        {
             let message = "too much is happening in this conversation: wait before sending the next";
             return refused(LimitedBy::Conversation, wait, message);
         }

@@ -446,10 +446,11 @@ impl Shard {
         if !self.owns(origin, slot, submit.slot_epoch) {
             return;
         }
-        let Shard { now, cluster, limits, batches, outbox, prng, .. } = self;
+        let Shard { now, cluster, limits, batches, fanout, outbox, prng, .. } = self;
+        let is_stranger = |conversation, user| fanout.is_stranger(conversation, user);
         let offered = if self.is_draining && cluster.is_sole() { Err(draining()) } else { Ok(()) };
         let offered = offered.and_then(|()| {
-            limits.admit(*now, &submit, outbox)?;
+            limits.admit(*now, &submit, is_stranger, outbox)?;
             let op = submit::op(submit, prng, &|slot| cluster.table.accepts(slot))?;
             batches.offer(*now, op, Waiter::Submit(origin))
         });

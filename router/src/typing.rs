@@ -5,6 +5,7 @@
 //!   taken for one of now.
 //! - Dropped before anything else: while fan-out has more to do than its turn allows typing waits, and what waited
 //!   for [`WAIT_MS`] is forgotten (DS2). Clients let a typing state end by themselves.
+//! - Who is no member is refused by the store, by one read, whether or not there is such a conversation.
 //! - At most one state of a user and conversation waits: the latest.
 
 use std::collections::BTreeMap;
@@ -40,14 +41,17 @@ struct Waiting {
     origins: Vec<Origin>,
 }
 
+/// Where somebody types, and who.
+type Key = (ConversationId, UserId);
+
 /// See the module.
 pub struct Typing {
     members_max: usize,
-    waiting: BTreeMap<(ConversationId, UserId), Waiting>,
-    /// Conversations whose members are being read, and since when.
-    asking: BTreeMap<ConversationId, Time>,
+    waiting: BTreeMap<Key, Waiting>,
+    /// Whose fellow members are being read, and since when.
+    asking: BTreeMap<Key, Time>,
     /// Members just read, for the end of the turn, and when they were asked for.
-    read: BTreeMap<ConversationId, (Time, Vec<Hearer>)>,
+    read: BTreeMap<Key, (Time, Vec<Hearer>)>,
     /// The last turn ended before everything was passed on.
     is_cut: bool,
 }
@@ -87,10 +91,10 @@ impl Typing {
         waiting.origins.push(origin);
     }
 
-    /// The store told who the members are; `None`: it could not.
-    pub fn members(&mut self, conversation: ConversationId, members: Option<Vec<Hearer>>) {
-        if let (Some(asked_at), Some(members)) = (self.asking.remove(&conversation), members) {
-            self.read.insert(conversation, (asked_at, members));
+    /// The store told who the members are, if who types is one of them; `None`: it could not.
+    pub fn members(&mut self, key: (ConversationId, UserId), members: Option<Vec<Hearer>>) {
+        if let (Some(asked_at), Some(members)) = (self.asking.remove(&key), members) {
+            self.read.insert(key, (asked_at, members));
         }
     }
 
@@ -106,7 +110,7 @@ impl Typing {
     ) {
         self.is_cut = false;
         let mut users_left = if is_busy { 0 } else { TURN_USERS_MAX };
-        let keys: Vec<(ConversationId, UserId)> = self.waiting.keys().copied().collect();
+        let keys: Vec<Key> = self.waiting.keys().copied().collect();
         for key in keys {
             let Some(waiting) = self.waiting.get(&key) else { continue };
             if now.since(waiting.since).as_millis() >= u128::from(WAIT_MS) {
@@ -115,19 +119,20 @@ impl Typing {
                 }
                 continue;
             }
-            if self.asking.contains_key(&key.0) {
+            if self.asking.contains_key(&key) {
                 continue;
             }
             if users_left == 0 {
                 self.is_cut = true;
                 continue;
             }
-            let read = self.read.get(&key.0).filter(|(asked_at, _)| waiting.since <= *asked_at);
-            let members = read.map(|(_, members)| members.as_slice()).or_else(|| known(key.0));
-            let Some(members) = members else {
-                let query = Query::Members { conversation: key.0 };
-                if outbox.ask(Asked::Typing(key.0), query).is_ok() {
-                    self.asking.insert(key.0, now);
+            let read = self.read.get(&key).filter(|(asked_at, _)| waiting.since <= *asked_at);
+            let known = || known(key.0).filter(|members| is_member(members, key.1));
+            let Some(members) = read.map(|(_, members)| members.as_slice()).or_else(known) else {
+                let (conversation, user) = key;
+                let query = Query::Fellows { user, conversation };
+                if outbox.ask(Asked::Typing(conversation, user), query).is_ok() {
+                    self.asking.insert(key, now);
                 }
                 continue;
             };
@@ -186,7 +191,7 @@ fn pass_on(
     outbox: &mut Outbox,
 ) {
     let current = || members.iter().filter(|member| member.to_seq == Seq::MAX).map(|member| member.user);
-    if !current().any(|member| member == user) {
+    if !is_member(members, user) {
         let refusal = Refusal::new(Code::Forbidden, "not a member of this conversation, or there is none");
         waiting.origins.iter().for_each(|origin| outbox.refuse(*origin, &refusal));
         return;
@@ -205,6 +210,12 @@ fn pass_on(
         outbox.send(lane, &Typed { conversation, user, start: waiting.start, users });
         outbox.meter.add(Metric::TypingFrames, 1);
     }
+}
+
+/// Whether a user is a member by this list, which ascends.
+fn is_member(members: &[Hearer], user: UserId) -> bool {
+    let place = members.binary_search_by_key(&user, |member| member.user).ok();
+    place.and_then(|place| members.get(place)).is_some_and(|member| member.to_seq == Seq::MAX)
 }
 
 fn accept(origin: Origin, conversation: ConversationId, outbox: &mut Outbox) {

@@ -152,7 +152,8 @@ impl Held {
         true
     }
 
-    /// The answer to a query about this conversation; `None`: it takes more than is held.
+    /// The answer to a query about this conversation; `None`: it takes more than is held, or nothing of it is for who asks.
+    /// Strangers are left to the store: from here they would be refused sooner than where there is nothing.
     #[must_use]
     pub fn answer(&mut self, query: &Query) -> Option<Answer> {
         self.refresh();
@@ -163,7 +164,13 @@ impl Held {
             }
             _ => None,
         };
-        query::answer(&mut Reading { held: self, mute }, query).ok()
+        let answer = query::answer(&mut Reading { held: self, mute }, query).ok()?;
+        let is_for_strangers = match &answer {
+            Answer::Refused(_) => true,
+            Answer::Standings(standings) => standings.is_empty(),
+            _ => false,
+        };
+        (!is_for_strangers).then_some(answer)
     }
 
     /// A member, to be brought along.

@@ -55,6 +55,7 @@ pub fn answer(read: &mut dyn Read, query: &Query) -> Result<Answer, ReadError> {
         Query::Page(query) => page::page(read, query),
         Query::Events { conversation, from_seq, limit } => events(read, *conversation, *from_seq, *limit),
         Query::Members { conversation } => members::hearers(read, *conversation),
+        Query::Fellows { user, conversation } => members::fellows(read, *user, *conversation),
         Query::Senders { conversation, after_seq, up_to_seq, except } => {
             senders(read, *conversation, *after_seq, *up_to_seq, *except)
         }

@@ -251,7 +251,7 @@ impl Client {
     /// Ends the connection without a word; a poll session by `DELETE`.
     pub fn cut(self) {
         match self.line {
-            Line::Socket(mut socket) => {
+            Line::Socket(socket) => {
                 let _ = socket.stream().shutdown(std::net::Shutdown::Both);
             }
             Line::Poll(poll) => poll.end(),
@@ -263,8 +263,8 @@ impl Client {
     ///
     /// # Panics
     /// When it is none.
-    pub fn stream(&mut self) -> &mut TcpStream {
-        match &mut self.line {
+    pub fn stream(&self) -> &TcpStream {
+        match &self.line {
             Line::Socket(socket) => socket.stream(),
             _ => panic!("only a WebSocket has one stream"),
         }

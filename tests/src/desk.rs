@@ -42,6 +42,8 @@ pub struct Desk {
     tickets_count: u64,
     /// Questions that the router put to the store.
     pub queries_count: u64,
+    /// Transactions that it wanted.
+    pub commits_count: u64,
     /// What the router is to be told, in order.
     up: VecDeque<Up>,
 }
@@ -79,6 +81,7 @@ impl Desk {
             now: Time(1_000_000_000),
             tickets_count: 0,
             queries_count: 0,
+            commits_count: 0,
             up: VecDeque::new(),
         };
         desk.router.handle(desk.now, Input::LaneUp { lane: LANE, far: Far::Gateway });
@@ -197,6 +200,7 @@ impl Desk {
                 }
             }
             Output::Commit { ops, .. } => {
+                self.commits_count += 1;
                 let now = self.wall();
                 let mut context =
                     Context { now, incarnation: self.incarnation, ids: &mut self.ids, members_max: 1_000 };

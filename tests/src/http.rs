@@ -1,10 +1,11 @@
 //! HTTP/1.1 by hand, one request a connection: what `curl` would say.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
 use serde_json::Value;
 
+use crate::secure::Stream;
 use crate::server::PATIENCE;
 
 /// An answer.
@@ -56,8 +57,7 @@ pub fn request(
     }
     text.push_str("\r\n");
     text.push_str(&body);
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut stream = Stream::connect(address, PATIENCE);
     stream.write_all(text.as_bytes()).expect("sent");
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);

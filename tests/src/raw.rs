@@ -1,14 +1,15 @@
 //! A WebSocket by hand, for what no decent client would send.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::secure::Stream;
 use crate::server::PATIENCE;
 
 /// A connection that says exactly what it is told to.
 pub struct Raw {
-    stream: TcpStream,
+    stream: Stream,
     received: Vec<u8>,
 }
 
@@ -41,9 +42,8 @@ impl Raw {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
         text.push_str("\r\n");
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        let mut stream = Stream::connect(address, PATIENCE);
+        stream.socket().set_write_timeout(Some(Duration::from_secs(5))).expect("a timeout");
         stream.write_all(text.as_bytes()).expect("sent");
         Raw { stream, received: Vec::new() }
     }

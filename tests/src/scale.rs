@@ -7,10 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use carillon_node::clock::Clock;
-use carillon_node::tokens::KeyTable;
-
 use crate::http::request;
+use crate::issuer::{Issuer, claims, publish};
 use crate::server::Process;
 
 /// Messages a second and clients before each gateway.
@@ -50,7 +48,6 @@ const NET: [u8; 2] = [10, 213];
 const ROUTER: SocketAddr = address(0, 1, 7400);
 /// The tool of iproute2.
 const IP: &str = "/usr/sbin/ip";
-const SECRET: &[u8; 32] = b"a secret for a measurement only.";
 const TOKEN_TTL_S: i64 = 3_600;
 const FIRST_USER: u64 = 1_000;
 
@@ -135,11 +132,12 @@ pub fn deviation(costs: &[Cost]) -> f64 {
 
 fn one(binaries: &Binaries, count: u8, load: Load, directory: &Path) -> Result<Cost, String> {
     let settings = directory.join("carillon.toml");
-    let secret = String::from_utf8_lossy(SECRET);
+    let (issuer, keys) = (Issuer::new("scale"), directory.join("jwks.json"));
+    publish(&keys, &[&issuer]);
     let text = format!(
-        "data_dir = \"{}\"\n[[auth.keys]]\nkid = \"scale\"\nalg = \"HS256\"\nsecret = \"{secret}\"\n[limits]\nsend_per_s = 0\n\
-         conversation_per_s = 0\naddress_per_s = 0\n",
-        directory.join("data").display()
+        "data_dir = \"{}\"\nauth.jwks = \"{}\"\n[limits]\nsend_per_s = 0\nconversation_per_s = 0\naddress_per_s = 0\n",
+        directory.join("data").display(),
+        keys.display()
     );
     std::fs::write(&settings, text).map_err(|error| error.to_string())?;
     let common = |tier: &str| {
@@ -166,7 +164,7 @@ fn one(binaries: &Binaries, count: u8, load: Load, directory: &Path) -> Result<C
     }
     let read = |name: &str| -> u64 { (1..=count).map(|number| metric(number, name)).sum() };
     let before = (read("carillon_gateway_cpu_nanoseconds_total"), read("carillon_gateway_submits_total"));
-    let loaded = put_under_load(binaries, count, load, directory);
+    let loaded = put_under_load(binaries, count, load, &issuer, directory);
     let after = (read("carillon_gateway_cpu_nanoseconds_total"), read("carillon_gateway_submits_total"));
     gateways.iter_mut().for_each(Process::kill);
     router.kill();
@@ -185,14 +183,19 @@ fn metric(gateway: u8, name: &str) -> u64 {
     sum
 }
 
-fn put_under_load(binaries: &Binaries, count: u8, load: Load, directory: &Path) -> Result<(), String> {
+fn put_under_load(
+    binaries: &Binaries,
+    count: u8,
+    load: Load,
+    issuer: &Issuer,
+    directory: &Path,
+) -> Result<(), String> {
     let clients = load.clients * u32::from(count);
-    let keys = KeyTable::from_secret("scale", SECRET);
-    let now_s = Clock.wall_ms() / 1_000;
     let mut tokens = String::new();
     for user in (FIRST_USER..).take(clients as usize) {
-        let token = carillon::token::sign(&keys, user, "scale", None, true, now_s, TOKEN_TTL_S);
-        let _ = writeln!(tokens, "{}", token.map_err(|fatal| fatal.sentence)?);
+        let mut claims = claims(user, "scale", TOKEN_TTL_S);
+        claims["scope"] = "admin".into();
+        let _ = writeln!(tokens, "{}", issuer.token(&claims));
     }
     let file = directory.join("tokens");
     std::fs::write(&file, tokens).map_err(|error| error.to_string())?;

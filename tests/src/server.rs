@@ -12,7 +12,7 @@ use carillon_node::tokens::{Claims, dev_key};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::confined;
+use crate::{confined, secure};
 
 /// How long anything may take that should take milliseconds: generous, because test machines are busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -333,6 +333,9 @@ impl Server {
             arguments.extend(["--set".into(), setting.clone()]);
         }
         arguments.extend(asked.iter().flat_map(|name| driver(name)));
+        for setting in secure::settings() {
+            arguments.extend(["--set".into(), setting]);
+        }
         arguments
     }
 

@@ -4,11 +4,11 @@
 #![expect(clippy::disallowed_methods, reason = "tests open sockets and wait for deadlines")]
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use carillon_tests::client::Wire;
 use carillon_tests::http::{Answer, request};
+use carillon_tests::secure::Stream;
 use carillon_tests::server::Deployment;
 use carillon_tests::stage::Stage;
 use serde_json::{Value, json};
@@ -127,13 +127,12 @@ fn a_poll_session_ends() {
 }
 
 /// Reads a stream of server-sent events: (id, data).
-struct Events(BufReader<TcpStream>);
+struct Events(BufReader<Stream>);
 
 impl Events {
     fn open(stage: &Stage, path: &str, headers: &str) -> Result<Events, String> {
         let address = stage.server().address();
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut stream = Stream::connect(address, Duration::from_secs(20));
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n").unwrap();
         let mut events = Events(BufReader::new(stream));
         let status = events.line();

@@ -2,9 +2,9 @@
 //! generator, in turn, on the same machine.
 //!
 //! ```text
-//! cargo build --release -p carillon -p carillon-loadgen
+//! cargo build --profile dist -p carillon -p carillon-loadgen
 //! cargo build --release --locked --manifest-path benches/baseline/Cargo.toml
-//! cargo run --release -p carillon-benches --bin against -- target/release benches/baseline/target/release/baseline
+//! cargo run --release -p carillon-benches --bin against -- target/dist benches/baseline/target/release/baseline
 //! ```
 //!
 //! Each pair runs every load against the baseline, then against Carillon (in turn who goes first), each time a server of

@@ -2,8 +2,8 @@
 //! what QUIC between gateway and router costs against rings in one process.
 //!
 //! ```text
-//! cargo build --release -p carillon -p carillon-loadgen
-//! cargo run --release -p carillon-benches --bin alone -- target/release
+//! cargo build --profile dist -p carillon -p carillon-loadgen
+//! cargo run --release -p carillon-benches --bin alone -- target/dist
 //! ```
 //!
 //! Every round runs every load against servers of their own in fresh directories. What is told is the least, the median

@@ -9,7 +9,7 @@
 
 mod body;
 mod connection;
-mod rewind;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -142,6 +142,7 @@ pub fn serve(
     let options = connection::Options {
         head_ms_max: settings.gateway.handshake_timeout_ms,
         body_bytes_max: settings.limits.frame_bytes,
+        proxies: Arc::new(settings.gateway.trusted_proxies.clone()),
     };
     runtime.spawn(machine.run());
     runtime.spawn(take_over(hand_offs, events, room, options));
@@ -169,14 +170,15 @@ async fn take_over(
     while let Some(handed_off) = hand_offs.recv().await {
         match Arc::clone(&room).try_acquire_owned() {
             Ok(permit) => {
-                let serving = connection::serve(handed_off, events.clone(), is_draining.clone(), options);
+                let serving =
+                    connection::serve(handed_off, events.clone(), is_draining.clone(), options.clone());
                 tokio::spawn(async move {
                     serving.await;
                     drop(permit);
                 });
             }
             Err(_) => {
-                connection::turn_away(&handed_off);
+                connection::turn_away(handed_off);
                 let _ = events.send(Event::TurnedAway).await;
             }
         }

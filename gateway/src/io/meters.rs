@@ -8,19 +8,21 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::Driver;
 use super::station::Station;
-use crate::counters::{Counters, HEARD, LIMITED_BY, SAID};
+use crate::counters::{Counters, HEARD, LIMITED_BY, SAID, SECURED};
 use crate::turn::Service;
 
 metric_table! {
     pub(super) enum Row {
         Connections = Def::gauge("gateway_connections", "Open client connections."),
+        QueuedBytes = Def::gauge("gateway_queued_bytes", "Bytes that wait for clients, shared ones once for each."),
         Sessions = Def::gauge("gateway_sessions", "Identified sessions."),
         Slots = Def::gauge("gateway_slots", "Slots of users and conversations whose owner is known, and those whose owner is reached and confirms it; once for each shard.").by("owner", &["known", "confirmed"]),
         Accepted = Def::counter("gateway_accepted", "Connections accepted."),
         AcceptRests = Def::counter("gateway_accept_rests", "Times that accepting rested: at the cap, or out of descriptors."),
         RingEvents = Def::counter("gateway_ring_events", "What is rare in a ring: no room for a completion, no buffer for a receive, no place for a connection, a send of which a part was taken.")
             .by("event", &["completions_full", "buffers_empty", "places_full", "send_short"]),
-        Upgrades = Def::counter("gateway_upgrades", "Upgrade requests, by outcome.").by("outcome", &["done", "refused", "http"]),
+        Upgrades = Def::counter("gateway_upgrades", "Upgrade requests, by outcome.").by("outcome", &["done", "refused", "http", "turned_away"]),
+        Handshakes = Def::counter("gateway_tls_handshakes", "TLS handshakes, by outcome: also clients that spoke plainly, and trusted proxies whose header could not be read.").by("outcome", &SECURED),
         Bytes = Def::counter("gateway_bytes", "Bytes of client connections.").by("direction", DIRECTIONS),
         Frames = Def::counter("gateway_frames", "Frames of client connections.").by("direction", DIRECTIONS),
         Heard = Def::counter("gateway_heard", "Frames from clients, by kind.").by("kind", &HEARD),
@@ -146,6 +148,7 @@ impl ShardMeters {
         let meter = &self.meter;
         let before = std::mem::replace(&mut self.before, now.clone());
         meter.set(Row::Connections, gauge(now.connections));
+        meter.set(Row::QueuedBytes, gauge(now.queued_bytes));
         meter.set(Row::Sessions, gauge(now.sessions));
         meter.set_at(Row::Slots, 0, gauge(now.slots_owned));
         meter.set_at(Row::Slots, 1, gauge(now.slots_confirmed));
@@ -154,6 +157,7 @@ impl ShardMeters {
             (Row::Accepted, 0, now.accepted - before.accepted),
             (Row::Upgrades, 0, now.upgraded - before.upgraded),
             (Row::Upgrades, 1, now.upgrades_refused - before.upgrades_refused),
+            (Row::Upgrades, 3, now.turned_away - before.turned_away),
             (Row::Upgrades, 2, now.handed_off - before.handed_off),
             (Row::Bytes, 0, now.bytes_in - before.bytes_in),
             (Row::Bytes, 1, now.bytes_out - before.bytes_out),
@@ -178,6 +182,9 @@ impl ShardMeters {
         let mut delivered = now.delivered;
         delivered.iter_mut().zip(before.delivered).for_each(|(now, before)| *now -= before);
         meter.merge(Row::CommitToDeliver, &delivered, now.delivered_ms - before.delivered_ms);
+        for (at, (now, before)) in now.secured.iter().zip(before.secured).enumerate() {
+            meter.add_at(Row::Handshakes, at, now - before);
+        }
         for (at, (now, before)) in now.closes.iter().zip(before.closes).enumerate() {
             meter.add_at(Row::Closes, at, now - before);
         }

@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the gateway's threads are started here")]
 
+pub mod certificates;
 mod driver;
 pub mod http;
 pub mod link;
@@ -26,15 +27,17 @@ use carillon_node::exit::{AbortOnPanic, Fatal};
 use carillon_node::metrics::Registry;
 use carillon_node::tokens::KeyTable;
 
+use certificates::Certificate;
 pub use driver::{Choice, Driver};
 use link::{Lanes, Uplinks};
 use meters::ShardMeters;
 use station::Station;
 
+use crate::front::{self, Front};
 use crate::rest::ReadyUsers;
 use crate::settings::Settings;
 use crate::shard::Shard;
-use crate::turn::Service;
+use crate::turn::{Handed, Service};
 
 /// Connections that wait to be accepted, per listener.
 const BACKLOG: i32 = 4_096;
@@ -50,8 +53,8 @@ const DESCRIPTORS_RESERVED: usize = 512;
 pub struct HandedOff {
     /// The socket, non-blocking.
     pub stream: std::net::TcpStream,
-    /// What was read from it already.
-    pub received: Vec<u8>,
+    /// What goes with it.
+    pub handed: Box<Handed>,
 }
 
 /// What [`Gateway::start`] needs beside the settings.
@@ -68,6 +71,8 @@ pub struct Needs {
     pub uplinks: Arc<dyn Uplinks>,
     /// Where the metrics go.
     pub registry: Registry,
+    /// What clients speak TLS by; none: they speak plainly.
+    pub certificate: Option<Certificate>,
     /// Who can be tried out on the page to look at; none: there is no page.
     pub ready_users: Option<ReadyUsers>,
 }
@@ -95,6 +100,12 @@ impl Doors {
     /// # Errors
     /// Status 2, with what to do.
     pub fn open(settings: &Settings) -> Result<Doors, Fatal> {
+        if settings.gateway.proxy_protocol && settings.gateway.trusted_proxies.is_empty() {
+            return Err(Fatal::config(
+                "gateway.proxy_protocol is set, and gateway.trusted_proxies is empty: name the addresses of the balancers \
+                 whose headers are to be believed",
+            ));
+        }
         // A plain bind finds a foreign listener, which SO_REUSEPORT would join in silence.
         let probe = carillon_node::listen::tcp("gateway.listen", &settings.gateway.listen)?;
         let refused = |error: std::io::Error| {
@@ -155,10 +166,22 @@ impl Gateway {
     pub fn start(settings: &Settings, driver: Driver, doors: Doors, needs: &Needs) -> Result<Gateway, Fatal> {
         let (shard_settings, keys) = (settings.clone(), Arc::clone(&needs.keys));
         let (epoch, seed, is_development) = (needs.epoch, needs.seed, needs.is_development);
-        Gateway::start_with(settings, driver, doors, needs, move |number| {
+        let make = move |number: u16| {
             let (settings, keys) = (shard_settings.clone(), Arc::clone(&keys));
             Shard::new(settings, keys, is_development, seed.wrapping_add(u64::from(number)), epoch, number)
-        })
+        };
+        let plan = front::Plan {
+            tls: needs.certificate.as_ref().map(Certificate::config),
+            balancers: settings.gateway.proxy_protocol.then(|| settings.gateway.trusted_proxies.clone()),
+        };
+        // Where nothing stands before the shards, nothing is paid for it.
+        if plan.is_empty() {
+            Gateway::start_with(settings, driver, doors, needs, make)
+        } else {
+            Gateway::start_with(settings, driver, doors, needs, move |number| {
+                Front::new(make(number), plan.clone())
+            })
+        }
     }
 
     /// The same with something else where the shards are, made by each one's own thread from its number.

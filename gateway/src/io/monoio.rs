@@ -34,7 +34,7 @@ use fair::{Gate, Turnstile, yield_once};
 use super::partings::Partings;
 use super::station::{Sent, Sockets, Station};
 use super::{HandedOff, Parts};
-use crate::turn::{ConnectionId, Input, Service};
+use crate::turn::{ConnectionId, Handed, Input, Service};
 
 /// Bytes read from one connection in one turn: the shard's shared buffer.
 const READ_BYTES: usize = 64 * 1024;
@@ -535,7 +535,7 @@ impl Sockets for Table {
         }
     }
 
-    fn hand_off(&mut self, connection: ConnectionId, received: Vec<u8>) {
+    fn hand_off(&mut self, connection: ConnectionId, handed: Box<Handed>) {
         let Some(socket) = self.get(connection).cloned() else { return };
         let copy = rustix::io::fcntl_dupfd_cloexec(socket.fd(), 0);
         let Some(slot) = self.slots.get_mut(connection.slot as usize) else { return };
@@ -549,7 +549,7 @@ impl Sockets for Table {
             let stream = std::net::TcpStream::from(copy);
             // A full queue (the HTTP server is overloaded) drops the connection: the client sees a reset and tries again.
             if stream.set_nonblocking(true).is_ok() {
-                let _ = self.hand_off.try_send(HandedOff { stream, received });
+                let _ = self.hand_off.try_send(HandedOff { stream, handed });
             }
         }
     }

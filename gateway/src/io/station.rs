@@ -9,7 +9,7 @@ use carillon_protocol::time::{Time, WallMs};
 
 use super::link::Lanes;
 use crate::counters::Counters;
-use crate::turn::{ConnectionId, Input, Output, Service};
+use crate::turn::{ConnectionId, Handed, Input, Output, Service};
 
 /// The longest sleep: wall time moves on and idle work is done at least this often.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ pub(super) trait Sockets {
     /// Everything queued is out.
     fn emptied(&mut self, connection: ConnectionId);
     /// Gives the socket to the HTTP server.
-    fn hand_off(&mut self, connection: ConnectionId, received: Vec<u8>);
+    fn hand_off(&mut self, connection: ConnectionId, handed: Box<Handed>);
 }
 
 /// One service, its lanes and its clock.
@@ -108,7 +108,7 @@ impl<S: Service> Station<S> {
                     sockets.close(connection);
                     self.flush(connection, sockets);
                 }
-                Output::HandOff { connection, received } => sockets.hand_off(connection, received),
+                Output::HandOff { connection, handed } => sockets.hand_off(connection, handed),
                 Output::Drained => self.is_drained = true,
             }
         }

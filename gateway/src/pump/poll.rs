@@ -63,12 +63,12 @@ impl Poll {
         poll
     }
 
-    /// Whether a request with this token may have to do with it. Without a token, knowing its name is enough.
+    /// Whether a request with this token may have to do with it: one that began with a token is asked with one. Where the
+    /// token is in `identify`, nobody knows anything but the name.
     pub(super) fn is_for(&self, claims: Option<&Claims>) -> bool {
-        match (&self.holder, claims) {
-            (Some((user, device)), Some(claims)) => *user == claims.user_id && *device == claims.device_id,
-            _ => true,
-        }
+        self.holder.as_ref().is_none_or(|(user, device)| {
+            claims.is_some_and(|claims| *user == claims.user_id && *device == claims.device_id)
+        })
     }
 
     /// `GET`: answered at once when there is something, else when there is, or the time is over.

@@ -1,6 +1,7 @@
 //! One connection of a shard, whatever its phase.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use carillon_node::tokens::Claims;
 use carillon_protocol::client::Wire;
@@ -11,7 +12,7 @@ use carillon_protocol::websocket::Decoder;
 use crate::common::Common;
 use crate::line::Line;
 use crate::session::Session;
-use crate::turn::ConnectionId;
+use crate::turn::{ConnectionId, Handed};
 
 /// See the module.
 #[derive(Debug)]
@@ -23,8 +24,13 @@ pub(super) struct Connection {
     /// Received but not looked at, because the client has to wait. At most what a driver reads at a time, or two of it.
     #[expect(clippy::box_collection, reason = "an idle connection pays one pointer for it")]
     pub(super) held: Option<Box<Vec<u8>>>,
+    /// What it was read of in a turn, and in which.
+    frames_read: u16,
+    frames_turn: u32,
     pub(super) is_paused: bool,
     pub(super) is_dirty: bool,
+    /// Whether it is among those that go on in the next turn.
+    pub(super) goes_on: bool,
     /// Whether the roster knows it.
     pub(super) is_listed: bool,
 }
@@ -35,6 +41,8 @@ pub(super) enum Phase {
     Handshake(Box<Handshake>),
     /// A WebSocket.
     Open(Decoder, Session),
+    /// It is for the HTTP server, and goes there at the end of the turn, with what comes until then.
+    HandingOff(Box<Handed>),
     /// Nothing is read any more; what is pending goes out.
     Closing,
 }
@@ -45,6 +53,8 @@ pub(super) struct Handshake {
     pub(super) received: Vec<u8>,
     pub(super) address: IpAddr,
     pub(super) since: Time,
+    /// As long as somebody holds it, they are counted among those who have not said what they want.
+    _place: Arc<()>,
 }
 
 /// G13: what an idle connection takes in the gateway, its session included: what an allocator hands out in one piece
@@ -52,10 +62,15 @@ pub(super) struct Handshake {
 const IDLE_BYTES_MAX: usize = 256;
 const _: () = assert!(size_of::<Connection>() <= IDLE_BYTES_MAX);
 
+/// Frames of one connection in one turn. Far above `limits.inflight`, so only who floods notices; few enough that all who
+/// flood together hold up a neighbour for less than a millisecond each.
+const FRAMES_PER_TURN_MAX: u16 = 256;
+
 impl Connection {
     /// A connection whose first bytes are awaited.
-    pub(super) fn accepted(id: ConnectionId, address: IpAddr, now: Time) -> Connection {
-        let handshake = Handshake { head: Head::new(), received: Vec::new(), address, since: now };
+    pub(super) fn accepted(id: ConnectionId, address: IpAddr, now: Time, place: Arc<()>) -> Connection {
+        let handshake =
+            Handshake { head: Head::new(), received: Vec::new(), address, since: now, _place: place };
         Connection::new(id, Phase::Handshake(Box::new(handshake)))
     }
 
@@ -72,8 +87,11 @@ impl Connection {
             phase,
             armed_at: Time(u64::MAX),
             held: None,
+            frames_read: 0,
+            frames_turn: 0,
             is_paused: false,
             is_dirty: false,
+            goes_on: false,
             is_listed: false,
         }
     }
@@ -83,13 +101,24 @@ impl Connection {
         self.held.get_or_insert_default().extend_from_slice(bytes);
     }
 
+    /// So many frames of it are taken in this turn.
+    pub(super) fn count_frames(&mut self, turn: u32, count: u16) {
+        if std::mem::replace(&mut self.frames_turn, turn) != turn {
+            self.frames_read = 0;
+        }
+        self.frames_read = self.frames_read.saturating_add(count);
+    }
+
+    /// Whether enough of its frames were taken in this turn: the others' come first.
+    pub(super) fn is_spent(&self, turn: u32) -> bool {
+        self.frames_turn == turn && self.frames_read >= FRAMES_PER_TURN_MAX
+    }
+
     /// Whether the client has to wait before more of it is read: too much is under way, or too little of what was said
     /// has been taken.
     pub(super) fn has_to_wait(&self, common: &Common) -> bool {
         let Phase::Open(_, session) = &self.phase else { return false };
-        common.is_draining
-            || session.is_full(common)
-            || self.line.outbox.bytes() > common.settings.limits.conn_queue_bytes
+        common.is_draining || session.is_full(common) || self.line.outbox.bytes() > common.conn_queue_bytes()
     }
 
     /// The earliest of its deadlines.
@@ -100,7 +129,7 @@ impl Connection {
                 Some(since.after_ms(common.settings.gateway.handshake_timeout_ms))
             }
             Phase::Open(_, session) => Some(session.deadline(&self.line, common)),
-            Phase::Closing => None,
+            Phase::HandingOff(_) | Phase::Closing => None,
         }
     }
 }

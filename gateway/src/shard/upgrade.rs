@@ -14,13 +14,17 @@ use crate::counters::Limited;
 use crate::limits::wait_ms;
 use crate::line::Line;
 use crate::session::Session;
+use crate::turn::Handed;
+
+/// When those who were turned away may come again, in milliseconds: not all at once.
+const TURNED_AWAY_MS: std::ops::Range<u64> = 1_000..5_000;
 
 /// What bytes of a handshake came to.
 pub(super) enum Upgrade {
     /// More has to come, or it is refused and closing.
     Pending,
     /// It is for the HTTP server, everything included.
-    HandOff(Vec<u8>),
+    HandOff(Box<Handed>),
     /// It is a WebSocket now; these bytes behind the request are frames.
     Done(Vec<u8>),
 }
@@ -36,7 +40,8 @@ impl Connection {
             Progress::Partial => Upgrade::Pending,
             Progress::Other => {
                 common.counters.handed_off += 1;
-                Upgrade::HandOff(std::mem::take(received))
+                let received = std::mem::take(received);
+                Upgrade::HandOff(Box::new(Handed { received, address, channel: None }))
             }
             Progress::Refused(rejection) => {
                 let response = rejection.response(&common.request_id());
@@ -44,6 +49,8 @@ impl Connection {
                 Upgrade::Pending
             }
             Progress::Complete(request, head_bytes) => {
+                let proxies = &common.settings.gateway.trusted_proxies;
+                let address = proxies.client(address, &request.forwarded);
                 let admitted = if address.is_loopback() {
                     Ok(())
                 } else {
@@ -77,6 +84,17 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Too many have not said yet what they want. This one hears when to come back, and what it wants is not read.
+    pub(super) fn turn_away(&mut self, common: &mut Common) {
+        let wait_ms = common.prng.between(TURNED_AWAY_MS.start, TURNED_AWAY_MS.end);
+        let refusal =
+            Refusal::new(Code::Overloaded, "too many are connecting; try again").retry_after(wait_ms);
+        let status = refusal.code.row().http_status;
+        let response = response_error(status, &refusal, &common.request_id(), &[]);
+        common.counters.turned_away += 1;
+        answer_and_close(response, &mut self.line, common);
     }
 
     /// From here on frames are spoken.
@@ -114,6 +132,10 @@ fn check(request: &Request<'_>, common: &Common) -> Result<Option<Claims>, Refus
 
 fn refuse(response: Vec<u8>, line: &mut Line, common: &mut Common) {
     common.counters.upgrades_refused += 1;
+    answer_and_close(response, line, common);
+}
+
+fn answer_and_close(response: Vec<u8>, line: &mut Line, common: &mut Common) {
     line.answer(common, response.into());
     // Plain HTTP so far: no close frame is due.
     line.is_close_said = true;

@@ -3,7 +3,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests open sockets and threads")]
 
+mod proxies;
 mod rig;
+mod tls;
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -119,7 +121,7 @@ fn plain_http_is_handed_over_whole() {
             assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "of no process that we start");
             assert!(handed.stream.nodelay().unwrap(), "as the listener was told");
             handed.stream.set_nonblocking(false).unwrap();
-            let mut received = std::mem::take(&mut handed.received);
+            let mut received = std::mem::take(&mut handed.handed.received);
             handed.stream.read_to_end(&mut received).unwrap();
             assert!(received == [head.as_bytes(), &body].concat(), "{early_bytes}: {} bytes", received.len());
             handed.stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();

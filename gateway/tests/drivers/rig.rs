@@ -6,8 +6,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use carillon_gateway::io::certificates::Certificate;
 use carillon_gateway::io::link::Uplinks;
-use carillon_gateway::io::{Doors, Driver, Gateway, HandedOff, Needs};
+use carillon_gateway::io::{Doors, Driver, Gateway, HandedOff, Needs, http};
 use carillon_gateway::settings::Settings;
 use carillon_link::Peer;
 use carillon_node::config::Config;
@@ -47,6 +48,8 @@ impl Uplinks for NoUplinks {
 
 /// A running gateway.
 pub(crate) struct House {
+    settings: Settings,
+    needs: Needs,
     /// Whether everything is too small.
     pub(crate) is_tiny: bool,
     pub(crate) address: SocketAddr,
@@ -69,12 +72,30 @@ impl House {
             seed: 7,
             uplinks: Arc::new(NoUplinks),
             registry: registry.clone(),
+            certificate: Certificate::of(&settings.tls).unwrap(),
             ready_users: None,
         };
         let mut gateway = Gateway::start(&settings, driver, doors, &needs).unwrap();
         let hand_offs = gateway.take_hand_offs().unwrap();
         let is_tiny = settings.io.ring_entries == 8;
-        House { is_tiny, address, hand_offs, gateway, registry }
+        House { settings, needs, is_tiny, address, hand_offs, gateway, registry }
+    }
+
+    /// Has the HTTP server take what is handed over, for as long as what is returned is kept.
+    pub(crate) fn serve_http(&mut self) -> tokio::sync::oneshot::Sender<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        std::thread::spawn(move || runtime.block_on(stopped));
+        let (_, nobodys) = tokio::sync::mpsc::channel(1);
+        let hand_offs = std::mem::replace(&mut self.hand_offs, nobodys);
+        http::serve(&handle, &self.settings, &self.needs, hand_offs, 7).unwrap();
+        stop
+    }
+
+    /// What clients are shown.
+    pub(crate) fn certificate(&self) -> &Certificate {
+        self.needs.certificate.as_ref().unwrap()
     }
 
     /// Returns when it has counted this; what is counted is published once a turn.
@@ -94,7 +115,7 @@ impl House {
     }
 }
 
-fn settings(assignments: &[&str]) -> Settings {
+pub(crate) fn settings(assignments: &[&str]) -> Settings {
     let mut builder = Config::builder()
         .defaults("node", carillon_node::DEFAULTS)
         .unwrap()
@@ -159,8 +180,8 @@ pub(crate) enum Said {
 }
 
 /// One connection.
-pub(crate) struct Client {
-    pub(crate) stream: TcpStream,
+pub(crate) struct Client<S = TcpStream> {
+    pub(crate) stream: S,
     decoder: Decoder,
     scratch: AlignedVec<16>,
     received: Vec<u8>,
@@ -171,12 +192,7 @@ impl Client {
         let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Client {
-            stream,
-            decoder: Decoder::new(Role::Client),
-            scratch: AlignedVec::new(),
-            received: Vec::new(),
-        }
+        Client::over(stream)
     }
 
     /// Connects and asks for the upgrade; does not wait for the answer.
@@ -191,7 +207,22 @@ impl Client {
         client.ask()
     }
 
-    fn ask(mut self) -> Client {
+    pub(crate) fn upgraded(address: SocketAddr) -> Client {
+        Client::knock(address).enter()
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    pub(crate) fn over(stream: S) -> Client<S> {
+        Client {
+            stream,
+            decoder: Decoder::new(Role::Client),
+            scratch: AlignedVec::new(),
+            received: Vec::new(),
+        }
+    }
+
+    pub(crate) fn ask(mut self) -> Client<S> {
         self.send(
             b"GET /v1/ws HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
@@ -201,16 +232,12 @@ Sec-WebSocket-Protocol: carillon.v1.json\r\n\r\n",
     }
 
     /// Waits for the answer to the upgrade, and for the hello behind it.
-    pub(crate) fn enter(mut self) -> Client {
+    pub(crate) fn enter(mut self) -> Client<S> {
         let head = self.head();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         let Some(Said::Text(hello)) = self.said() else { panic!("no hello") };
         assert!(hello.contains("\"hello\""), "{hello}");
         self
-    }
-
-    pub(crate) fn upgraded(address: SocketAddr) -> Client {
-        Client::knock(address).enter()
     }
 
     pub(crate) fn head(&mut self) -> String {
@@ -220,6 +247,27 @@ Sec-WebSocket-Protocol: carillon.v1.json\r\n\r\n",
             }
             assert!(self.fill(), "no answer but {:?}", String::from_utf8_lossy(&self.received));
         }
+    }
+
+    /// An answer to a request: its head and its body.
+    pub(crate) fn answer(&mut self) -> String {
+        let mut answer = self.head();
+        let length = answer.to_ascii_lowercase().lines().find_map(|line| {
+            line.strip_prefix("content-length:").map(|length| length.trim().parse::<usize>().unwrap())
+        });
+        let length = length.expect("a length");
+        while self.received.len() < length {
+            assert!(self.fill(), "a body of {length} bytes, of which {} came", self.received.len());
+        }
+        answer.push_str(std::str::from_utf8(&self.received[..length]).unwrap());
+        self.received.drain(..length);
+        answer
+    }
+
+    /// Everything until the server's end.
+    pub(crate) fn rest(&mut self) -> String {
+        while self.fill() {}
+        String::from_utf8(std::mem::take(&mut self.received)).unwrap()
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {

@@ -11,3 +11,4 @@ mod rig;
 mod counting;
 mod hot_path;
 mod idle;
+mod tls;

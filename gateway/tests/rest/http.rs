@@ -10,6 +10,7 @@ use std::time::Duration;
 use carillon_gateway::io::link::Uplinks;
 use carillon_gateway::io::{HandedOff, Needs, http};
 use carillon_gateway::settings::Settings;
+use carillon_gateway::turn::Handed;
 use carillon_link::{Mailbox, Peer, Wake, local};
 use carillon_node::clock::Clock;
 use carillon_node::config::Config;
@@ -74,6 +75,7 @@ impl Server {
             seed: 2,
             uplinks: Arc::new(NoUplinks),
             registry: registry.clone(),
+            certificate: None,
             ready_users: None,
         };
         let mailboxes = http::serve(&handle, &settings(), &needs, hand_offs, 3).unwrap();
@@ -89,7 +91,9 @@ impl Server {
         client.set_nodelay(true).unwrap();
         let (stream, _) = self.listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        let handed_off = HandedOff { stream, received: received.as_bytes().to_vec() };
+        let received = received.as_bytes().to_vec();
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        let handed_off = HandedOff { stream, handed: Box::new(Handed { received, address, channel: None }) };
         self.hand_offs.as_ref().unwrap().blocking_send(handed_off).unwrap();
         client
     }

@@ -128,3 +128,32 @@ fn tr2_a_session_ends_when_it_is_not_asked() {
     assert_eq!(rig.responses.remove(&waiting).expect("an answer").status, 410);
     assert_eq!(rig.told("GET", &path, "").0, 410);
 }
+
+/// TR2, security: a session that began with a token is asked with one of the same user; to everybody else it is not there,
+/// in the same words.
+#[test]
+fn tr2_a_session_is_its_holders() {
+    let mut rig = Rig::new();
+    let path = rig.begin();
+    let told = |rig: &mut Rig, user: u64, method: &str, path: &str| {
+        let ticket = rig.send(request(user, method, path, r#"{"frames":[{"type":"bye"}]}"#));
+        let response = rig.responses.remove(&ticket).expect("an answer at once");
+        let body: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+        (response.status, body["error"]["code"].clone(), body["error"]["message"].clone())
+    };
+    for method in ["GET", "POST", "DELETE"] {
+        for user in [0, 2] {
+            let absent = told(&mut rig, user, method, "/v1/poll/nobody-knows-it");
+            assert_eq!((absent.0, &absent.1), (410, &json!("gone")), "{method}");
+            assert_eq!(told(&mut rig, user, method, &path), absent, "{method} by {user}");
+        }
+    }
+    assert_eq!(rig.pumps.counts(), (1, 0));
+    assert_eq!(told(&mut rig, 1, "DELETE", &path).0, 204);
+
+    // With the token in `identify` there is nothing to hold it against.
+    let ticket = rig.send(request(0, "POST", "/v1/poll", ""));
+    let begun: Value = serde_json::from_slice(&rig.responses.remove(&ticket).expect("begun").body).unwrap();
+    let path = format!("/v1/poll/{}", begun["poll_id"].as_str().expect("a name"));
+    assert_eq!(told(&mut rig, 0, "GET", &path).0, 200);
+}

@@ -8,9 +8,9 @@ use carillon_protocol::frame::{Refused, Replaced, Revoked};
 use carillon_protocol::ids::{ConversationId, UserId};
 use carillon_protocol::reason::Code;
 use carillon_protocol::record::Body;
-use carillon_protocol::websocket::Opcode;
+use carillon_protocol::websocket::{Opcode, append_client_frame};
 
-use crate::rig::{Client, Rig, Seen, Up, deliver_event, identify, live, send, settings, token};
+use crate::rig::{Client, Rig, Seen, Up, deliver_event, identify, live, send, settings, token, token_issued};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -85,6 +85,130 @@ fn what_is_not_a_websocket_is_handed_on_whole() {
         Some(&b"GET /v1/conversations HTTP/1.1\r\nHo"[..])
     );
     assert_eq!(rig.shard.counters().connections, 0, "the shard has forgotten it");
+}
+
+/// What comes behind a request in the same turn goes with it, in however many pieces.
+#[test]
+fn what_comes_in_the_same_turn_is_handed_on_as_well() {
+    let mut rig = Rig::new(&[]);
+    let connection = rig.accept(LOCAL);
+    for bytes in [&b"POST /v1/messages HTTP/1.1\r\n"[..], b"Host: h\r\n\r\n", b"body"] {
+        rig.input(Input::Received { connection, bytes });
+    }
+    rig.carry_out();
+    assert_eq!(
+        rig.sockets[&connection].handed_off.as_deref(),
+        Some(&b"POST /v1/messages HTTP/1.1\r\nHost: h\r\n\r\nbody"[..])
+    );
+    assert_eq!(rig.shard.counters().connections, 0);
+}
+
+/// G13, F19: so many may be on their way to their first request. One more hears at once when to come back, is not read, and
+/// takes nobody's place; those who are through, or gone, make room.
+#[test]
+fn g13_who_says_nothing_keeps_a_bounded_number_of_places() {
+    let mut rig = Rig::new(&["gateway.handshakes_max=3"]);
+    let silent: Vec<_> = (0..3).map(|_| rig.accept(LOCAL)).collect();
+    let (answer, is_closed) = request(&mut rig, LOCAL, "");
+    assert!(answer.contains(" 503 ") && is_closed, "{answer}");
+    let late = rig.accept(LOCAL);
+    let answer = String::from_utf8_lossy(&rig.sockets[&late].bytes).to_ascii_lowercase();
+    assert!(answer.contains("retry-after: ") && answer.contains("retry_after_ms"), "{answer}");
+    assert_eq!(rig.shard.counters().turned_away, 2);
+
+    // One is through, one has something else in mind, one is gone.
+    let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let upgrade =
+        format!("GET /v1/ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}");
+    rig.received(silent[0], upgrade.as_bytes());
+    rig.received(silent[1], b"GET / HTTP/1.1\r\n");
+    rig.input(Input::Closed { connection: silent[2] });
+    for round in 0..3 {
+        let connection = rig.accept(LOCAL);
+        assert!(!rig.sockets[&connection].is_closed, "{round}: there is room");
+    }
+    let crowded = rig.accept(LOCAL);
+    assert!(rig.sockets[&crowded].is_closed);
+    // Nobody stays for good without a word.
+    rig.pass_ms(5_200);
+    let (answer, _) = request(&mut rig, LOCAL, "");
+    assert!(answer.contains(" 101 "), "{answer}");
+}
+
+/// G13, security, floods: who sends thousands of frames at once has some of them answered in a turn, and everybody else theirs;
+/// then it goes on, in order, without having to say more, and is not read from meanwhile.
+#[test]
+fn g13_a_flood_holds_up_itself() {
+    const PINGS: u32 = 3_000;
+    let mut rig = Rig::new(&[]);
+    let mut flood = rig.connect(Wire::Json);
+    let mut neighbour = rig.connect(Wire::Json);
+    flood.take(&mut rig);
+    let mut bytes = Vec::new();
+    for number in 0..PINGS {
+        append_client_frame(&mut bytes, Opcode::Ping, &number.to_be_bytes(), [1, 2, 3, 4]);
+    }
+    let (flooding, quiet) = (flood.id, neighbour.id);
+    // In pieces, as a ring has them, and in one turn with the neighbour's.
+    for piece in bytes.chunks(1_000) {
+        rig.input(Input::Received { connection: flooding, bytes: piece });
+    }
+    let mut ping = Vec::new();
+    append_client_frame(&mut ping, Opcode::Ping, b"me too", [1, 2, 3, 4]);
+    rig.input(Input::Received { connection: quiet, bytes: &ping });
+    let (mut pongs, mut turns_count) = (Vec::new(), 0);
+    loop {
+        rig.input(Input::Tick);
+        rig.carry_out();
+        turns_count += 1;
+        let said = flood.take(&mut rig);
+        assert!(said.len() <= 2 * 256, "{} answers in a turn", said.len());
+        pongs.extend(said);
+        if turns_count == 1 {
+            assert!(neighbour.take(&mut rig).contains(&Seen::Pong(b"me too".to_vec())));
+        }
+        let is_over = pongs.len() == PINGS as usize;
+        assert_eq!(rig.sockets[&flooding].is_paused, !is_over, "after {} answers", pongs.len());
+        assert_eq!(rig.shard.poll_timeout() == Some(rig.now), !is_over, "the driver does not sleep over it");
+        if is_over {
+            break;
+        }
+        assert!(turns_count < 100);
+    }
+    assert!(turns_count > 5, "{turns_count} turns");
+    let expected = (0..PINGS).map(|number| Seen::Pong(number.to_be_bytes().to_vec()));
+    assert!(pongs.into_iter().eq(expected));
+}
+
+/// Security, floods: whose a connection is, is what was said of it before its first byte, and then what a trusted proxy says
+/// in a header.
+#[test]
+fn an_address_is_that_of_the_client() {
+    let mut rig = Rig::new(&[
+        "limits.address_per_s=1",
+        "limits.address_burst=1",
+        "gateway.trusted_proxies=127.0.0.1,10.0.0.0/8",
+    ]);
+    let far = |last| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
+    for (status, headers) in [
+        (101, "X-Forwarded-For: 192.0.2.1, 10.2.3.4\r\n"),
+        (429, "X-Forwarded-For: 192.0.2.1\r\n"),
+        (429, "Forwarded: for=192.0.2.1\r\n"),
+        (101, "Forwarded: for=192.0.2.2\r\n"),
+        (429, "X-Forwarded-For: 192.0.2.3\r\nX-Forwarded-For: 192.0.2.2\r\n"),
+    ] {
+        let (line, _) = request(&mut rig, LOCAL, headers);
+        assert!(line.contains(&format!(" {status} ")), "{headers}: {line}");
+    }
+    assert!(request(&mut rig, far(7), "X-Forwarded-For: 192.0.2.8\r\n").0.contains(" 101 "));
+    assert!(request(&mut rig, far(7), "X-Forwarded-For: 192.0.2.9\r\n").0.contains(" 429 "), "its own");
+    let connection = rig.accept(LOCAL);
+    rig.input(Input::Named { connection, address: far(7) });
+    let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let upgrade =
+        format!("GET /v1/ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}");
+    rig.received(connection, upgrade.as_bytes());
+    assert!(rig.sockets[&connection].bytes.starts_with(b"HTTP/1.1 429 "));
 }
 
 /// A handshake has five seconds, and a process that was paused blames nobody (F26).
@@ -349,6 +473,25 @@ fn a_token_ends() {
     assert!(!client.is_closed(&rig));
     rig.pass_ms(1_100);
     assert_eq!(closes(&client.take(&mut rig)), Some(4012));
+}
+
+/// Security, live connection: a token may have been revoked with its device before the one that let in was issued, so no
+/// older one takes its place.
+#[test]
+fn an_older_token_replaces_none() {
+    let mut rig = Rig::new(&[]);
+    let mut client = live(&mut rig, 1, "phone", Wire::Json, &[]);
+    let issued_s = crate::rig::WALL / 1_000;
+    for (issued_s, expected) in [
+        (issued_s - 1, Some("bad_request")),
+        (issued_s, None),
+        (issued_s + 60, None),
+        (issued_s, Some("bad_request")),
+    ] {
+        let token = token_issued(1, "phone", 6_000, issued_s);
+        let seen = client.say(&mut rig, None, &Command::RefreshToken { token: token.into() });
+        assert_eq!(codes(&seen), expected.into_iter().collect::<Vec<_>>(), "issued at {issued_s}: {seen:?}");
+    }
 }
 
 #[test]

@@ -510,6 +510,46 @@ fn f14_a_slow_client_is_behind_and_catches_up() {
     assert_eq!(seen, expected);
 }
 
+/// G13, F14: when many stop reading at once, what waits for all of them together is bounded as well: each has less and is
+/// `behind` sooner, and who reads is live all the time. When they are gone nothing is counted any more.
+#[test]
+fn g13_what_waits_for_all_together_is_bounded() {
+    const STUCK: u64 = 40;
+    const BOUND: usize = 100_000;
+    let mut rig = Rig::new(&["limits.conn_queue_bytes=16000", "limits.queues_bytes_max=100000"]);
+    let mut reader = live(&mut rig, 1, "phone", Wire::Json, &[(HERE, 0, 0)]);
+    let stuck: Vec<Client> = (2..2 + STUCK)
+        .map(|user| {
+            let client = live(&mut rig, user, "phone", Wire::Json, &[(HERE, 0, 0)]);
+            rig.sockets.get_mut(&client.id).unwrap().room = Some(0);
+            client
+        })
+        .collect();
+    let users: Vec<u64> = (1..2 + STUCK).collect();
+    for seq in 1..=200 {
+        rig.down(&deliver(HERE, seq, 99, "k", "some words", &users));
+    }
+    let waiting = |rig: &Rig| -> usize { stuck.iter().map(|client| rig.pending_bytes(client.id)).sum() };
+    let each_max = 16_000 / 16 + 500;
+    let waiting_bytes = waiting(&rig);
+    assert!(waiting_bytes > BOUND / 2, "they are stuck: {waiting_bytes}");
+    assert!(waiting_bytes < BOUND + stuck.len() * each_max, "{waiting_bytes}");
+    assert_eq!(rig.shard.counters().queued_bytes, waiting_bytes as u64);
+    assert_eq!(reader.take(&mut rig).len(), 200);
+
+    // Who reads again is told what it missed, and the rest leave.
+    let (first, rest) = stuck.split_first().unwrap();
+    rig.sockets.get_mut(&first.id).unwrap().room = None;
+    rig.flush(first.id);
+    rig.carry_out();
+    assert_eq!(rig.pending_bytes(first.id), 0);
+    for client in rest {
+        rig.input(Input::Closed { connection: client.id });
+    }
+    rig.carry_out();
+    assert_eq!(rig.shard.counters().queued_bytes, 0);
+}
+
 /// F14, G6: what comes in the turn in which a client has synced comes behind its `caught_up`; and what comes of another
 /// conversation while something is still to be brought is brought as well, not pushed.
 #[test]

@@ -47,10 +47,15 @@ pub(crate) fn settings(assignments: &[&str]) -> Settings {
 
 /// A token of `user` on `device` that ends `ttl_s` after [`WALL`].
 pub(crate) fn token(user: u64, device: &str, ttl_s: i64) -> String {
+    token_issued(user, device, ttl_s, WALL / 1_000)
+}
+
+/// The same, issued then.
+pub(crate) fn token_issued(user: u64, device: &str, ttl_s: i64, issued_s: u64) -> String {
     let claims = Claims {
         user_id: user,
         device_id: device.to_owned(),
-        issued_s: WALL / 1_000,
+        issued_s,
         expires_s: (WALL / 1_000).checked_add_signed(ttl_s).unwrap(),
         name: Some(format!("user-{user}")),
         scope: String::new(),
@@ -135,8 +140,8 @@ impl Rig {
                 Output::Resume { connection } => {
                     self.sockets.entry(connection).or_default().is_paused = false
                 }
-                Output::HandOff { connection, received } => {
-                    self.sockets.entry(connection).or_default().handed_off = Some(received);
+                Output::HandOff { connection, handed } => {
+                    self.sockets.entry(connection).or_default().handed_off = Some(handed.received);
                 }
                 Output::Link { router: ROUTER, frame } => self.up.push_back(frame),
                 Output::Link { router, frame } => self.others.push_back((router, frame)),

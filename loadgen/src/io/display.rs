@@ -56,13 +56,12 @@ pub(super) struct Moment<'r> {
 impl Display {
     /// Takes the terminal, if that was asked for and there is one.
     pub(super) fn open(options: &Options, control: Arc<Control>) -> Result<Display, String> {
-        let sink = match options.view {
-            View::Live => {
-                let screen = Screen::open().map_err(|error| format!("--view live: no terminal: {error}"))?;
-                Sink::Screen(screen)
-            }
-            View::Plain | View::Auto => Sink::Lines { is_terminal: io::stderr().is_terminal() },
+        let screen = match options.view {
+            View::Live => Some(Screen::open().map_err(|error| format!("--view live: no terminal: {error}"))?),
+            View::Auto => Screen::open().ok(),
+            View::Plain => None,
         };
+        let sink = screen.map_or(Sink::Lines { is_terminal: io::stderr().is_terminal() }, Sink::Screen);
         let title = match (&options.scenario, options.in_flight) {
             (Some(name), _) => name.clone(),
             (None, Some(count)) => format!("{count} in flight"),

@@ -19,7 +19,7 @@ const TOKEN_SPARE_S: u64 = 24 * 3_600;
 /// memory than everything else that is known of idle clients.
 pub(super) enum Tokens {
     Given(Vec<String>),
-    Signed { keys: KeyTable, claims: tokens::Claims },
+    Signed { keys: Box<KeyTable>, claims: tokens::Claims },
 }
 
 impl Tokens {
@@ -38,7 +38,7 @@ impl Tokens {
         // One that can be signed means that all can.
         keys.sign(&claims).map_err(|error| format!("a token cannot be signed: {error}"))?;
         let users = (options.users..).take(options.clients as usize).collect();
-        Ok((users, Tokens::Signed { keys, claims }))
+        Ok((users, Tokens::Signed { keys: Box::new(keys), claims }))
     }
 
     /// The token of a client; empty for one that has none.

@@ -268,12 +268,12 @@ impl Options {
         Duration::from_nanos(self.rates().length_ns())
     }
 
-    /// As it is shown where standard output is a terminal, or is none.
+    /// As it is shown where standard output is a terminal, or is none. On a terminal `auto` stays what it is: the live view
+    /// where that terminal can be had, lines where it cannot.
     #[must_use]
     pub fn shown(self, is_terminal: bool) -> Options {
         let view = match self.view {
-            View::Auto if is_terminal => View::Live,
-            View::Auto => View::Plain,
+            View::Auto if !is_terminal => View::Plain,
             asked => asked,
         };
         Options { view, ..self }

@@ -4,32 +4,33 @@
 //! - One algorithm per key id, pinned here; a token's header can only agree with it.
 //! - Never empty. Any number of keys is valid at once, so that a new one can be spread before it is used and an old
 //!   one kept until its last token expired.
-//! - Immutable: a process that is to know other keys is given another table.
+//! - Replaced as a whole, when its files hold other keys ([`KeyTable::refresh`]): nobody sees half of a change. Keys that
+//!   cannot be used change nothing.
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
+use ring::digest::{Context, Digest, SHA256};
 use serde::Deserialize;
+use tokio::runtime::Handle;
 
-use super::{provider, public_key};
+use super::development::DEVELOPMENT_KID;
+use super::{jwks, provider, public_key};
 use crate::exit::Fatal;
-use crate::random;
-
-/// The key id of the development key.
-pub const DEVELOPMENT_KID: &str = "dev";
-
-/// The file of the development key in the data directory.
-pub const DEVELOPMENT_FILE: &str = "dev.key";
 
 /// An HMAC key has at least as many bytes as its hash (RFC 7518 §3.2).
 const SECRET_BYTES_MIN: usize = 32;
 
 /// Key ids are looked up by comparing them one after the other; nobody rotates through more.
 const KEYS_COUNT_MAX: usize = 32;
+
+/// Larger than any file of keys: RSA of 8,192 bits is 1.5 KB, and [`KEYS_COUNT_MAX`] of them with their certificates fit.
+const FILE_BYTES_MAX: u64 = 256 * 1024;
 
 /// One table of `auth.keys` as it stands in the configuration file. Relative paths start at the working directory.
 #[derive(Clone, Deserialize)]
@@ -53,6 +54,33 @@ impl fmt::Debug for KeySetting {
     }
 }
 
+/// The section `auth`, as far as it says which tokens are good.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Settings {
+    /// Keys one by one.
+    pub keys: Vec<KeySetting>,
+    /// A file of more of them; empty: none.
+    pub jwks: PathBuf,
+    /// What `iss` has to be; empty: not asked.
+    pub issuer: String,
+    /// What `aud` has to be or to hold; empty: not asked.
+    pub audience: String,
+}
+
+impl Settings {
+    /// Whether no keys are configured: then it is the development key that counts.
+    #[must_use]
+    pub fn is_development(&self) -> bool {
+        self.keys.is_empty() && self.jwks.as_os_str().is_empty()
+    }
+
+    /// Whether a secret is among the keys: who checks tokens with it can make them.
+    #[must_use]
+    pub fn has_secret(&self) -> bool {
+        self.keys.iter().any(|key| key.alg == "HS256")
+    }
+}
+
 /// One key: what verifies, and what signs when the key can.
 pub(super) struct Key {
     pub(super) kid: String,
@@ -61,63 +89,159 @@ pub(super) struct Key {
     pub(super) encoding: Option<EncodingKey>,
 }
 
-/// The keys that tokens are checked with. See [`super`] for the rules and [`KeyTable::verify`] for their order.
-pub struct KeyTable {
-    pub(super) keys: Vec<Key>,
-    development: bool,
-}
+/// Every key at one moment.
+pub(super) struct Keys(Vec<Key>);
 
-impl fmt::Debug for KeyTable {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_list().entries(self.keys.iter().map(|key| (&key.kid, key.algorithm))).finish()
-    }
-}
-
-impl KeyTable {
-    /// The keys of `auth.keys`.
-    ///
-    /// # Errors
-    /// Status 2 with the key id and what is wrong: an unknown algorithm, a key of another kind, a secret shorter
-    /// than 32 bytes, a key id twice, no key at all.
-    pub fn from_settings(settings: &[KeySetting]) -> Result<KeyTable, Fatal> {
-        provider::install();
-        if settings.is_empty() || settings.len() > KEYS_COUNT_MAX {
-            let count = settings.len();
-            return Err(Fatal::config(format!(
-                "auth.keys holds {count} keys where 1 to {KEYS_COUNT_MAX} work"
-            )));
-        }
-        let mut keys: Vec<Key> = Vec::with_capacity(settings.len());
-        for setting in settings {
-            if keys.iter().any(|key| key.kid == setting.kid) {
-                return Err(Fatal::config(format!("auth.keys has the key id \"{}\" twice", setting.kid)));
-            }
-            let key = key_of(setting)
-                .map_err(|wrong| Fatal::config(format!("auth.keys \"{}\": {wrong}", setting.kid)))?;
-            keys.push(key);
-        }
-        Ok(KeyTable { keys, development: false })
-    }
-
-    /// A table of one HS256 key, for tests and tools.
-    pub fn from_secret(kid: &str, secret: &[u8; 32]) -> KeyTable {
-        provider::install();
-        KeyTable { keys: vec![secret_key(kid, secret)], development: false }
-    }
-
-    /// Is this the development key, with which nothing but loopback may be served?
-    pub fn is_development(&self) -> bool {
-        self.development
-    }
-
+impl Keys {
     /// The key for a header that names `kid`, or none.
     pub(super) fn find(&self, kid: Option<&str>) -> Option<&Key> {
-        match (kid, self.keys.as_slice()) {
+        match (kid, self.0.as_slice()) {
             (Some(kid), keys) => keys.iter().find(|key| key.kid == kid),
             // Without a key id there has to be no choice.
             (None, [only]) => Some(only),
             (None, _) => None,
         }
+    }
+
+    /// The first key that signs.
+    pub(super) fn signing(&self) -> Option<(&Key, &EncodingKey)> {
+        self.0.iter().find_map(|key| Some((key, key.encoding.as_ref()?)))
+    }
+
+    /// Reads them; otherwise what is wrong with them.
+    fn read(settings: &Settings, files: &mut Files) -> Result<Keys, String> {
+        let mut keys: Vec<Key> = Vec::with_capacity(settings.keys.len());
+        for setting in &settings.keys {
+            let wrong = |wrong| format!("auth.keys \"{}\": {wrong}", setting.kid);
+            keys.push(key_of(setting, files).map_err(wrong)?);
+        }
+        if !settings.jwks.as_os_str().is_empty() {
+            let wrong = |wrong| format!("auth.jwks: {} {wrong}", settings.jwks.display());
+            let bytes = files.read(&settings.jwks).map_err(|wrong| format!("auth.jwks: {wrong}"))?;
+            keys.extend(jwks::read(&bytes).map_err(wrong)?);
+        }
+        if keys.is_empty() || keys.len() > KEYS_COUNT_MAX {
+            let count = keys.len();
+            return Err(format!(
+                "auth.keys and auth.jwks hold {count} keys where 1 to {KEYS_COUNT_MAX} work"
+            ));
+        }
+        for (index, key) in keys.iter().enumerate() {
+            if keys.iter().take(index).any(|earlier| earlier.kid == key.kid) {
+                return Err(format!("auth.keys and auth.jwks have the key id \"{}\" twice", key.kid));
+            }
+        }
+        Ok(Keys(keys))
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_list().entries(self.0.iter().map(|key| (&key.kid, key.algorithm))).finish()
+    }
+}
+
+/// The keys that tokens are checked with. See [`super`] for the rules and [`KeyTable::verify`] for their order.
+pub struct KeyTable {
+    pub(super) settings: Settings,
+    /// Read once a token, and written when files have changed.
+    keys: RwLock<Arc<Keys>>,
+    /// What the files held when they were tried last, whether or not it could be used.
+    tried: Mutex<Digest>,
+    is_development: bool,
+}
+
+impl fmt::Debug for KeyTable {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.keys().fmt(out)
+    }
+}
+
+impl KeyTable {
+    /// The keys of the section `auth`.
+    ///
+    /// # Errors
+    /// Status 2 with the key id and what is wrong: an unknown algorithm, a key of another kind, a secret shorter
+    /// than 32 bytes, a key id twice, a set with something secret in it, no key at all.
+    pub fn load(settings: Settings) -> Result<KeyTable, Fatal> {
+        let mut files = Files::default();
+        let keys = Keys::read(&settings, &mut files).map_err(Fatal::config)?;
+        Ok(KeyTable { tried: Mutex::new(files.digest()), ..KeyTable::new(settings, keys, false) })
+    }
+
+    /// A table of one HS256 key, for tests and tools.
+    pub fn from_secret(kid: &str, secret: &[u8; 32]) -> KeyTable {
+        KeyTable::new(Settings::default(), Keys(vec![secret_key(kid, secret)]), false)
+    }
+
+    pub(super) fn of_development(secret: &[u8; 32]) -> KeyTable {
+        KeyTable::new(Settings::default(), Keys(vec![secret_key(DEVELOPMENT_KID, secret)]), true)
+    }
+
+    fn new(settings: Settings, keys: Keys, is_development: bool) -> KeyTable {
+        provider::install();
+        let (keys, tried) = (RwLock::new(Arc::new(keys)), Mutex::new(Files::default().digest()));
+        KeyTable { settings, keys, tried, is_development }
+    }
+
+    /// Is this the development key, with which nothing but loopback may be served?
+    pub fn is_development(&self) -> bool {
+        self.is_development
+    }
+
+    /// The keys as they are now.
+    pub(super) fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Looks at the files again. `true`: they had changed, and tokens are checked with the new keys from now on; what was
+    /// let in with the old ones stays until its token expires. What cannot be used is tried once.
+    ///
+    /// # Errors
+    /// As for [`KeyTable::load`]. The old keys stay.
+    pub fn refresh(&self) -> Result<bool, Fatal> {
+        if self.settings.is_development() {
+            return Ok(false);
+        }
+        let mut files = Files::default();
+        let read = Keys::read(&self.settings, &mut files);
+        let digest = files.digest();
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = tried.as_ref() != digest.as_ref();
+        *tried = digest;
+        let keys = read.map_err(Fatal::config)?;
+        if is_new {
+            *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        }
+        Ok(is_new)
+    }
+
+    /// [`KeyTable::refresh`] every `period`, on `runtime` for as long as it runs, which is told in the log. The contents are
+    /// compared, not the times of the files: so a link that leads elsewhere, as it does where secrets are mounted, is found
+    /// as well, and a file that was half written is found whole the next time.
+    pub fn keep_fresh(self: &Arc<KeyTable>, runtime: &Handle, period: Duration) {
+        let table = Arc::clone(self);
+        runtime.spawn(async move {
+            let mut told = None;
+            loop {
+                tokio::time::sleep(period).await;
+                let here = Arc::clone(&table);
+                // Files may lie on a disk that takes its time.
+                let Ok(refreshed) = tokio::task::spawn_blocking(move || here.refresh()).await else { return };
+                match refreshed {
+                    Ok(true) => {
+                        tracing::info!(keys = ?table, "tokens are checked with these keys from now on");
+                        told = None;
+                    }
+                    Ok(false) => {}
+                    Err(Fatal { sentence, .. }) if told.as_ref() != Some(&sentence) => {
+                        tracing::error!(error = %sentence, "the keys for tokens cannot be used; the old ones stay");
+                        told = Some(sentence);
+                    }
+                    Err(_) => {}
+                }
+            }
+        });
     }
 }
 
@@ -131,7 +255,7 @@ fn secret_key(kid: &str, secret: &[u8]) -> Key {
 }
 
 /// The key a setting describes; otherwise what is wrong with it.
-fn key_of(setting: &KeySetting) -> Result<Key, String> {
+fn key_of(setting: &KeySetting, files: &mut Files) -> Result<Key, String> {
     let algorithm = match setting.alg.as_str() {
         "HS256" => Algorithm::HS256,
         "EdDSA" => Algorithm::EdDSA,
@@ -142,14 +266,14 @@ fn key_of(setting: &KeySetting) -> Result<Key, String> {
     match (algorithm, &setting.secret, &setting.secret_file, &setting.public_key) {
         (Algorithm::HS256, Some(secret), None, None) => long_enough(&setting.kid, secret.as_bytes()),
         (Algorithm::HS256, None, Some(path), None) => {
-            let bytes = read_small(path)?;
+            let bytes = files.read(path)?;
             long_enough(&setting.kid, bytes.strip_suffix(b"\n").unwrap_or(&bytes))
         }
         (Algorithm::HS256, ..) => Err("HS256 takes one of secret, secret_file, and no public_key".to_owned()),
         (_, None, None, Some(path)) => {
-            let pem = String::from_utf8_lossy(&read_small(path)?).into_owned();
-            let decoding = public_key::decoding_key(algorithm, &pem)
-                .map_err(|wrong| format!("{} {wrong}", path.display()))?;
+            let pem = String::from_utf8_lossy(&files.read(path)?).into_owned();
+            let decoding =
+                public_key::of_pem(algorithm, &pem).map_err(|wrong| format!("{} {wrong}", path.display()))?;
             Ok(Key { kid: setting.kid.clone(), algorithm, decoding, encoding: None })
         }
         _ => Err(format!("{} takes public_key, a PEM file, and no secret", setting.alg)),
@@ -163,82 +287,30 @@ fn long_enough(kid: &str, secret: &[u8]) -> Result<Key, String> {
     Ok(secret_key(kid, secret))
 }
 
-fn read_small(path: &Path) -> Result<Vec<u8>, String> {
-    let cannot = |error: io::Error| format!("{} cannot be read ({error})", path.display());
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).map_err(cannot)?;
-    io::Read::read_to_end(&mut io::Read::take(file, public_key::PEM_BYTES_MAX as u64 + 1), &mut bytes)
-        .map_err(cannot)?;
-    if bytes.len() > public_key::PEM_BYTES_MAX {
-        return Err(format!("{} is larger than any key", path.display()));
+/// Small files, and what tells other contents from theirs, so that no second copy of a secret has to be kept for that.
+struct Files(Context);
+
+impl Default for Files {
+    fn default() -> Files {
+        Files(Context::new(&SHA256))
     }
-    Ok(bytes)
 }
 
-/// The development key: `dev.key` in the data directory (32 random bytes as hexadecimal, mode 0600), made when it is
-/// missing, together with the directory. Two processes that start at the same moment end with the same key.
-///
-/// # Errors
-/// Status 2 when the directory cannot be written, or the file holds something else.
-pub fn dev_key(data_dir: &Path) -> Result<KeyTable, Fatal> {
-    let path = data_dir.join(DEVELOPMENT_FILE);
-    let failed = |error: io::Error| {
-        Fatal::config(format!(
-            "the development key {} cannot be read or made ({error}): choose another place with --data-dir",
-            path.display()
-        ))
-    };
-    let text = match fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_dev_key(data_dir, &path).map_err(failed)?;
-            // Read back: another process may have been first.
-            fs::read_to_string(&path).map_err(failed)?
+impl Files {
+    fn read(&mut self, path: &Path) -> Result<Vec<u8>, String> {
+        let cannot = |error: io::Error| format!("{} cannot be read ({error})", path.display());
+        let mut bytes = Vec::new();
+        let file = fs::File::open(path).map_err(cannot)?;
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(format!("{} is larger than any keys", path.display()));
         }
-        read => read.map_err(failed)?,
-    };
-    let secret = from_hex(text.trim_end()).ok_or_else(|| {
-        Fatal::config(format!(
-            "the development key {} is not 64 hexadecimal digits: delete it, and a new one is made",
-            path.display()
-        ))
-    })?;
-    provider::install();
-    Ok(KeyTable { keys: vec![secret_key(DEVELOPMENT_KID, &secret)], development: true })
-}
-
-/// Writes a whole key under a name of its own, then links it to `path` unless that exists by now: nobody ever reads
-/// half a key, and the first one stays.
-fn make_dev_key(data_dir: &Path, path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir)?;
-    let mut secret = [0; 32];
-    random::fill(&mut secret);
-    let temporary = data_dir.join(format!("{DEVELOPMENT_FILE}.{:016x}", random::seed()));
-    let written = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).and_then(
-        |mut file| {
-            file.write_all(format!("{}\n", to_hex(&secret)).as_bytes())?;
-            file.sync_all()
-        },
-    );
-    let linked = written.and_then(|()| match fs::hard_link(&temporary, path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        linked => linked,
-    });
-    fs::remove_file(&temporary)?;
-    linked?;
-    fs::File::open(data_dir)?.sync_all()
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
+        self.0.update(&(bytes.len() as u64).to_le_bytes());
+        self.0.update(&bytes);
+        Ok(bytes)
     }
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+
+    fn digest(self) -> Digest {
+        self.0.finish()
     }
-    Some(bytes)
 }

@@ -3,9 +3,11 @@
 //! # Invariants
 //! - The algorithm is pinned to the key id in our table; the header of a token chooses neither (RFC 8725 §3.1).
 //! - Nothing of a claim is believed, and nothing but the header parsed, before the signature holds.
-//! - Wall time is an argument: the same token at the same time is the same answer (G16).
+//! - Wall time is an argument: the same token at the same time and with the same keys is the same answer (G16).
 //! - No error carries a token or a piece of one, and [`Claims`] shows no text of a user in its `Debug`.
 
+mod development;
+mod jwks;
 mod keys;
 mod provider;
 mod public_key;
@@ -17,7 +19,8 @@ use jsonwebtoken::{Algorithm, Header, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use keys::{DEVELOPMENT_FILE, DEVELOPMENT_KID, KeySetting, KeyTable, dev_key};
+pub use development::{DEVELOPMENT_FILE, DEVELOPMENT_KID, dev_key};
+pub use keys::{KeySetting, KeyTable, Settings};
 
 /// A longer token is refused before anything of it is read. Ours are near 250 bytes; identity providers that put
 /// groups into theirs stay below 2 KiB.
@@ -41,8 +44,8 @@ const SECONDS_MAX: u64 = 1 << 53;
 /// Why a token is refused. The peer's kind of wrong: `Expired` is `token_expired`, the rest `unauthenticated`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Not a token we can read: too long, not three parts, not JSON, an algorithm nobody knows (`none` is one), an
-    /// extension that must be understood.
+    /// Not a token we can read: too long, not three parts, not JSON, an algorithm nobody knows (`none` is one), a kind that
+    /// is for something else, an extension that must be understood.
     #[error("the token is malformed")]
     Malformed,
     /// No key of ours has this key id with this algorithm. For [`KeyTable::sign`]: no key of ours signs.
@@ -58,7 +61,7 @@ pub enum TokenError {
     #[error("the token is not valid yet")]
     NotYet,
     /// A claim is missing or not what the protocol says; which one.
-    #[error("the token's claim {0} is missing or malformed")]
+    #[error("the token's claim {0} is missing or not what it has to be")]
     BadClaim(&'static str),
 }
 
@@ -130,10 +133,13 @@ struct Raw {
     nbf: Option<Value>,
     name: Option<Value>,
     scope: Option<Value>,
+    iss: Option<Value>,
+    aud: Option<Value>,
 }
 
 impl KeyTable {
-    /// Checks a token at `wall_ms`, milliseconds since the epoch: length, form, key, signature, times, claims.
+    /// Checks a token at `wall_ms`, milliseconds since the epoch: length, form, key, signature, issuer and
+    /// audience, times, claims.
     ///
     /// # Errors
     /// The first check that fails, in that order: a stranger learns nothing about claims without a signature.
@@ -143,15 +149,17 @@ impl KeyTable {
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
         // We understand no extension, so none may be critical (RFC 7515 §4.1.11).
-        if header.crit.is_some() {
+        if header.crit.is_some() || !header.typ.as_deref().is_none_or(is_for_access) {
             return Err(TokenError::Malformed);
         }
-        let key = self.find(header.kid.as_deref()).ok_or(TokenError::UnknownKey)?;
+        let keys = self.keys();
+        let key = keys.find(header.kid.as_deref()).ok_or(TokenError::UnknownKey)?;
         if header.alg != key.algorithm {
             return Err(TokenError::UnknownKey);
         }
         let decoded = jsonwebtoken::decode::<Raw>(token, &key.decoding, &signature_only(key.algorithm));
         let raw = decoded.map_err(|error| refused(&error))?.claims;
+        raw.is_for_us(&self.settings)?;
         raw.check(wall_ms)
     }
 
@@ -161,8 +169,8 @@ impl KeyTable {
     /// [`TokenError::UnknownKey`] when every key is a public one; [`TokenError::BadClaim`] and
     /// [`TokenError::Malformed`] when this table itself would refuse the token for its claims or its length.
     pub fn sign(&self, claims: &Claims) -> Result<String, TokenError> {
-        let signing = self.keys.iter().find_map(|key| Some((key, key.encoding.as_ref()?)));
-        let (key, encoding) = signing.ok_or(TokenError::UnknownKey)?;
+        let keys = self.keys();
+        let (key, encoding) = keys.signing().ok_or(TokenError::UnknownKey)?;
         user_id(&claims.user_id.to_string()).ok_or(TokenError::BadClaim("sub"))?;
         if !is_device(&claims.device_id) {
             return Err(TokenError::BadClaim("dev"));
@@ -201,7 +209,30 @@ fn refused(error: &Error) -> TokenError {
     }
 }
 
+/// Whether a token that calls itself this is one (RFC 7519 §5.1), or says that it is for access (RFC 9068 §2.1). Providers
+/// sign others with the same keys, for other ends (RFC 8725 §3.11).
+fn is_for_access(typ: &str) -> bool {
+    let typ = typ.to_ascii_lowercase();
+    matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt")
+}
+
 impl Raw {
+    /// Who made it and for whom, as far as that is configured (RFC 8725 §3.8, §3.9).
+    fn is_for_us(&self, settings: &Settings) -> Result<(), TokenError> {
+        let names = |value: &Value, wanted: &str| value.as_str() == Some(wanted);
+        if !settings.issuer.is_empty() && !self.iss.iter().any(|iss| names(iss, &settings.issuer)) {
+            return Err(TokenError::BadClaim("iss"));
+        }
+        let is_named = match &self.aud {
+            Some(Value::Array(all)) => all.iter().any(|one| names(one, &settings.audience)),
+            one => one.iter().any(|one| names(one, &settings.audience)),
+        };
+        if !settings.audience.is_empty() && !is_named {
+            return Err(TokenError::BadClaim("aud"));
+        }
+        Ok(())
+    }
+
     fn check(self, wall_ms: u64) -> Result<Claims, TokenError> {
         let expires_s = seconds("exp", self.exp.as_ref())?.ok_or(TokenError::BadClaim("exp"))?;
         let not_before_s = seconds("nbf", self.nbf.as_ref())?.unwrap_or(0);

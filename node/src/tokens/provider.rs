@@ -17,7 +17,7 @@ use ring::signature::{
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory,
     verifier_factory,
-    // Only for keys in JWK form, which no part of us reads. They refuse rather than panic.
+    // Only for JWKs made of keys, and thumbprints, of which no part of us has any. They refuse rather than panic.
     key_utils: KeyUtils {
         rsa_pub_components_from_private_key: |_| Err(unsupported()),
         rsa_pub_components_from_public_key: |_| Err(unsupported()),

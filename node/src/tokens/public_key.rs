@@ -1,13 +1,12 @@
-//! Public keys out of PEM files: `SubjectPublicKeyInfo` (RFC 5280 §4.1.2.7) in the three shapes we have a use for.
+//! Public keys in the three shapes we have a use for, out of PEM files (`SubjectPublicKeyInfo`, RFC 5280 §4.1.2.7) and out
+//! of the numbers of a JWK ([`super::jwks`]).
 //!
-//! A key that could never verify anything is refused here, when the process starts, and not at the first token.
+//! A key that could never verify anything, or would verify what anybody makes, is refused here, when it is read, and not
+//! at the first token.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::{Algorithm, DecodingKey};
-
-/// Larger than any key we accept (RSA of 8,192 bits is 1.5 KB as PEM).
-pub(super) const PEM_BYTES_MAX: usize = 16 * 1024;
 
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
@@ -21,29 +20,68 @@ const P256_ID: &[u8] =
 /// rsaEncryption with its NULL (RFC 3279 §2.3.1).
 const RSA_ID: &[u8] = &[0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1, 0x05, 0];
 
+/// An Ed25519 point, compressed, and half of an uncompressed one of P-256.
+const COORDINATE_BYTES: usize = 32;
+
 /// What ring verifies with: shorter RSA keys are broken, longer ones cost more than a handshake may.
 const RSA_MODULUS_BITS: std::ops::RangeInclusive<usize> = 2_048..=8_192;
 
+/// Public exponents that ring verifies with. By 1 anybody signs, and an even one is no exponent.
+const RSA_EXPONENTS: std::ops::RangeInclusive<u64> = 3..=(1 << 33) - 1;
+
 /// The key in `pem`, which has to be one for `algorithm`; otherwise what is wrong with it, as the end of a sentence.
-pub(super) fn decoding_key(algorithm: Algorithm, pem: &str) -> Result<DecodingKey, String> {
+pub(super) fn of_pem(algorithm: Algorithm, pem: &str) -> Result<DecodingKey, String> {
     let der = der_of(pem).ok_or("holds no PEM block \"PUBLIC KEY\" (make one with openssl pkey -pubout)")?;
     let malformed = || "is not a well-formed public key".to_owned();
     let (identifier, key) = parts(&der).ok_or_else(malformed)?;
     match (algorithm, identifier) {
-        (Algorithm::EdDSA, ED25519_ID) if key.len() == 32 => Ok(DecodingKey::from_ed_der(key)),
+        (Algorithm::EdDSA, ED25519_ID) => ed25519(key),
         // An uncompressed point (SEC 1 §2.3.3).
-        (Algorithm::ES256, P256_ID) if key.len() == 65 && key.first() == Some(&4) => {
-            Ok(DecodingKey::from_ec_der(key))
-        }
-        (Algorithm::RS256, RSA_ID) => {
-            let bits = rsa_modulus_bits(key).ok_or_else(malformed)?;
-            if !RSA_MODULUS_BITS.contains(&bits) {
-                return Err(format!("has {bits} bits where RS256 needs 2048 to 8192"));
+        (Algorithm::ES256, P256_ID) => match key.split_first() {
+            Some((&4, point)) if point.len() == 2 * COORDINATE_BYTES => {
+                let (x, y) = point.split_at(COORDINATE_BYTES);
+                p256(x, y)
             }
-            Ok(DecodingKey::from_rsa_der(key))
+            _ => Err(malformed()),
+        },
+        (Algorithm::RS256, RSA_ID) => {
+            let (modulus, exponent) = rsa_numbers(key).ok_or_else(malformed)?;
+            rsa(modulus, exponent)
         }
         _ => Err(format!("is not a key for {algorithm:?}")),
     }
+}
+
+/// A key for EdDSA.
+pub(super) fn ed25519(point: &[u8]) -> Result<DecodingKey, String> {
+    if point.len() != COORDINATE_BYTES {
+        return Err(format!("has {} bytes where Ed25519 has {COORDINATE_BYTES}", point.len()));
+    }
+    Ok(DecodingKey::from_ed_der(point))
+}
+
+/// A key for ES256, by its coordinates.
+pub(super) fn p256(x: &[u8], y: &[u8]) -> Result<DecodingKey, String> {
+    if (x.len(), y.len()) != (COORDINATE_BYTES, COORDINATE_BYTES) {
+        return Err(format!("has coordinates of other than {COORDINATE_BYTES} bytes"));
+    }
+    Ok(DecodingKey::from_ec_der(&[&[4], x, y].concat()))
+}
+
+/// A key for RS256, by its numbers in big-endian order.
+pub(super) fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, String> {
+    let (modulus, exponent) = (significant(modulus), significant(exponent));
+    let bits = modulus.first().map_or(0, |first| modulus.len() * 8 - first.leading_zeros() as usize);
+    if !RSA_MODULUS_BITS.contains(&bits) {
+        return Err(format!("has {bits} bits where RS256 needs 2048 to 8192"));
+    }
+    let value = exponent.iter().take(9).fold(0_u64, |value, byte| (value << 8) | u64::from(*byte));
+    if exponent.len() > 8 || value % 2 == 0 || !RSA_EXPONENTS.contains(&value) {
+        return Err("has an exponent that is not odd and 3 to 2^33 - 1".to_owned());
+    }
+    // RSAPublicKey (RFC 8017 §A.1.1), which ring reads.
+    let numbers = [encoded(INTEGER, &unsigned(modulus)), encoded(INTEGER, &unsigned(exponent))].concat();
+    Ok(DecodingKey::from_rsa_der(&encoded(SEQUENCE, &numbers)))
 }
 
 /// The bytes inside the first PEM block of a public key (RFC 7468 §13).
@@ -63,13 +101,35 @@ fn parts(der: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((identifier, bits.strip_prefix(&[0])?))
 }
 
-fn rsa_modulus_bits(key: &[u8]) -> Option<usize> {
+/// Modulus and exponent.
+fn rsa_numbers(key: &[u8]) -> Option<(&[u8], &[u8])> {
     let (numbers, []) = element(key, SEQUENCE)? else { return None };
     let (modulus, rest) = element(numbers, INTEGER)?;
-    let (_exponent, []) = element(rest, INTEGER)? else { return None };
-    let significant = modulus.iter().skip_while(|&&byte| byte == 0);
-    let first = significant.clone().next()?;
-    Some(significant.count() * 8 - first.leading_zeros() as usize)
+    let (exponent, []) = element(rest, INTEGER)? else { return None };
+    Some((modulus, exponent))
+}
+
+/// Without the zeros in front.
+fn significant(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|&&byte| byte == 0).count();
+    number.get(zeros..).unwrap_or_default()
+}
+
+/// A number without zeros in front, as DER wants it: its first bit is a sign.
+fn unsigned(number: &[u8]) -> Vec<u8> {
+    let needs_zero = number.first().is_none_or(|first| first & 0x80 != 0);
+    [if needs_zero { &[0][..] } else { &[] }, number].concat()
+}
+
+/// One DER element. Nothing that is put into one here is longer than two bytes can say.
+fn encoded(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(content.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let head = match (high, low) {
+        (0, 0..=0x7f) => vec![tag, low],
+        (0, _) => vec![tag, 0x81, low],
+        (_, _) => vec![tag, 0x82, high, low],
+    };
+    [&head, content].concat()
 }
 
 /// One DER element with this tag, and what follows it.

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::REQUEST_ID_BYTES_MAX;
+use super::{Forwarded, REQUEST_ID_BYTES_MAX};
 use crate::limits::TOKEN_BYTES_MAX;
 
 /// A header that should come once. Two readers may choose differently between two of them, so two are never right.
@@ -42,6 +42,7 @@ pub(super) struct Headers<'b> {
     /// The lines of `Sec-WebSocket-Protocol`: several are one list (RFC 6455 section 11.3.4).
     pub(super) subprotocols: Vec<&'b [u8]>,
     pub(super) request_id: Option<&'b str>,
+    pub(super) forwarded: Vec<Forwarded<'b>>,
 }
 
 impl<'b> Headers<'b> {
@@ -75,6 +76,10 @@ impl<'b> Headers<'b> {
                 headers.authorization.meet(value);
             } else if is("x-request-id") {
                 headers.request_id = headers.request_id.or(request_id(value));
+            } else if is("x-forwarded-for") {
+                headers.forwarded.push(Forwarded::List(value));
+            } else if is("forwarded") {
+                headers.forwarded.push(Forwarded::Pairs(value));
             }
         }
         headers
@@ -95,6 +100,13 @@ pub(super) fn lists(value: &[u8], wanted: &str) -> bool {
 pub(super) fn token(item: &[u8]) -> Option<&str> {
     let is_sound = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     if item.is_empty() || !item.iter().all(is_sound) { None } else { std::str::from_utf8(item).ok() }
+}
+
+/// Whether a value can be a `Host` (RFC 9110 section 7.2): the characters of a host and a port (RFC 3986 section 3.2.2). No
+/// comma, which would be two hosts to whoever reads a list.
+pub(super) fn is_host(value: &[u8]) -> bool {
+    let is_sound = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:[]".contains(byte);
+    !value.is_empty() && value.iter().all(is_sound)
 }
 
 /// Visible ASCII, not empty.

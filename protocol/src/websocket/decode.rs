@@ -11,6 +11,7 @@ use super::{Event, FRAGMENTS_MAX, HEADER_BYTES_MAX, Opcode, Role, Violation, clo
 #[derive(Debug)]
 pub struct Decoder {
     role: Role,
+    fragments_max: u32,
     state: State,
 }
 
@@ -53,14 +54,20 @@ struct Message {
     payload: AlignedVec<16>,
     /// How much of a text is known to be UTF-8. The rest is at most three bytes: a character cut by the input.
     valid_bytes: usize,
-    fragments: u8,
+    fragments: u32,
 }
 
 impl Decoder {
     /// A decoder at the first byte after the handshake.
     #[must_use]
     pub const fn new(role: Role) -> Decoder {
-        Decoder { role, state: State::Idle }
+        Decoder::with_fragments_max(role, FRAGMENTS_MAX)
+    }
+
+    /// One that takes messages in more frames, or fewer: for who has to read what is not ours.
+    #[must_use]
+    pub const fn with_fragments_max(role: Role, fragments_max: u32) -> Decoder {
+        Decoder { role, fragments_max, state: State::Idle }
     }
 
     /// Reads from the start of `input`: at most one event, and how many bytes were used. Call again with the rest until
@@ -126,12 +133,20 @@ impl Decoder {
             self.state = State::Open(Box::default());
         }
         let State::Open(partial) = &mut self.state else { return Ok((input.len(), None)) };
-        let step = partial.feed(input, self.role, bytes_max, scratch)?;
+        let caps = Caps { message_bytes: bytes_max, fragments: self.fragments_max };
+        let step = partial.feed(input, self.role, caps, scratch)?;
         if partial.is_empty() {
             self.state = State::Idle;
         }
         Ok(step)
     }
+}
+
+/// What a message may have at most, all its frames together.
+#[derive(Clone, Copy)]
+struct Caps {
+    message_bytes: usize,
+    fragments: u32,
 }
 
 /// The way nearly every message takes: one frame, all there, no allocation. `None` for any other.
@@ -174,14 +189,14 @@ impl Partial {
         &mut self,
         input: &[u8],
         role: Role,
-        bytes_max: usize,
+        caps: Caps,
         scratch: &mut AlignedVec<16>,
     ) -> Result<(usize, Option<Opcode>), Violation> {
         let mut rest = input;
         loop {
             let frame = match self.frame {
                 Some(frame) => frame,
-                None => match self.begin(&mut rest, role, bytes_max)? {
+                None => match self.begin(&mut rest, role, caps)? {
                     Some(frame) => frame,
                     None => return Ok((input.len(), None)),
                 },
@@ -203,7 +218,7 @@ impl Partial {
 
     /// Joins the bytes of a header that came before with those at the start of `rest`, and takes from `rest` what
     /// belongs to the header; `None` when `rest` ends first.
-    fn begin(&mut self, rest: &mut &[u8], role: Role, bytes_max: usize) -> Result<Option<Frame>, Violation> {
+    fn begin(&mut self, rest: &mut &[u8], role: Role, caps: Caps) -> Result<Option<Frame>, Violation> {
         let before_bytes = self.head_bytes;
         for (place, byte) in self.head.iter_mut().skip(before_bytes).zip(*rest) {
             *place = *byte;
@@ -214,13 +229,13 @@ impl Partial {
         // What came before was not whole, so the header ends in `rest`.
         *rest = rest.get(header.header_bytes - before_bytes..).unwrap_or(&[]);
         self.head_bytes = 0;
-        self.open(&header, bytes_max).map(Some)
+        self.open(&header, caps).map(Some)
     }
 
     /// A header is whole: its frame is admitted, and opens a message when it is the first of one.
-    fn open(&mut self, header: &Header, bytes_max: usize) -> Result<Frame, Violation> {
+    fn open(&mut self, header: &Header, caps: Caps) -> Result<Frame, Violation> {
         let message_bytes = self.message.as_ref().map_or(0, |message| message.payload.len());
-        let payload_bytes = admit(header, message_bytes, bytes_max)?;
+        let payload_bytes = admit(header, message_bytes, caps.message_bytes)?;
         let Header { opcode, is_final, mask, .. } = *header;
         if !opcode.is_control() {
             let message = self.message.get_or_insert_with(|| Message {
@@ -229,7 +244,7 @@ impl Partial {
                 valid_bytes: 0,
                 fragments: 0,
             });
-            if message.fragments == FRAGMENTS_MAX {
+            if message.fragments == caps.fragments {
                 return Err(Violation::TooManyFragments);
             }
             message.fragments += 1;

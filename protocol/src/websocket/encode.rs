@@ -6,7 +6,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use ring::digest;
 
-use super::{CLOSE_REASON_BYTES_MAX, HEADER_BYTES_MAX, Opcode, SERVER_HEADER_BYTES_MAX, mask_in_place};
+use super::{
+    CLOSE_REASON_BYTES_MAX, Event, HEADER_BYTES_MAX, Opcode, SERVER_HEADER_BYTES_MAX, mask_in_place,
+};
 use crate::reason::Close;
 
 /// Writes the header of an unfragmented frame to the front of `out` and says how many bytes it takes (RFC 6455
@@ -104,6 +106,20 @@ pub fn close_frame(close: Close) -> Vec<u8> {
     server_frame(Opcode::Close, &close_payload(close.code(), close.text()))
 }
 
+/// What a server owes for an event by itself, whatever it is used for: a pong for a ping, a close for a close, each with
+/// what came in it (RFC 6455 sections 5.5.1 and 5.5.2).
+#[must_use]
+pub fn reply(event: &Event<'_>) -> Option<Vec<u8>> {
+    match event {
+        Event::Ping(payload) => Some(server_frame(Opcode::Pong, payload)),
+        Event::Close { code, .. } => {
+            let payload = code.map_or_else(Vec::new, |code| close_payload(code, ""));
+            Some(server_frame(Opcode::Close, &payload))
+        }
+        Event::Text(_) | Event::Binary(_) | Event::Pong(_) => None,
+    }
+}
+
 /// The value of `Sec-WebSocket-Accept` that answers a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2). SHA-1 is no
 /// protection here, only proof that the server has read the key.
 #[must_use]
@@ -141,12 +157,23 @@ mod tests {
 
     /// The examples of RFC 6455 section 5.7.
     #[test]
+    #[cfg_attr(miri, ignore = "SHA-1 is ring's, which is not Rust")]
     fn the_examples_of_the_rfc() {
         let mut masked = Vec::new();
         append_client_frame(&mut masked, Opcode::Text, b"Hello", [0x37, 0xfa, 0x21, 0x3d]);
         assert_eq!(masked, [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58]);
         assert_eq!(server_frame(Opcode::Text, b"Hello"), [0x81, 5, b'H', b'e', b'l', b'l', b'o']);
         assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn control_frames_are_answered_with_what_came_in_them() {
+        assert_eq!(reply(&Event::Ping(b"abc")).unwrap(), [0x8a, 3, b'a', b'b', b'c']);
+        assert_eq!(reply(&Event::Close { code: Some(4_003), reason: "no" }).unwrap(), [0x88, 2, 0x0f, 0xa3]);
+        assert_eq!(reply(&Event::Close { code: None, reason: "" }).unwrap(), [0x88, 0]);
+        for event in [Event::Pong(b"abc"), Event::Text("abc"), Event::Binary(b"abc")] {
+            assert_eq!(reply(&event), None);
+        }
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Arbitrary streams, cut anywhere, sound or damaged: tungstenite is the oracle, and our own decoder, fed otherwise.
 
 use carillon_protocol::websocket::{
-    Opcode, Role, Violation, append_client_frame, append_server_frame, server_frame, server_frame_with,
+    Opcode, Role, append_client_frame, append_server_frame, server_frame, server_frame_with,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestRunner;
 
-use crate::drive::{Reading, Seen, config, frame, ours, theirs};
+use crate::drive::{config, frame};
+use crate::oracle::{Reading, Seen, disagreement, ours, theirs};
 
 /// One frame, not yet written.
 #[derive(Clone, Debug)]
@@ -158,47 +159,6 @@ fn damaged(role: Role, steps: &[Step], damages: &[Damage]) -> Vec<u8> {
         }
     }
     input
-}
-
-/// tungstenite answers a close code that may not be sent with an event of its own making.
-fn is_refused_close(seen: Option<&Seen>) -> bool {
-    matches!(seen, Some(Seen::Close(Some(1002), reason)) if reason == "Protocol violation")
-}
-
-/// Compares our reading of a damaged stream with tungstenite's; says what is wrong.
-fn disagreement(role: Role, input: &[u8], bytes_max: usize, reading: &Reading) -> Option<String> {
-    let mut oracle = theirs(role, input, bytes_max);
-    if reading.violation.is_some() && oracle.1.is_none() {
-        // It judges a frame when it is whole, we as soon as we can: complete the last one for it.
-        oracle = theirs(role, &[input, &vec![0; bytes_max + 14]].concat(), bytes_max);
-    }
-    let (seen, end) = oracle;
-    let refused = end.is_some();
-    let agrees = match reading.violation {
-        None => {
-            // 1014 was registered after tungstenite's table was written.
-            let same = match (reading.seen.split_last(), seen.split_last()) {
-                (Some((Seen::Close(Some(1014), _), ours)), Some((last, theirs))) => {
-                    is_refused_close(Some(last)) && ours == theirs
-                }
-                _ => reading.seen == seen,
-            };
-            same && !refused
-        }
-        // Stricter than the oracle, which reads on: until then it has to agree. A control frame with an extended length
-        // is too long if the length is in its shortest form, and wrong anyway if it is not.
-        Some(Violation::LengthNotMinimal | Violation::ControlTooLong) => seen.starts_with(&reading.seen),
-        // Seen with its first wrong byte: the oracle may still find control frames before the message ends.
-        Some(Violation::InvalidUtf8) => refused && seen.starts_with(&reading.seen),
-        // The code is wrong, and perhaps the reason as well, which the oracle looks at first.
-        Some(Violation::CloseCode(_)) => {
-            let next = seen.strip_prefix(reading.seen.as_slice());
-            next.is_some_and(|next| is_refused_close(next.first()) || (next.is_empty() && refused))
-        }
-        // Which rule comes first may differ; that a rule is broken, and where, may not.
-        Some(_) => refused && seen == reading.seen,
-    };
-    (!agrees).then(|| format!("ours: {reading:?}\noracle: {seen:?}, {end:?}\ninput: {input:02x?}"))
 }
 
 #[test]

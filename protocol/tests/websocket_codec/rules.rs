@@ -6,7 +6,8 @@ use carillon_protocol::websocket::{
 };
 use rkyv::util::AlignedVec;
 
-use crate::drive::{Seen, frame, frame_of_form, ours};
+use crate::drive::{frame, frame_of_form};
+use crate::oracle::{Seen, ours};
 
 const KEY: Option<[u8; 4]> = Some([0xa1, 0x02, 0xff, 0x7e]);
 const BYTES_MAX: usize = 1_000;
@@ -158,6 +159,14 @@ fn a_message_may_have_64_fragments_and_not_one_more() {
     let above = join(&[frames.concat(), frame(0x00, b"a", KEY), frame(0x80, b"", KEY)]);
     assert_eq!(violation(&above), Some(Violation::TooManyFragments));
     assert_eq!(Violation::TooManyFragments.close_code(), 1009);
+
+    let mut scratch = AlignedVec::new();
+    let mut decode = |input: &[u8], fragments_max| {
+        let mut decoder = Decoder::with_fragments_max(Role::Server, fragments_max);
+        decoder.decode(input, BYTES_MAX, &mut scratch).map(|(used, event)| (used, event.is_some()))
+    };
+    assert_eq!(decode(&above, FRAGMENTS_MAX + 1), Ok((above.len(), true)));
+    assert_eq!(decode(&fits, FRAGMENTS_MAX - 1), Err(Violation::TooManyFragments));
 }
 
 /// G13: an announced length costs the peer's bytes, not our memory.

@@ -66,7 +66,7 @@ impl Shard {
         if !self.owns(origin, slot_of_conversation(query.conversation), 0) {
             return;
         }
-        self.look(origin, Asked::Page(origin), Query::Page(query));
+        self.look(origin, Asked::Page(origin, query.conversation), Query::Page(query));
     }
 
     pub(super) fn find(&mut self, lane: LaneId, find: Find) {
@@ -86,18 +86,21 @@ impl Shard {
             Query::User { asker, user } => match self.profiles.find(self.now, user, asker) {
                 Some(profile) if self.cluster.is_sole() => {
                     self.count(Metric::CacheHits, cache::Kind::Profile);
-                    self.tell(Asked::Find(origin), origin, Answer::User(profile));
+                    self.tell(Asked::Find(origin, None), origin, Answer::User(profile));
                 }
                 _ => {
                     self.count(Metric::CacheMisses, cache::Kind::Profile);
                     self.ask(origin, Asked::Profile(origin, asker, self.profiles.epoch(user, asker)), query);
                 }
             },
-            query => self.look(origin, Asked::Find(origin), query),
+            query => {
+                let conversation = cache::about(&query).map(|(conversation, _)| conversation);
+                self.look(origin, Asked::Find(origin, conversation), query);
+            }
         }
     }
 
-    /// Answers from memory, or asks the store and, beside that, what there is to hold.
+    /// Answers from memory, or asks the store.
     fn look(&mut self, origin: Origin, asked: Asked, query: Query) {
         let Some((conversation, kind)) = cache::about(&query) else { return self.ask(origin, asked, query) };
         if let Some(answer) = self.held(conversation, &query) {
@@ -105,6 +108,18 @@ impl Shard {
             return self.tell(asked, origin, answer);
         }
         self.count(Metric::CacheMisses, kind);
+        let asked = match query {
+            Query::Conversation { user, .. } => {
+                Asked::Summary(origin, user, conversation, self.cache.id(conversation))
+            }
+            _ => asked,
+        };
+        self.ask(origin, asked, query);
+    }
+
+    /// Asks what there is to hold of a conversation into which somebody looked who may: what others ask, and what is not
+    /// there, leaves no trace by which the one could be told from the other.
+    fn hold(&mut self, conversation: ConversationId) {
         if self.is_settled(conversation)
             && self.outbox.has_room_to_open()
             && self.cache.begin(self.now, conversation)
@@ -113,13 +128,6 @@ impl Shard {
             let asked = Asked::Open(conversation, self.cache.id(conversation));
             let _ = self.outbox.ask(asked, Query::Open { conversation });
         }
-        let asked = match query {
-            Query::Conversation { user, .. } => {
-                Asked::Summary(origin, user, conversation, self.cache.id(conversation))
-            }
-            _ => asked,
-        };
-        self.ask(origin, asked, query);
     }
 
     /// The answer from memory, if nothing is on its way that could change it.
@@ -191,14 +199,14 @@ impl Shard {
                 let around = (&self.registry, &self.cluster);
                 self.receipts.counted(now, conversation, counts, around, &mut self.outbox);
             }
-            Asked::Typing(conversation) => {
+            Asked::Typing(conversation, user) => {
                 let members = answer.map(|answer| match answer {
                     Answer::Members { members, .. } => members,
-                    // There is no such conversation: nobody is a member of it.
+                    // Who types is no member, so nobody hears it.
                     Answer::Refused(_) => Vec::new(),
                     other => mismatch(&other),
                 });
-                self.typing.members(conversation, members);
+                self.typing.members((conversation, user), members);
             }
             Asked::Markers => {
                 let markers = answer.map(|answer| match answer {
@@ -242,12 +250,18 @@ impl Shard {
                 self.peeked_part(gather, user, standings);
             }
             Asked::Peek(origin, _)
-            | Asked::Page(origin)
-            | Asked::Find(origin)
+            | Asked::Page(origin, _)
+            | Asked::Find(origin, _)
             | Asked::Summary(origin, ..)
             | Asked::Profile(origin, ..)
             | Asked::Devices(origin, ..) => match answer {
-                Some(answer) => self.tell(asked, origin, answer),
+                Some(answer) => {
+                    let seen = asked.looks_into().filter(|_| !matches!(answer, Answer::Refused(_)));
+                    self.tell(asked, origin, answer);
+                    if let Some(conversation) = seen {
+                        self.hold(conversation);
+                    }
+                }
                 None => self.outbox.refuse(origin, &read_again()),
             },
         }
@@ -278,7 +292,7 @@ impl Shard {
                     None => self.outbox.refuse(origin, &read_again()),
                 }
             }
-            (Asked::Page(_), Answer::Page(page)) => {
+            (Asked::Page(..), Answer::Page(page)) => {
                 let conversation = page.standing.conversation;
                 let sent_seq = self.sent_seq(conversation, page.standing.head_seq);
                 self.outbox.send(lane, &answer::page(origin, page, sent_seq));
@@ -286,7 +300,7 @@ impl Shard {
             (Asked::Devices(_, user, are_known), Answer::Devices(devices)) => {
                 self.devices(origin, user, are_known, devices);
             }
-            (asked @ (Asked::Find(_) | Asked::Summary(..) | Asked::Profile(..)), answer) => {
+            (asked @ (Asked::Find(..) | Asked::Summary(..) | Asked::Profile(..)), answer) => {
                 self.found(asked, origin, answer);
             }
             (_, other) => mismatch(&other),

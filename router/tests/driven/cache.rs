@@ -382,6 +382,49 @@ fn ca1_a_second_open_of_a_conversation_reads_no_store() {
     let frame::Findings::Conversations { conversations, .. } = found.findings else { panic!("others found") };
     assert_eq!(conversations[0].head_seq, 74, "read your own writes");
 }
+/// Security, authorisation: what a stranger asks is for the store to refuse, by one question, whether a conversation is in
+/// memory, is not, or is not there; and nothing is read to be held because they asked.
+#[test]
+fn strangers_are_never_answered_from_memory() {
+    let mut house = House::new();
+    house.message(UserId(1), "one");
+    house.settle();
+    house.rest();
+    let (room, stranger, newest) = (house.room, UserId(USERS + 1), house.newest(2));
+    for state in ["not held", "held", "not there"] {
+        match state {
+            "held" => drop(house.look(&newest)),
+            "not there" => house.room = ConversationId(77),
+            _ => {}
+        }
+        house.settle();
+        house.shard.gauge();
+        let held_count = i64::from(state != "not held");
+        assert_eq!(house.shard.meter().value(Metric::CacheConversations), held_count);
+        let conversation = house.room;
+        let looks = [
+            house.newest(stranger.0),
+            Look::Find(stranger, Wanted::Conversation(conversation)),
+            Look::Find(stranger, Wanted::Members { conversation, after: UserId(0), limit: 50 }),
+            Look::Find(stranger, Wanted::Receipts { conversation, seq: 0 }),
+            Look::Peek(stranger),
+        ];
+        for look in looks.iter().chain(&looks) {
+            let before = house.queries_count;
+            let heard = house.look(look);
+            assert_eq!(heard, house.expected(look), "{state}: {look:?}");
+            house.settle();
+            assert_eq!(house.queries_count - before, 1, "{state}: {look:?}");
+        }
+        house.shard.gauge();
+        assert_eq!(house.shard.meter().value(Metric::CacheConversations), held_count, "{state}");
+    }
+    house.room = room;
+    let before = house.queries_count;
+    house.look(&newest);
+    assert_eq!(house.queries_count, before, "members still are");
+}
+
 /// CA1: a conversation that nobody asks about costs its messages nothing after a while; who asks then has it read again.
 #[test]
 fn ca1_a_conversation_that_nobody_asks_about_is_not_held_for_ever() {

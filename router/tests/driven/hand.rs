@@ -257,6 +257,16 @@ impl Model {
                 let Some(log) = self.conversations.get(conversation) else { return refused() };
                 Answer::Members { version: log.version, members: log.hearers() }
             }
+            Query::Fellows { user, conversation } => {
+                let is_member = |hearer: &Hearer| {
+                    hearer.user == *user && hearer.to_seq == carillon_protocol::ids::Seq::MAX
+                };
+                let log = self.conversations.get(conversation);
+                let Some(log) = log.filter(|log| log.hearers().iter().any(is_member)) else {
+                    return refused();
+                };
+                Answer::Members { version: log.version, members: log.hearers() }
+            }
             Query::Senders { conversation, after_seq, up_to_seq, except } => {
                 let log = &self.conversations[conversation];
                 let mut highest = BTreeMap::new();

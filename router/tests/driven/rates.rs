@@ -7,7 +7,7 @@ use carillon_router::meters::{LimitedBy, Metric};
 use carillon_router::outbox::LaneId;
 use carillon_router::settings::LimitsSettings;
 
-use crate::hand::{ALICE, BOB, Hand, Heard, Model};
+use crate::hand::{ALICE, BOB, CAROL, Hand, Heard, Model};
 
 fn hand(limits: LimitsSettings) -> Hand {
     let mut hand = Hand::with(Model::with_room(&[ALICE, BOB]), |settings| settings.limits = limits);
@@ -69,6 +69,28 @@ fn a_conversation_has_its_own_bucket() {
     hand.pass_ms(400);
     assert_eq!(send(&mut hand, lane, BOB, 8).0, 4, "four of Bob's eight are left");
     assert_eq!(limited(&hand, LimitedBy::User), 4);
+}
+
+/// RL1, security, authorisation: how much is going on in a conversation is nothing that strangers hear of: they are refused as
+/// where there is none.
+#[test]
+fn strangers_hear_nothing_of_a_conversations_rate() {
+    let mut hand =
+        hand(LimitsSettings { send_per_s: 0, send_burst: 0, conversation_per_s: 1, conversation_burst: 3 });
+    let lane = hand.lane(1);
+    hand.register(lane, BOB.0, BOB);
+    hand.settle();
+    hand.hear(lane);
+    assert_eq!(send(&mut hand, lane, ALICE, 5).0, 3);
+    for (user, code) in [(BOB, Code::RateLimited), (CAROL, Code::Forbidden)] {
+        hand.send(lane, user.0, user, "hello");
+        hand.settle();
+        let refused = hand.hear(lane).into_iter().find_map(|heard| match heard {
+            Heard::Refused(frame) => Some(Code::from_number(frame.code)),
+            _ => None,
+        });
+        assert_eq!(refused, Some(code), "{user:?}");
+    }
 }
 
 /// RL1: every durable command of a user counts; what gateways and administrators say does not.

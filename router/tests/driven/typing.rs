@@ -56,8 +56,8 @@ fn typing_is_passed_on_and_never_stored() {
     assert_eq!((typed(&mut hand, two).len(), hand.queries_count), (1, queries_count));
 }
 
-/// FR9, G11: who is no member is refused, the same where there is no conversation, and nobody hears them; who was removed
-/// hears nothing more.
+/// FR9, G11, security, authorisation: who is no member is refused, the same where there is no conversation and by as much
+/// work, and nobody hears them; who was removed hears nothing more.
 #[test]
 fn only_members_type_and_hear() {
     let mut hand = Hand::new(Model::with_room(&[ALICE, BOB]));
@@ -68,7 +68,8 @@ fn only_members_type_and_hear() {
     hand.register(two, BOB.0, BOB);
     hand.settle();
     hand.hear(one);
-    for conversation in [ROOM, ConversationId(9_999)] {
+    for conversation in [ROOM, ConversationId(9_999), ROOM] {
+        let queries_count = hand.queries_count;
         types(&mut hand, one, CAROL, conversation, true);
         hand.settle();
         let heard = hand.hear(one);
@@ -76,6 +77,12 @@ fn only_members_type_and_hear() {
             matches!(&heard[..], [Heard::Refused(frame)] if Code::from_number(frame.code) == Code::Forbidden),
             "{heard:?}"
         );
+        assert_eq!(hand.queries_count, queries_count + 1, "the store is asked, about {conversation:?}");
+        // By the last time the members are known.
+        hand.send(one, ALICE.0, ALICE, "hello");
+        hand.settle();
+        hand.hear(one);
+        hand.hear(two);
     }
     hand.change(one, ALICE.0, ALICE, frame::Change::RemoveMember { user: BOB });
     types(&mut hand, one, ALICE, ROOM, true);

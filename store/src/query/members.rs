@@ -23,6 +23,17 @@ pub(super) fn hearers(read: &mut dyn Read, conversation: ConversationId) -> Resu
     Ok(Answer::Members { version: head.members_version, members })
 }
 
+/// As [`hearers`], when `user` is a member.
+pub(super) fn fellows(
+    read: &mut dyn Read,
+    user: UserId,
+    conversation: ConversationId,
+) -> Result<Answer, Halt> {
+    let member = rows::load_member(read, conversation, user)?;
+    member.filter(MemberRow::is_current).ok_or_else(forbidden)?;
+    hearers(read, conversation)
+}
+
 /// Every membership, former ones too, ascending by user.
 fn each(
     read: &mut dyn Read,

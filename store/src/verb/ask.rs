@@ -30,6 +30,13 @@ pub enum Query {
         /// Which.
         conversation: ConversationId,
     },
+    /// As [`Query::Members`], for one of them. A stranger is refused by the same one read as where there is nothing.
+    Fellows {
+        /// Who asks, and has to be a member.
+        user: UserId,
+        /// Of which.
+        conversation: ConversationId,
+    },
     /// Events of one conversation for one member.
     Page(PageQuery),
     /// Events of one conversation for fan-out.
@@ -181,7 +188,7 @@ pub enum Answer {
     Page(Page),
     /// To [`Query::Events`].
     Events(Vec<Entry>),
-    /// To [`Query::Members`].
+    /// To [`Query::Members`] and [`Query::Fellows`].
     Members {
         /// Checked against [`Appended::members_version`](super::Appended::members_version).
         version: u64,

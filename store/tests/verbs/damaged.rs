@@ -121,6 +121,7 @@ fn ask_everything(world: &MemoryWorld, conversation: ConversationId) {
             }),
             Query::Events { conversation, from_seq: 1, limit: 9 },
             Query::Members { conversation },
+            Query::Fellows { user, conversation },
             Query::Senders { conversation, after_seq: 0, up_to_seq: 9, except: user },
             Query::Conversations { user, below: u64::MAX, as_of: u64::MAX, limit: 9 },
             Query::Conversation { user, conversation },

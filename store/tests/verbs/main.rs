@@ -9,6 +9,7 @@ mod members;
 mod model;
 mod people;
 mod reading;
+mod strangers;
 mod verify;
 mod watermarks;
 mod writing;

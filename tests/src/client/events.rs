@@ -3,20 +3,20 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::Seen;
 use crate::http::{Answer, request};
-use crate::server::PATIENCE;
+use crate::secure::Stream;
 
 /// See the module.
 pub(super) struct Events {
     address: SocketAddr,
     token: Option<String>,
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     /// What came and is not a whole event yet, chunk headers taken off.
     text: String,
     raw: Vec<u8>,
@@ -152,8 +152,7 @@ impl Events {
         let answer = self.rest("POST", "/v1/events", &[], None);
         assert_eq!(answer.status, 201, "{answer:?}");
         let path = answer.body["path"].as_str().unwrap_or_else(|| panic!("no path: {answer:?}"));
-        let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE).expect("the server listens");
-        stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+        let mut stream = Stream::connect(self.address, Duration::from_millis(100));
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n\r\n", self.address);
         stream.write_all(request.as_bytes()).expect("sent");
@@ -162,7 +161,7 @@ impl Events {
 
     pub(super) fn cut(self) {
         if let Some(stream) = self.stream {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+            let _ = stream.socket().shutdown(std::net::Shutdown::Both);
         }
     }
 

@@ -11,11 +11,12 @@ use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Message, WebSocket};
 
 use super::{Refused, Seen};
+use crate::secure::Stream;
 use crate::server::PATIENCE;
 
 /// See the module.
 pub(super) struct Socket {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Stream>,
     wire: Wire,
 }
 
@@ -27,9 +28,7 @@ impl Socket {
         if let Some(token) = token {
             headers.insert("Authorization", format!("Bearer {token}").parse().expect("a token"));
         }
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server listens");
-        stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
-        stream.set_nodelay(true).expect("nodelay");
+        let stream = Stream::connect(address, Duration::from_millis(100));
         // The default read buffer is 128 KiB, resident at the first read.
         let config = WebSocketConfig::default().read_buffer_size(1_024);
         let mut attempt = tungstenite::client::client_with_config(request, stream, Some(config));
@@ -70,8 +69,8 @@ impl Socket {
         self.socket.send(message).expect("sent");
     }
 
-    pub(super) fn stream(&mut self) -> &mut TcpStream {
-        self.socket.get_mut()
+    pub(super) fn stream(&self) -> &TcpStream {
+        self.socket.get_ref().socket()
     }
 
     /// Reads once from the socket.

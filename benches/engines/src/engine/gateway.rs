@@ -66,6 +66,7 @@ fn serve<E: std::error::Error + Send + Sync + 'static>(
         seed: 7,
         uplinks: Arc::new(NoUplinks),
         registry: Registry::new(),
+        certificate: None,
         ready_users: None,
     };
     let gateway = start(&settings, driver, doors, &needs)?;

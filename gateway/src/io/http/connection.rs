@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use carillon_node::random;
-use carillon_protocol::handshake::response_error;
+use carillon_protocol::handshake::{Forwarded, response_error};
 use carillon_protocol::reason::{Code, Refusal};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    ORIGIN,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -21,9 +22,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::body::ResponseBody;
-use super::rewind::Rewind;
+use super::wire::Wire;
 use super::{Answer, Event};
 use crate::io::HandedOff;
+use crate::proxies::Proxies;
 use crate::rest::{Body, Headers, Request};
 
 /// How long a body may take to arrive, in milliseconds; then the connection is closed.
@@ -50,12 +52,14 @@ const EXCESS_BYTES_MAX: usize = 1 << 20;
 const TURNED_AWAY_MS: u64 = 1_000;
 
 /// What a connection has to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Options {
     /// From the first byte of a head, or the last of the response before it, in milliseconds.
     pub(super) head_ms_max: u64,
     /// Of a body.
     pub(super) body_bytes_max: usize,
+    /// Who is believed about whose a request is.
+    pub(super) proxies: Arc<Proxies>,
 }
 
 /// Why a request gets no response: its connection is closed.
@@ -78,22 +82,22 @@ pub(super) async fn serve(
     mut is_draining: watch::Receiver<bool>,
     options: Options,
 ) {
-    let HandedOff { stream, received } = handed_off;
+    let HandedOff { stream, handed } = handed_off;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
-    let address = stream.peer_addr().ok().map(|address| address.ip());
+    let (address, head_ms_max) = (handed.address, options.head_ms_max);
     let is_streaming = Arc::new(AtomicBool::new(false));
     let streams = Arc::clone(&is_streaming);
     let has_asked = AtomicBool::new(false);
     let service = service_fn(move |request| {
         let origin = Origin { address, is_follower: has_asked.swap(true, Ordering::Relaxed) };
-        answer(request, origin, events.clone(), options, Arc::clone(&streams))
+        answer(request, origin, events.clone(), options.clone(), Arc::clone(&streams))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_millis(options.head_ms_max))
+        .header_read_timeout(Duration::from_millis(head_ms_max))
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(Rewind::new(received, stream)), service);
+        .serve_connection(TokioIo::new(Wire::new(*handed, stream)), service);
     tokio::pin!(connection);
     // What a peer does wrong, or a socket that breaks, is its own matter: hyper has told it what it could.
     tokio::select! {
@@ -112,19 +116,30 @@ pub(super) async fn serve(
 }
 
 /// Says that there is no room, as far as the socket takes it at once.
-pub(super) fn turn_away(handed_off: &HandedOff) {
+pub(super) fn turn_away(handed_off: HandedOff) {
     let mut number = [0; 8];
     random::fill(&mut number);
     let refusal =
         Refusal::new(Code::Overloaded, "too many are connected; try again").retry_after(TURNED_AWAY_MS);
     let status = refusal.code.row().http_status;
     let request_id = format!("{:016x}", u64::from_le_bytes(number));
-    let _ = (&handed_off.stream).write(&response_error(status, &refusal, &request_id, &[]));
+    let response = response_error(status, &refusal, &request_id, &[]);
+    let HandedOff { mut stream, mut handed } = handed_off;
+    let _ = match &mut handed.channel {
+        None => stream.write(&response),
+        // Behind what its handshake still has to send.
+        Some(channel) => {
+            let sent = stream.write(channel.pending()).unwrap_or(0);
+            channel.sent(sent);
+            channel.seal(&response);
+            stream.write(channel.pending())
+        }
+    };
 }
 
 /// Where a request comes from.
 struct Origin {
-    address: Option<IpAddr>,
+    address: IpAddr,
     /// Whether others came on the same connection before.
     is_follower: bool,
 }
@@ -146,7 +161,7 @@ async fn answer(
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: headers(&parts.headers),
-        address: origin.address,
+        address: Some(options.proxies.client(origin.address, &forwarded(&parts.headers))),
         is_follower: origin.is_follower,
         body,
     };
@@ -183,6 +198,13 @@ async fn collect(mut body: Incoming, bytes_max: usize) -> Result<Body, Cut> {
         }
     }
     Ok(if excess_bytes == 0 { Body::Whole(bytes) } else { Body::TooLarge })
+}
+
+/// What proxies said about whose a request is.
+fn forwarded(headers: &HeaderMap) -> Vec<Forwarded<'_>> {
+    let lists = headers.get_all("x-forwarded-for").into_iter().map(|line| Forwarded::List(line.as_bytes()));
+    let pairs = headers.get_all(FORWARDED).into_iter().map(|line| Forwarded::Pairs(line.as_bytes()));
+    lists.chain(pairs).collect()
 }
 
 fn headers(headers: &HeaderMap) -> Headers {

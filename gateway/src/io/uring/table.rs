@@ -22,7 +22,7 @@ use crate::io::HandedOff;
 use crate::io::meters::RingEvents;
 use crate::io::partings::Partings;
 use crate::io::station::{Sent, Sockets, Station};
-use crate::turn::{ConnectionId, Input, Service};
+use crate::turn::{ConnectionId, Handed, Input, Service};
 
 /// Parcels that are kept for the next sends; more than that were needed for a crowd.
 const SPARE_PARCELS_MAX: usize = 256;
@@ -50,8 +50,8 @@ pub(super) struct Table {
     touched: Vec<u32>,
     /// Connections whose send was completed in this turn.
     unblocked: Vec<ConnectionId>,
-    /// What was received on connections that are on their way to the HTTP server.
-    received: BTreeMap<u32, Vec<u8>>,
+    /// What goes with connections that are on their way to the HTTP server.
+    handed: BTreeMap<u32, Box<Handed>>,
     hand_off: tokio::sync::mpsc::Sender<HandedOff>,
     #[expect(clippy::vec_box, reason = "the kernel knows a parcel by its address")]
     spare_parcels: Vec<Box<Parcel>>,
@@ -77,7 +77,7 @@ impl Table {
             places: Vec::with_capacity(places_max),
             touched: Vec::new(),
             unblocked: Vec::new(),
-            received: BTreeMap::new(),
+            handed: BTreeMap::new(),
             hand_off,
             spare_parcels: Vec::new(),
         })
@@ -156,6 +156,10 @@ impl Table {
                 let connection = self.connection(slot);
                 station.input(Input::Received { connection, bytes: self.ring.received(&completion) });
             }
+            // It came while the receive was being cancelled.
+            Ok(_) if let Some(handed) = self.handed.get_mut(&slot) => {
+                handed.receive(self.ring.received(&completion));
+            }
             Ok(_) | Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {}
             // Asked for again at the end of the turn, when the buffers have come back.
             Err(Errno::NOBUFS) => self.events.buffers_empty += 1,
@@ -177,6 +181,9 @@ impl Table {
             Ok(bytes) => {
                 let bytes = bytes as usize;
                 self.events.sends_short += u64::from(bytes < parcel_bytes);
+                if let Some(handed) = self.handed.get_mut(&slot) {
+                    return handed.sent(bytes);
+                }
                 station.input(Input::Sent { connection, bytes });
                 self.unblocked.push(connection);
             }
@@ -188,12 +195,12 @@ impl Table {
 
     fn installed(&mut self, completion: &Completion) {
         let slot = completion.token.slot;
-        let received = self.received.remove(&slot).unwrap_or_default();
-        if let Some(descriptor) = Ring::installed(completion) {
+        let handed = self.handed.remove(&slot);
+        if let Some((descriptor, handed)) = Ring::installed(completion).zip(handed) {
             let stream = std::net::TcpStream::from(descriptor);
             // A full queue (the HTTP server is overloaded) drops the connection: the client sees a reset and tries again.
             if stream.set_nonblocking(true).is_ok() {
-                let _ = self.hand_off.try_send(HandedOff { stream, received });
+                let _ = self.hand_off.try_send(HandedOff { stream, handed });
             }
         }
         self.socket(slot, Socket::installed);
@@ -352,9 +359,9 @@ impl Sockets for Table {
         self.named_socket(connection, Socket::emptied);
     }
 
-    fn hand_off(&mut self, connection: ConnectionId, received: Vec<u8>) {
+    fn hand_off(&mut self, connection: ConnectionId, handed: Box<Handed>) {
         if self.named_socket(connection, Socket::hand_off) == Some(true) {
-            self.received.insert(connection.slot, received);
+            self.handed.insert(connection.slot, handed);
         }
     }
 }

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use super::filter::Filter;
 use super::format::RowPlace;
 use super::key_head::KeyHead;
+use super::loose::{self, Loose};
 use super::row_table::KeyHash;
 
 /// What a key's place in the map costs, about: its nodes are two thirds full.
@@ -30,6 +31,9 @@ const ROW_BYTES: usize = size_of::<Row>() * 3 / 2 + FIRST_BYTES;
 const INSERT_COUNT: usize = 128;
 /// No row.
 const NONE: u32 = u32::MAX;
+
+/// The bounds of a range of keys.
+pub(super) type Bounds<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
 
 /// A row as of some record: where its value stands there.
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +76,9 @@ struct Rows {
     /// Records by the order in which they came, with their numbers.
     records: Vec<(u64, Bytes)>,
     rows: Vec<Row>,
-    /// The first row of each head.
+    /// The first row of each head, of all rows that are not loose.
     firsts: BTreeMap<KeyHead, u32>,
+    loose: Loose,
     /// Memory of the records themselves, and of rows' older versions.
     records_bytes: usize,
     older_bytes: usize,
@@ -92,6 +97,7 @@ impl Rows {
             + self.records.capacity() * size_of::<(u64, Bytes)>()
             + self.rows.capacity() * size_of::<Row>()
             + self.firsts.len() * FIRST_BYTES
+            + self.loose.bytes()
     }
 
     fn row(&self, index: u32) -> Option<&Row> {
@@ -107,7 +113,7 @@ impl Rows {
     }
 
     fn key(&self, row: &Row) -> &[u8] {
-        &self.record(row.key_record)[span(row.key_at, row.key_bytes)]
+        key_of(&self.records, row)
     }
 
     /// The version that a snapshot of `number` sees.
@@ -131,18 +137,62 @@ impl Rows {
         })
     }
 
-    fn find(&self, key: &[u8]) -> Option<&Row> {
+    fn find(&self, hash: KeyHash, key: &[u8]) -> Option<&Row> {
+        if loose::is_loose(key) {
+            return self.row(self.find_loose(hash, key)?);
+        }
         let first = self.firsts.get(&KeyHead::of(key))?;
         self.chain(*first).map(|(_, row)| row).find(|row| self.key(row) == key)
     }
 
+    fn find_loose(&self, hash: KeyHash, key: &[u8]) -> Option<u32> {
+        self.loose.find(hash, |index| self.row(index).is_some_and(|row| self.key(row) == key))
+    }
+
+    /// Puts all rows in order.
+    fn order(&mut self) {
+        let Rows { records, rows, loose, .. } = self;
+        loose.order(|index| key_of(records, &rows[index as usize]));
+    }
+
+    /// Rows from one bound to the other, and a few at the bounds that are not between them: keys of one head may be on
+    /// both sides, and whoever asks tells them apart. Loose ones only as far as they are in order.
+    fn between<'r>(&'r self, bounds: Bounds<'_>, reverse: bool) -> Box<dyn Iterator<Item = &'r Row> + 'r> {
+        let edge = KeyHead::of(loose::EDGE);
+        let [from, to] = [bounds.0, bounds.1].map(|bound| loose::edge_of(bound).map(KeyHead::of));
+        let before = self.firsts.range((
+            from.map_or(Bound::Unbounded, |head| Bound::Included(head.min(edge))),
+            to.filter(|head| *head < edge).map_or(Bound::Excluded(edge), Bound::Included),
+        ));
+        let behind = self.firsts.range((
+            Bound::Included(from.map_or(edge, |head| head.max(edge))),
+            to.map_or(Bound::Unbounded, |head| Bound::Included(head.max(edge))),
+        ));
+        let (before, behind) = (before.map(|(_, first)| *first), behind.map(|(_, first)| *first));
+        let key = |index: u32| self.key(&self.rows[index as usize]);
+        let loose = self.loose.between(bounds, key).iter().filter_map(|(_, index)| self.row(*index));
+        let chain = |first: u32| self.chain(first).map(|(_, row)| row);
+        if !reverse {
+            return Box::new(before.flat_map(chain).chain(loose).chain(behind.flat_map(chain)));
+        }
+        let backwards = move |first: u32| chain(first).collect::<Vec<_>>().into_iter().rev();
+        Box::new(behind.rev().flat_map(backwards).chain(loose.rev()).chain(before.rev().flat_map(backwards)))
+    }
+
     /// Puts one row of the last record in its place.
-    fn insert(&mut self, place: &RowPlace, open: &[u64]) {
+    fn insert(&mut self, hash: KeyHash, place: &RowPlace, open: &[u64]) {
         let record = self.records.len() as u32 - 1;
         let RowPlace { key_at, key_bytes, value_bytes } = *place;
         let version = Version { record, value_at: key_at + key_bytes, value_bytes };
         let index = self.rows.len() as u32;
         let row = Row { key_record: record, key_at, key_bytes, next: NONE, newest: version, older: None };
+        if loose::is_loose(self.key(&row)) {
+            if let Some(same) = self.find_loose(hash, self.key(&row)) {
+                return self.push_version(same, version, open);
+            }
+            self.loose.insert(hash, index);
+            return self.rows.push(row);
+        }
         let head = KeyHead::of(self.key(&row));
         let first = *self.firsts.entry(head).or_insert(index);
         if first == index {
@@ -199,6 +249,10 @@ impl Rows {
     }
 }
 
+fn key_of<'r>(records: &'r [(u64, Bytes)], row: &Row) -> &'r [u8] {
+    &records[row.key_record as usize].1[span(row.key_at, row.key_bytes)]
+}
+
 /// Memory of a row's older versions.
 fn versions_bytes(versions: &Vec<Version>) -> usize {
     size_of::<Vec<Version>>() + versions.capacity() * size_of::<Version>()
@@ -215,7 +269,7 @@ impl Sealed<'_> {
     /// Every row ascending, with its newest value; `None` where it was removed.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         let rows = &*self.0;
-        rows.firsts.values().flat_map(|first| rows.chain(*first)).map(|(_, row)| {
+        rows.between((Bound::Unbounded, Bound::Unbounded), false).map(|row| {
             let Version { record, value_at, value_bytes } = row.newest;
             let value = value_bytes.map(|bytes| &rows.record(record)[span(value_at, bytes)]);
             (rows.key(row), value)
@@ -255,13 +309,17 @@ impl Generation {
     /// the snapshots that are open. Nobody sees the rows before a snapshot of `number` can be opened.
     pub(super) fn insert(&self, number: u64, segment: u64, whole: &Bytes, places: &[RowPlace], open: &[u64]) {
         self.write(|rows| rows.add_record(number, whole.clone()));
+        let mut hashed = Vec::with_capacity(INSERT_COUNT);
         for places in places.chunks(INSERT_COUNT) {
-            for place in places {
-                self.filter.add(KeyHash::of(&whole[span(place.key_at, place.key_bytes)]));
-            }
-            self.write(|rows| places.iter().for_each(|place| rows.insert(place, open)));
+            hashed.clear();
+            hashed
+                .extend(places.iter().map(|place| KeyHash::of(&whole[span(place.key_at, place.key_bytes)])));
+            hashed.iter().for_each(|hash| self.filter.add(*hash));
+            self.write(|rows| {
+                hashed.iter().zip(places).for_each(|(hash, place)| rows.insert(*hash, place, open));
+            });
         }
-        self.bytes.store(self.filter.bytes() + self.read().bytes(), Relaxed);
+        self.count();
         self.last.store(number, Relaxed);
         self.last_segment.store(segment, Relaxed);
     }
@@ -273,7 +331,7 @@ impl Generation {
             return None;
         }
         let rows = self.read();
-        let version = rows.version_at(rows.find(key)?, number)?;
+        let version = rows.version_at(rows.find(hash, key)?, number)?;
         Some(rows.value(version))
     }
 
@@ -281,17 +339,17 @@ impl Generation {
     /// them, ascending, or descending when `reverse`. Returns whether the end of the range was reached.
     pub(super) fn range(
         &self,
-        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        bounds: Bounds<'_>,
         number: u64,
         limit: usize,
         reverse: bool,
         into: &mut Vec<(Bytes, Option<Bytes>)>,
     ) -> bool {
+        if loose::may_be_between(bounds) && !self.read().loose.is_ordered() {
+            self.order();
+        }
         let rows = self.read();
-        let head = |bound: Bound<&[u8]>| bound.map(KeyHead::of);
-        // Keys of one head may be on both sides of a bound: that head is looked into.
-        let heads = (widened(head(bounds.0)), widened(head(bounds.1)));
-        let mut seen = |row: &Row| {
+        let seen = |row: &Row| {
             let key = rows.key(row);
             if RangeBounds::<[u8]>::contains(&bounds, key)
                 && let Some(version) = rows.version_at(row, number)
@@ -301,20 +359,22 @@ impl Generation {
             }
             into.len() >= limit
         };
-        let mut firsts = rows.firsts.range(heads);
-        if reverse {
-            !firsts.rev().any(|(_, first)| {
-                let chain: Vec<&Row> = rows.chain(*first).map(|(_, row)| row).collect();
-                chain.into_iter().rev().any(&mut seen)
-            })
-        } else {
-            !firsts.any(|(_, first)| rows.chain(*first).any(|(_, row)| seen(row)))
-        }
+        !rows.between(bounds, reverse).any(seen)
     }
 
     /// All rows, for the tables. Only of a sealed generation.
     pub(super) fn rows(&self) -> Sealed<'_> {
+        self.order();
         Sealed(self.read())
+    }
+
+    fn order(&self) {
+        self.write(Rows::order);
+        self.count();
+    }
+
+    fn count(&self) {
+        self.bytes.store(self.filter.bytes() + self.read().bytes(), Relaxed);
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Rows> {
@@ -323,14 +383,6 @@ impl Generation {
 
     fn write<R>(&self, change: impl FnOnce(&mut Rows) -> R) -> R {
         change(&mut self.rows.write().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// The same bound with its edge inside.
-fn widened<T>(bound: Bound<T>) -> Bound<T> {
-    match bound {
-        Bound::Included(edge) | Bound::Excluded(edge) => Bound::Included(edge),
-        Bound::Unbounded => Bound::Unbounded,
     }
 }
 
@@ -350,26 +402,29 @@ mod tests {
 
     fn older_count(generation: &Generation, key: &[u8]) -> usize {
         let rows = generation.read();
-        rows.find(key).and_then(|row| row.older.as_ref()).map_or(0, |older| older.len())
+        rows.find(KeyHash::of(key), key).and_then(|row| row.older.as_ref()).map_or(0, |older| older.len())
     }
 
+    /// In the sorted map, and among the loose ones.
     #[test]
     fn a_snapshot_sees_its_own_number_and_versions_nobody_sees_are_dropped() {
-        let generation = Generation::new(1 << 10);
-        let get = |number| generation.get(KeyHash::of(b"k"), b"k", number);
-        let value = |byte: u8| Some(Bytes::copy_from_slice(&[byte]));
-        put(&generation, 1, &[(b"k", Some(&[1]))], &[]);
-        put(&generation, 2, &[(b"k", Some(&[2]))], &[1]);
-        put(&generation, 3, &[(b"k", None)], &[1]);
-        put(&generation, 4, &[(b"k", Some(&[4]))], &[1]);
-        assert_eq!(get(0), None);
-        assert_eq!(get(1), Some(value(1)));
-        assert_eq!(get(3), Some(None));
-        assert_eq!(get(4), Some(value(4)));
-        // 2 was seen by nobody once 3 was there.
-        assert_eq!(older_count(&generation, b"k"), 2);
-        put(&generation, 5, &[(b"k", Some(&[5]))], &[]);
-        assert_eq!(older_count(&generation, b"k"), 1);
+        for key in [b"k", b"i"] {
+            let generation = Generation::new(1 << 10);
+            let get = |number| generation.get(KeyHash::of(key), key, number);
+            let value = |byte: u8| Some(Bytes::copy_from_slice(&[byte]));
+            put(&generation, 1, &[(key, Some(&[1]))], &[]);
+            put(&generation, 2, &[(key, Some(&[2]))], &[1]);
+            put(&generation, 3, &[(key, None)], &[1]);
+            put(&generation, 4, &[(key, Some(&[4]))], &[1]);
+            assert_eq!(get(0), None);
+            assert_eq!(get(1), Some(value(1)));
+            assert_eq!(get(3), Some(None));
+            assert_eq!(get(4), Some(value(4)));
+            // 2 was seen by nobody once 3 was there.
+            assert_eq!(older_count(&generation, key), 2);
+            put(&generation, 5, &[(key, Some(&[5]))], &[]);
+            assert_eq!(older_count(&generation, key), 1);
+        }
     }
 
     /// Keys that are alike in their first bytes, or but for zeros at their end, are told apart, and stand in the order of
@@ -378,6 +433,12 @@ mod tests {
     fn keys_of_one_head_keep_their_order() {
         let mut keys: Vec<Vec<u8>> = (0..40).map(|zeros| [vec![7; 4], vec![0; zeros]].concat()).collect();
         keys.extend((0..20_u8).map(|last| [vec![7; 30], vec![last]].concat()));
+        // Loose ones, and some on both sides of them and between.
+        for family in *b"hijk" {
+            keys.extend((0..6_usize).map(|zeros| [vec![family; 3], vec![0; zeros * 5]].concat()));
+            keys.extend((0..6_u8).map(|last| [vec![family], vec![5; 28], vec![last]].concat()));
+            keys.push(vec![family]);
+        }
         keys.push(vec![6; 40]);
         keys.push(vec![8]);
         let mut sorted = keys.clone();
@@ -389,6 +450,13 @@ mod tests {
         for number in 0..count {
             let key = &keys[number * 5 % count];
             put(&generation, number as u64 + 1, &[(key, Some(key))], &[]);
+            // Whoever asks before all of them are there has it put in order what came so far.
+            if number % 7 == 0 {
+                let mut into = Vec::new();
+                let all = (Bound::Unbounded, Bound::Unbounded);
+                assert!(generation.range(all, u64::MAX, usize::MAX, false, &mut into));
+                assert!(into.len() == number + 1 && into.is_sorted());
+            }
         }
         let last = count as u64;
         for key in &keys {

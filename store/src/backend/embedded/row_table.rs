@@ -4,11 +4,10 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::places::Places;
+
 /// A row: its value, or `None` where it was removed.
 pub(super) type Row = (Bytes, Option<Bytes>);
-
-/// The smallest table of places. A power of two.
-const PLACES_MIN: usize = 64;
 
 /// What a key is found by, here and in a [`Filter`](super::filter::Filter). The same in every run: keys are made of ids
 /// that we draw, and of SHA-256 where a client chooses, so nobody can aim at a place.
@@ -19,27 +18,13 @@ impl KeyHash {
     pub(super) fn of(key: &[u8]) -> KeyHash {
         KeyHash(xxh3_64(key))
     }
-
-    /// A part of the hash that the place in a table does not show.
-    fn tag(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-}
-
-/// Where a row stands.
-#[derive(Clone, Copy, Debug, Default)]
-struct Place {
-    tag: u32,
-    /// One more than its index; 0 where none is.
-    number: u32,
 }
 
 /// Each row once, with the value that it was given last, in the order in which rows came.
 #[derive(Debug, Default)]
 pub(super) struct RowTable {
     rows: Vec<Row>,
-    /// Linear probing; at most half of it is taken.
-    places: Vec<Place>,
+    places: Places,
 }
 
 impl RowTable {
@@ -57,7 +42,7 @@ impl RowTable {
 
     /// Forgets all rows; the room that they took stays.
     pub(super) fn clear(&mut self) {
-        self.places.fill(Place::default());
+        self.places.clear();
         self.rows.clear();
     }
 
@@ -68,60 +53,29 @@ impl RowTable {
 
     /// The value of a row: `None` where the row is not here, `Some(None)` where it was removed.
     pub(super) fn get(&self, hash: KeyHash, key: &[u8]) -> Option<&Option<Bytes>> {
-        let (_, index) = self.find(hash, key);
-        Some(&self.rows.get(index?)?.1)
+        Some(&self.rows.get(self.find(hash, key)?)?.1)
     }
 
     /// The same, to be given another value.
     pub(super) fn get_mut(&mut self, hash: KeyHash, key: &[u8]) -> Option<&mut Option<Bytes>> {
-        let (_, index) = self.find(hash, key);
-        Some(&mut self.rows.get_mut(index?)?.1)
+        let index = self.find(hash, key)?;
+        Some(&mut self.rows.get_mut(index)?.1)
     }
 
     /// Gives a row its value.
     pub(super) fn set(&mut self, hash: KeyHash, key: Bytes, value: Option<Bytes>) {
-        if self.places.len() < 2 * (self.rows.len() + 1) {
-            self.grow();
-        }
         match self.find(hash, &key) {
-            (_, Some(index)) => self.rows[index].1 = value,
-            (place, None) => {
+            Some(index) => self.rows[index].1 = value,
+            None => {
+                self.places.insert(hash, self.rows.len() as u32);
                 self.rows.push((key, value));
-                self.places[place] = Place { tag: hash.tag(), number: self.rows.len() as u32 };
             }
         }
     }
 
-    /// The place of a key, or the free one where it belongs, and the index of its row.
-    fn find(&self, hash: KeyHash, key: &[u8]) -> (usize, Option<usize>) {
-        let mask = self.places.len().wrapping_sub(1);
-        let mut at = hash.0 as usize & mask;
-        // Ends: half of the places are free.
-        while let Some(place) = self.places.get(at)
-            && let Some(index) = place.number.checked_sub(1)
-        {
-            let index = index as usize;
-            if place.tag == hash.tag() && self.rows.get(index).is_some_and(|row| row.0 == key) {
-                return (at, Some(index));
-            }
-            at = (at + 1) & mask;
-        }
-        (at, None)
-    }
-
-    fn grow(&mut self) {
-        let length = (2 * self.places.len()).max(PLACES_MIN);
-        self.places.clear();
-        self.places.resize(length, Place::default());
-        let mask = length - 1;
-        for (number, (key, _)) in (1..).zip(&self.rows) {
-            let hash = KeyHash::of(key);
-            let mut at = hash.0 as usize & mask;
-            while self.places[at].number != 0 {
-                at = (at + 1) & mask;
-            }
-            self.places[at] = Place { tag: hash.tag(), number };
-        }
+    fn find(&self, hash: KeyHash, key: &[u8]) -> Option<usize> {
+        let is_it = |index: u32| self.rows.get(index as usize).is_some_and(|row| row.0 == key);
+        self.places.find(hash, is_it).map(|index| index as usize)
     }
 }
 

@@ -1,75 +1,22 @@
 //! The token rules of the Security table, with real signatures: made by ring, by OpenSSL, and by RFC 7515.
 #![expect(clippy::disallowed_methods, reason = "real key files are what is tested")]
 
+mod files;
+mod forge;
+mod refused;
+
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use carillon_node::tokens::{Claims, KeySetting, KeyTable, TOKEN_BYTES_MAX, TokenError, dev_key};
-use ring::hmac;
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use carillon_node::exit::Fatal;
+use carillon_node::tokens::{Claims, KeySetting, KeyTable, Settings, TOKEN_BYTES_MAX, TokenError, dev_key};
 use serde_json::{Value, json};
 
-const NOW_S: u64 = 1_800_000_000;
-const NOW_MS: u64 = NOW_S * 1_000;
-const SECRET: &str = "an HS256 secret of more than thirty-two bytes";
-
-/// A token of any header and claims, signed by `sign`: what a stranger can make.
-fn forge(header: &Value, claims: &str, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
-    let message =
-        format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
-    let signature = sign(message.as_bytes());
-    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
-}
-
-fn hs256(secret: &[u8]) -> impl Fn(&[u8]) -> Vec<u8> {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-    move |message| hmac::sign(&key, message).as_ref().to_vec()
-}
-
-fn good_claims() -> String {
-    json!({"sub": "42", "iat": NOW_S, "exp": NOW_S + 60}).to_string()
-}
-
-fn secret_setting(kid: &str, secret: &str) -> KeySetting {
-    KeySetting {
-        kid: kid.into(),
-        alg: "HS256".into(),
-        secret: Some(secret.into()),
-        secret_file: None,
-        public_key: None,
-    }
-}
-
-fn public_setting(kid: &str, alg: &str, path: PathBuf) -> KeySetting {
-    KeySetting { kid: kid.into(), alg: alg.into(), secret: None, secret_file: None, public_key: Some(path) }
-}
-
-/// Made once by `openssl genrsa` and `openssl dgst -sha256 -sign`; the private keys are gone.
-fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokens_data").join(name)
-}
-
-fn pem(dir: &Path, name: &str, prefix: &[u8], key: &[u8]) -> PathBuf {
-    let body = STANDARD.encode([prefix, key].concat());
-    let path = dir.join(name);
-    std::fs::write(&path, format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")).unwrap();
-    path
-}
-
-/// `SubjectPublicKeyInfo` up to the key (RFC 8410 §10.1; RFC 5480 §2).
-const ED25519_PREFIX: &[u8] = &[0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
-const P256_PREFIX: &[u8] = &[
-    0x30, 0x59, 0x30, 0x13, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3,
-    1, 7, 3, 0x42, 0,
-];
-
-fn ed25519() -> Ed25519KeyPair {
-    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
-    Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap()
-}
+use forge::{
+    ED25519_PREFIX, Hand, NOW_MS, NOW_S, P256_PREFIX, SECRET, data, forge, good_claims, hs256, pem,
+    public_setting, secret_setting, table_of,
+};
 
 #[test]
 fn what_is_signed_here_is_verified_here_with_every_claim() {
@@ -109,7 +56,7 @@ fn tokens_of_a_known_peer_are_verified_rfc_7515_and_openssl() {
     std::fs::write(&path, &secret).unwrap();
     let mut setting = secret_setting("rfc", "");
     (setting.secret, setting.secret_file) = (None, Some(path));
-    let table = KeyTable::from_settings(&[setting]).unwrap();
+    let table = table_of(&[setting]);
     let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9l\
                  eGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
     assert_eq!(table.verify(token, 1_300_819_380_000), Err(TokenError::BadClaim("sub")));
@@ -117,7 +64,7 @@ fn tokens_of_a_known_peer_are_verified_rfc_7515_and_openssl() {
     assert_eq!(table.verify(&forged, 1_300_819_380_000), Err(TokenError::BadSignature));
 
     // RS256, signed by OpenSSL.
-    let table = KeyTable::from_settings(&[public_setting("rsa", "RS256", data("rsa_2048.pem"))]).unwrap();
+    let table = table_of(&[public_setting("rsa", "RS256", data("rsa_2048.pem"))]);
     let token = std::fs::read_to_string(data("rsa_token.txt")).unwrap();
     let claims = table.verify(token.trim(), NOW_MS).unwrap();
     assert_eq!((claims.user_id, claims.device_id.as_str(), claims.issued_s), (42, "phone", NOW_S));
@@ -129,40 +76,16 @@ fn tokens_of_a_known_peer_are_verified_rfc_7515_and_openssl() {
 #[test]
 fn eddsa_and_es256_keys_verify_from_pem() {
     let dir = tempfile::tempdir().unwrap();
-    let random = SystemRandom::new();
-    let ed = ed25519();
-    let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
-    let ec = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).unwrap();
-    let ed_pem = pem(dir.path(), "ed.pem", ED25519_PREFIX, ed.public_key().as_ref());
-    let ec_pem = pem(dir.path(), "ec.pem", P256_PREFIX, ec.public_key().as_ref());
-    let table = KeyTable::from_settings(&[
+    let (ed, ec) = (Hand::ed25519("ed"), Hand::p256("ec"));
+    let ed_pem = pem(dir.path(), "ed.pem", ED25519_PREFIX, &ed.public);
+    let ec_pem = pem(dir.path(), "ec.pem", P256_PREFIX, &ec.public);
+    let table = table_of(&[
         public_setting("ed", "EdDSA", ed_pem.clone()),
         public_setting("ec", "ES256", ec_pem.clone()),
-    ])
-    .unwrap();
-    let ed_sign = |message: &[u8]| ed.sign(message).as_ref().to_vec();
-    let ec_sign = |message: &[u8]| ec.sign(&random, message).unwrap().as_ref().to_vec();
-    let ed_header = json!({"alg": "EdDSA", "kid": "ed"});
-    let ec_header = json!({"alg": "ES256", "kid": "ec"});
-    assert_eq!(table.verify(&forge(&ed_header, &good_claims(), ed_sign), NOW_MS).unwrap().user_id, 42);
-    assert_eq!(table.verify(&forge(&ec_header, &good_claims(), ec_sign), NOW_MS).unwrap().user_id, 42);
-    // Each other's signatures, and none.
-    assert_eq!(
-        table.verify(&forge(&ed_header, &good_claims(), ec_sign), NOW_MS),
-        Err(TokenError::BadSignature)
-    );
-    assert_eq!(
-        table.verify(&forge(&ec_header, &good_claims(), ed_sign), NOW_MS),
-        Err(TokenError::BadSignature)
-    );
-    assert_eq!(
-        table.verify(&forge(&ec_header, &good_claims(), |_| vec![]), NOW_MS),
-        Err(TokenError::BadSignature)
-    );
-    assert_eq!(
-        table.verify(&forge(&ec_header, &good_claims(), |_| vec![0; 64]), NOW_MS),
-        Err(TokenError::BadSignature)
-    );
+    ]);
+    for hand in [&ed, &ec] {
+        assert_eq!(table.verify(&hand.token(&good_claims()), NOW_MS).unwrap().user_id, 42);
+    }
 
     for (alg, path, told) in [
         ("ES256", ed_pem, "is not a key for ES256"),
@@ -171,9 +94,14 @@ fn eddsa_and_es256_keys_verify_from_pem() {
         ("RS256", data("rsa_1024.pem"), "has 1024 bits"),
         ("RS256", data("rsa_token.txt"), "holds no PEM block"),
         ("RS256", pem(dir.path(), "cut.pem", &ED25519_PREFIX[..7], &[]), "not a well-formed"),
+        (
+            "EdDSA",
+            pem(dir.path(), "short.pem", &short_prefix(), &ed.public[..31]),
+            "31 bytes where Ed25519 has 32",
+        ),
         ("RS256", dir.path().join("absent.pem"), "cannot be read"),
     ] {
-        let fatal = KeyTable::from_settings(&[public_setting("k", alg, path)]).unwrap_err();
+        let fatal = refused_settings(&[public_setting("k", alg, path)]);
         assert!(
             fatal.sentence.starts_with("auth.keys \"k\": ") && fatal.sentence.contains(told),
             "{told}: {fatal}"
@@ -182,15 +110,26 @@ fn eddsa_and_es256_keys_verify_from_pem() {
     }
 }
 
+/// `SubjectPublicKeyInfo` of an Ed25519 key that lacks a byte.
+fn short_prefix() -> Vec<u8> {
+    let mut prefix = ED25519_PREFIX.to_vec();
+    (prefix[1], prefix[10]) = (prefix[1] - 1, prefix[10] - 1);
+    prefix
+}
+
+fn refused_settings(keys: &[KeySetting]) -> Fatal {
+    KeyTable::load(Settings { keys: keys.to_vec(), ..Settings::default() }).unwrap_err()
+}
+
 /// The classic: the attacker knows the public key, and signs HS256 with it as the secret.
 #[test]
 fn a_public_key_is_never_a_shared_secret() {
     let dir = tempfile::tempdir().unwrap();
-    let ed = ed25519();
-    let path = pem(dir.path(), "ed.pem", ED25519_PREFIX, ed.public_key().as_ref());
+    let ed = Hand::ed25519("ed");
+    let path = pem(dir.path(), "ed.pem", ED25519_PREFIX, &ed.public);
     let text = std::fs::read(&path).unwrap();
-    let table = KeyTable::from_settings(&[public_setting("ed", "EdDSA", path)]).unwrap();
-    for secret in [ed.public_key().as_ref(), &text] {
+    let table = table_of(&[public_setting("ed", "EdDSA", path)]);
+    for secret in [&ed.public, &text] {
         for header in [json!({"alg": "HS256", "kid": "ed"}), json!({"alg": "HS256"})] {
             let token = forge(&header, &good_claims(), hs256(secret));
             assert_eq!(table.verify(&token, NOW_MS), Err(TokenError::UnknownKey), "{header}");
@@ -200,7 +139,7 @@ fn a_public_key_is_never_a_shared_secret() {
         assert_eq!(table.verify(&token, NOW_MS), Err(TokenError::BadSignature));
     }
     // The other way round: a table with a secret does not take another algorithm of its family.
-    let table = KeyTable::from_settings(&[secret_setting("s", SECRET)]).unwrap();
+    let table = table_of(&[secret_setting("s", SECRET)]);
     for alg in ["HS384", "HS512", "RS256", "EdDSA", "ES256", "PS256"] {
         let token = forge(&json!({"alg": alg, "kid": "s"}), &good_claims(), hs256(SECRET.as_bytes()));
         assert_eq!(table.verify(&token, NOW_MS), Err(TokenError::UnknownKey), "{alg}");
@@ -209,7 +148,7 @@ fn a_public_key_is_never_a_shared_secret() {
 
 #[test]
 fn a_token_without_a_signature_is_no_token() {
-    let table = KeyTable::from_settings(&[secret_setting("s", SECRET)]).unwrap();
+    let table = table_of(&[secret_setting("s", SECRET)]);
     for alg in ["none", "None", "NONE", "nOnE", ""] {
         for header in [json!({"alg": alg, "kid": "s"}), json!({"alg": alg})] {
             for sign in [vec![], b"x".to_vec()] {
@@ -225,9 +164,9 @@ fn a_token_without_a_signature_is_no_token() {
 #[test]
 fn two_keys_are_valid_during_a_rotation_and_a_retired_one_is_not() {
     let (old, new) = (secret_setting("2026-01", SECRET), secret_setting("2026-02", &SECRET.to_uppercase()));
-    let before = KeyTable::from_settings(std::slice::from_ref(&old)).unwrap();
-    let during = KeyTable::from_settings(&[new.clone(), old]).unwrap();
-    let after = KeyTable::from_settings(&[new]).unwrap();
+    let before = table_of(std::slice::from_ref(&old));
+    let during = table_of(&[new.clone(), old]);
+    let after = table_of(&[new]);
     let claims =
         before.verify(&forge(&json!({"alg": "HS256"}), &good_claims(), hs256(SECRET.as_bytes())), NOW_MS);
     let claims = claims.expect("without a key id, one key is no choice");
@@ -246,7 +185,7 @@ fn two_keys_are_valid_during_a_rotation_and_a_retired_one_is_not() {
 
 #[test]
 fn time_has_one_leeway_of_thirty_seconds_both_ways_and_comes_from_the_caller() {
-    let table = KeyTable::from_settings(&[secret_setting("s", SECRET)]).unwrap();
+    let table = table_of(&[secret_setting("s", SECRET)]);
     let verify = |claims: Value, wall_ms: u64| {
         let token =
             forge(&json!({"alg": "HS256", "kid": "s"}), &claims.to_string(), hs256(SECRET.as_bytes()));
@@ -287,7 +226,7 @@ fn time_has_one_leeway_of_thirty_seconds_both_ways_and_comes_from_the_caller() {
 
 #[test]
 fn claims_are_what_the_protocol_says_or_named() {
-    let table = KeyTable::from_settings(&[secret_setting("s", SECRET)]).unwrap();
+    let table = table_of(&[secret_setting("s", SECRET)]);
     let verify = |claim: &str, value: Value| {
         let mut claims = json!({"sub": "42", "exp": NOW_S});
         claims[claim] = value;
@@ -332,7 +271,7 @@ fn claims_are_what_the_protocol_says_or_named() {
 
 #[test]
 fn what_is_no_token_is_refused_without_a_panic() {
-    let table = KeyTable::from_settings(&[secret_setting("s", SECRET)]).unwrap();
+    let table = table_of(&[secret_setting("s", SECRET)]);
     let header = json!({"alg": "HS256", "kid": "s"});
     let good = forge(&header, &good_claims(), hs256(SECRET.as_bytes()));
     assert!(table.verify(&good, NOW_MS).is_ok());
@@ -381,7 +320,7 @@ fn settings_that_cannot_work_say_what_to_change_and_show_no_secret() {
     let mut wrong_kind = secret_setting("k", SECRET);
     wrong_kind.alg = "EdDSA".into();
     for (settings, told) in [
-        (vec![], "auth.keys holds 0 keys"),
+        (vec![], "hold 0 keys"),
         (vec![secret_setting("k", SECRET); 2], "\"k\" twice"),
         (vec![short], "20 bytes where HS256 needs 32"),
         (vec![both], "takes one of secret"),
@@ -389,7 +328,7 @@ fn settings_that_cannot_work_say_what_to_change_and_show_no_secret() {
         (vec![nothing], "takes one of secret"),
         (vec![wrong_kind], "takes public_key"),
     ] {
-        let fatal = KeyTable::from_settings(&settings).unwrap_err();
+        let fatal = refused_settings(&settings);
         assert!(fatal.sentence.contains(told), "{told}: {fatal}");
         assert!(!fatal.sentence.contains("hunter2") && !format!("{settings:?}").contains("hunter2"));
     }
