@@ -11,12 +11,14 @@ Examples:
   carillon config print                           every setting, its value, where it came from and what it is for
   carillon --set gateway.listen=127.0.0.1:9000    another port for WebSocket and REST
   carillon capacity --dau 10M                     what ten million people a day need
+  carillon store verify                           whether a stopped store is whole
+  carillon store backup /backups/monday           a consistent copy of the store, while it is running or not
 
 Separate tiers on one machine:
   carillon router --data-dir ./data
   carillon gateway --data-dir ./data --set gateway.routers=127.0.0.1:7400
 
-Exit status: 0 after a clean drain; 2 when the configuration cannot work (nothing was touched);
+Exit status: 0 after a clean drain; 1 when `store verify` found damage; 2 when the configuration cannot work (nothing was touched);
 74 for a failed disk or a damaged store.";
 
 /// A chat backend: messages that are never lost, never doubled and never out of order.
@@ -61,6 +63,50 @@ pub enum Command {
     Config(ConfigCommand),
     /// How many gateways, routers and bytes a number of people needs.
     Capacity(Box<CapacityArguments>),
+    /// Look after the store of the data directory.
+    #[command(subcommand)]
+    Store(StoreCommand),
+}
+
+const VERIFY_EXAMPLES: &str = "\
+Checks the checksum of every record of the commit log and of every file of the tables, and then that all rows agree: every
+log is dense from 1 to its head, every remembered attempt points to its own event, members and their lists say the same,
+and so do counts, tallies, markers and watermarks.
+
+Nothing is changed, and the store must not be in use: stop the server first, or verify a backup.
+
+Exit status: 0 when everything is whole; 1 when something is damaged or cannot be read; 2 when there is nothing to look at.";
+
+const BACKUP_EXAMPLES: &str = "\
+Examples:
+  carillon store backup /backups/monday --data-dir /var/lib/carillon
+  carillon store verify --data-dir /backups/monday
+  carillon --data-dir /backups/monday                a server on the copy
+
+A running server makes the copy itself, of one moment, and goes on serving; without one this command makes it. DIRECTORY is
+made, or has to be empty. Keys and certificates are not copied. Clients that know more than a restored copy are told to
+reset.";
+
+/// What to do with the store.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Say whether a stopped store is whole; exit status 1 when not.
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// How many of the things that are wrong are told one by one.
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        lines: usize,
+    },
+    /// Write a consistent copy of the store.
+    #[command(after_help = BACKUP_EXAMPLES)]
+    Backup {
+        /// Where it goes: a directory of its own.
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
 }
 
 /// What is to be in the token.

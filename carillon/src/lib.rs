@@ -3,6 +3,7 @@
 //! - [`args`]: the command line.
 //! - [`configure`]: every default of every crate, under the file, the environment and `--set`.
 //! - [`token`], [`settings_command`], [`capacity`]: the commands that print something and end.
+//! - [`store_command`]: whether a store is whole, and copies of it; a running server makes them when [`control`] is asked.
 //! - [`start`]: `run`, `gateway` and `router`: opens doors, then the store, then serves until it is told to stop.
 //! - [`greeting`]: what development mode says to somebody who has just started it for the first time.
 
@@ -11,16 +12,18 @@
 pub mod args;
 pub mod capacity;
 pub mod configure;
+mod control;
 pub mod greeting;
 mod links;
 pub mod settings_command;
 pub mod start;
+pub mod store_command;
 pub mod tier;
 pub mod token;
 
 use std::process::ExitCode;
 
-use args::{Arguments, Command, ConfigCommand};
+use args::{Arguments, Command, ConfigCommand, StoreCommand};
 use carillon_node::exit::Fatal;
 use clap::Parser;
 use tier::Tier;
@@ -56,6 +59,12 @@ fn run(arguments: Arguments) -> Result<(), Fatal> {
         }
         Command::Config(ConfigCommand::Check) => {
             settings_command::check(&configure::load(settings, "config", &[])?)
+        }
+        Command::Store(StoreCommand::Verify { json, lines }) => {
+            store_command::verify(&configure::load(settings, "store", &[])?, json, lines)
+        }
+        Command::Store(StoreCommand::Backup { directory }) => {
+            store_command::backup(&configure::load(settings, "store", &[])?, &directory)
         }
         Command::Capacity(wanted) => capacity::run(&wanted, &mut std::io::stdout().lock()),
     }

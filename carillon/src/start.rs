@@ -35,6 +35,7 @@ use carillon_store::txn::Engine;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
+use crate::control::ControlSocket;
 use crate::links::{self, Certificates, GatewayLinks};
 use crate::tier::Tier;
 use crate::{configure, greeting, token};
@@ -88,10 +89,15 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
     let keys = Arc::new(configure::keys(config)?);
     // Whom the router dials is connected to when its mailbox is known, below.
     let dial = Arc::new(Switchboard::new(Peer(1)));
+    let mut control_socket = None;
     let router = match &advertise {
         Some(advertise) => {
+            let engine = open_store(&router_settings, &data_dir)?;
+            if router_settings.store.engine == "embedded" {
+                control_socket = ControlSocket::open(&data_dir, &engine, router_settings.store.reserve_bytes);
+            }
             let needs = router_io::Needs {
-                engine: open_store(&router_settings, &data_dir)?,
+                engine,
                 tenure: if router_settings.store.engine == "fdb" { Tenure::Shared } else { Tenure::Sole },
                 address: advertise.clone(),
                 dial: Arc::clone(&dial) as Arc<dyn Dial>,
@@ -148,6 +154,7 @@ pub fn start(tier: Tier, config: &Config) -> Result<(), Fatal> {
     info!("draining");
     let _ = notify_service_manager(SERVICE_STOPPING);
     readiness.set("start", false, "draining");
+    drop(control_socket);
     serving.drain()?;
     drop(admin);
     info!("drained");
@@ -321,9 +328,11 @@ use {choice}"
     })
 }
 
-fn not_opened(error: &OpenError) -> Fatal {
+pub(crate) fn not_opened(error: &OpenError) -> Fatal {
     match error {
-        OpenError::InUse { .. } | OpenError::Setting(_) => Fatal::config(error.to_string()),
+        OpenError::InUse { .. } | OpenError::Absent { .. } | OpenError::Setting(_) => {
+            Fatal::config(error.to_string())
+        }
         OpenError::Damaged { .. } | OpenError::Io { .. } | OpenError::Unreachable(_) => {
             Fatal::disk(error.to_string())
         }

@@ -4,6 +4,8 @@ use std::fmt;
 
 /// A clean drain.
 pub const OK: u8 = 0;
+/// What was looked at is not as it has to be.
+pub const DAMAGED: u8 = 1;
 /// The configuration cannot work (unknown key, port taken, directory locked); nothing was touched.
 pub const CONFIG: u8 = 2;
 /// A failed disk, or a store that is damaged (`EX_IOERR` of sysexits).
@@ -14,7 +16,7 @@ pub const DISK: u8 = 74;
 /// A sentence never holds a secret, a token or text of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fatal {
-    /// One of [`CONFIG`], [`DISK`].
+    /// One of [`DAMAGED`], [`CONFIG`], [`DISK`].
     pub status: u8,
     /// One line, without a newline at the end.
     pub sentence: String,
@@ -24,6 +26,11 @@ impl Fatal {
     /// The configuration cannot work: status 2.
     pub fn config(sentence: impl Into<String>) -> Fatal {
         Fatal { status: CONFIG, sentence: one_line(sentence.into()) }
+    }
+
+    /// Somebody asked whether the store is whole, and it is not: status 1.
+    pub fn damaged(sentence: impl Into<String>) -> Fatal {
+        Fatal { status: DAMAGED, sentence: one_line(sentence.into()) }
     }
 
     /// The disk failed or the store is damaged: status 74.

@@ -66,6 +66,12 @@ pub enum OpenError {
         /// The directory.
         path: String,
     },
+    /// There is nothing to look at. Exit status 2.
+    #[error("there is no store in {path}; name its data directory with --data-dir")]
+    Absent {
+        /// The directory.
+        path: String,
+    },
     /// The files are damaged: refused, never shortened in silence (G14). Exit status 74.
     #[error("the store in {path} is damaged: {detail}")]
     Damaged {

@@ -13,34 +13,34 @@ use carillon_protocol::placement::Slot;
 use crate::txn::KEY_BYTES_MAX;
 use crate::verb::Incarnation;
 
-const ADDRESS: u8 = b'A';
-const TALLY: u8 = b'a';
+pub(crate) const ADDRESS: u8 = b'A';
+pub(crate) const TALLY: u8 = b'a';
 /// `b/`: the engines' own, for example up to where the tables are complete.
 pub const ENGINE: u8 = b'b';
-const CONVERSATION: u8 = b'c';
-const DEVICE_CURSOR: u8 = b'd';
-const EVENT: u8 = b'e';
-const TAKEN_BACK: u8 = b'f';
-const GENERATION: u8 = b'g';
-const HEAD: u8 = b'h';
+pub(crate) const CONVERSATION: u8 = b'c';
+pub(crate) const DEVICE_CURSOR: u8 = b'd';
+pub(crate) const EVENT: u8 = b'e';
+pub(crate) const TAKEN_BACK: u8 = b'f';
+pub(crate) const GENERATION: u8 = b'g';
+pub(crate) const HEAD: u8 = b'h';
 pub(crate) const SENT: u8 = b'i';
 pub(crate) const CREATED: u8 = b'j';
-const ID_CEILING: u8 = b'k';
-const USER_CONVERSATION: u8 = b'l';
-const MEMBER: u8 = b'm';
-const NAME: u8 = b'n';
-const MARKER: u8 = b'o';
-const PAIR: u8 = b'p';
+pub(crate) const ID_CEILING: u8 = b'k';
+pub(crate) const USER_CONVERSATION: u8 = b'l';
+pub(crate) const MEMBER: u8 = b'm';
+pub(crate) const NAME: u8 = b'n';
+pub(crate) const MARKER: u8 = b'o';
+pub(crate) const PAIR: u8 = b'p';
 const PUSH_JOB: u8 = b'q';
-const REACTION: u8 = b'r';
-const SLOT: u8 = b's';
-const BEAT: u8 = b't';
-const USER: u8 = b'u';
-const DEVICE: u8 = b'v';
-const ROUTER: u8 = b'w';
-const MUTE: u8 = b'x';
-const DELETED: u8 = b'y';
-const REACTIONS: u8 = b'z';
+pub(crate) const REACTION: u8 = b'r';
+pub(crate) const SLOT: u8 = b's';
+pub(crate) const BEAT: u8 = b't';
+pub(crate) const USER: u8 = b'u';
+pub(crate) const DEVICE: u8 = b'v';
+pub(crate) const ROUTER: u8 = b'w';
+pub(crate) const MUTE: u8 = b'x';
+pub(crate) const DELETED: u8 = b'y';
+pub(crate) const REACTIONS: u8 = b'z';
 
 /// Every family: its byte and what it is called in ARCHITECTURE.md. Those without a function below are reserved.
 pub const FAMILIES: [(u8, &str); 27] = [
@@ -84,6 +84,179 @@ const _: () = {
 
 /// A range of keys: `from <= key < to`.
 pub type KeyRange = (Bytes, Bytes);
+
+/// What a key says ([`parse`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed<'k> {
+    /// [`address`]
+    Address(Incarnation),
+    /// [`tally`]
+    Tally(ConversationId, u64),
+    /// [`conversation`]
+    Conversation(ConversationId),
+    /// [`device_cursor`]
+    DeviceCursor(UserId, &'k str, ConversationId),
+    /// [`event`]
+    Event(ConversationId, Seq),
+    /// [`taken_back`]
+    TakenBack(ConversationId, Seq, UserId, &'k str),
+    /// [`generation`]
+    Generation,
+    /// [`head`]
+    Head(ConversationId),
+    /// [`sent`]
+    Sent(u64, ConversationId, [u8; 16]),
+    /// [`created`]
+    Created(u64, UserId, [u8; 16]),
+    /// [`id_ceiling`]
+    IdCeiling(u16, u16),
+    /// [`user_conversation`]
+    UserConversation(UserId, ConversationId),
+    /// [`member`]
+    Member(ConversationId, UserId),
+    /// [`name`]
+    Name(&'k str),
+    /// [`marker`]
+    Marker(Slot, ConversationId),
+    /// [`pair`]
+    Pair(UserId, UserId),
+    /// [`reaction`]
+    Reaction(ConversationId, Seq, UserId, &'k str),
+    /// [`slot`]
+    Slot(Slot),
+    /// [`beat`]
+    Beat(Incarnation),
+    /// [`user`]
+    User(UserId),
+    /// [`device`]
+    Device(UserId, &'k str),
+    /// [`router`]
+    Router(Incarnation),
+    /// [`mute`]
+    Mute(UserId, ConversationId),
+    /// [`deleted`]
+    Deleted(ConversationId, Seq),
+    /// [`reaction_counts`]
+    Reactions(ConversationId, Seq),
+}
+
+impl Parsed<'_> {
+    /// The conversation that the row is about, in the families that are ordered by conversation first.
+    #[must_use]
+    pub fn by_conversation(&self) -> Option<ConversationId> {
+        match *self {
+            Parsed::Tally(conversation, _)
+            | Parsed::Conversation(conversation)
+            | Parsed::Event(conversation, _)
+            | Parsed::TakenBack(conversation, ..)
+            | Parsed::Head(conversation)
+            | Parsed::Member(conversation, _)
+            | Parsed::Reaction(conversation, ..)
+            | Parsed::Deleted(conversation, _)
+            | Parsed::Reactions(conversation, _) => Some(conversation),
+            _ => None,
+        }
+    }
+}
+
+/// The families whose rows say which conversation they are about, and lie in the order of conversations.
+pub(crate) const BY_CONVERSATION: [u8; 9] =
+    [TALLY, CONVERSATION, EVENT, TAKEN_BACK, HEAD, MEMBER, REACTION, DELETED, REACTIONS];
+/// All other families, but those of the engines.
+pub(crate) const OTHERS: [u8; 16] = [
+    ADDRESS,
+    DEVICE_CURSOR,
+    GENERATION,
+    SENT,
+    CREATED,
+    ID_CEILING,
+    USER_CONVERSATION,
+    NAME,
+    MARKER,
+    PAIR,
+    SLOT,
+    BEAT,
+    USER,
+    DEVICE,
+    ROUTER,
+    MUTE,
+];
+
+/// Every key of a family.
+#[must_use]
+pub fn family(byte: u8) -> KeyRange {
+    Key::family(byte).below()
+}
+
+/// Reads a key; `None` when it is none that a function of this file makes.
+#[must_use]
+pub fn parse(key: &[u8]) -> Option<Parsed<'_>> {
+    let (family, rest) = key.split_first()?;
+    let mut parts = Parts(rest);
+    let parsed = match *family {
+        ADDRESS => Parsed::Address(Incarnation(parts.u64()?)),
+        TALLY => Parsed::Tally(parts.conversation()?, parts.u64()?),
+        CONVERSATION => Parsed::Conversation(parts.conversation()?),
+        DEVICE_CURSOR => Parsed::DeviceCursor(parts.user()?, parts.text()?, parts.conversation()?),
+        EVENT => Parsed::Event(parts.conversation()?, parts.u64()?),
+        TAKEN_BACK => Parsed::TakenBack(parts.conversation()?, parts.u64()?, parts.user()?, parts.text()?),
+        GENERATION => Parsed::Generation,
+        HEAD => Parsed::Head(parts.conversation()?),
+        SENT => Parsed::Sent(parts.u64()?, parts.conversation()?, *parts.take()?),
+        CREATED => Parsed::Created(parts.u64()?, parts.user()?, *parts.take()?),
+        ID_CEILING => Parsed::IdCeiling(parts.u16()?, parts.u16()?),
+        USER_CONVERSATION => Parsed::UserConversation(parts.user()?, parts.conversation()?),
+        MEMBER => Parsed::Member(parts.conversation()?, parts.user()?),
+        NAME => Parsed::Name(parts.text()?),
+        MARKER => Parsed::Marker(Slot(parts.u16()?), parts.conversation()?),
+        PAIR => Parsed::Pair(parts.user()?, parts.user()?),
+        REACTION => Parsed::Reaction(parts.conversation()?, parts.u64()?, parts.user()?, parts.text()?),
+        SLOT => Parsed::Slot(Slot(parts.u16()?)),
+        BEAT => Parsed::Beat(Incarnation(parts.u64()?)),
+        USER => Parsed::User(parts.user()?),
+        DEVICE => Parsed::Device(parts.user()?, parts.text()?),
+        ROUTER => Parsed::Router(Incarnation(parts.u64()?)),
+        MUTE => Parsed::Mute(parts.user()?, parts.conversation()?),
+        DELETED => Parsed::Deleted(parts.conversation()?, parts.u64()?),
+        REACTIONS => Parsed::Reactions(parts.conversation()?, parts.u64()?),
+        _ => return None,
+    };
+    parts.0.is_empty().then_some(parsed)
+}
+
+/// What is left of a key that is being read.
+struct Parts<'k>(&'k [u8]);
+
+impl<'k> Parts<'k> {
+    fn take<const N: usize>(&mut self) -> Option<&'k [u8; N]> {
+        let (part, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(part)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(|part| u64::from_be_bytes(*part))
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(|part| u16::from_be_bytes(*part))
+    }
+
+    fn conversation(&mut self) -> Option<ConversationId> {
+        self.u64().map(ConversationId)
+    }
+
+    fn user(&mut self) -> Option<UserId> {
+        self.u64().map(UserId)
+    }
+
+    fn text(&mut self) -> Option<&'k str> {
+        let (length, rest) = self.0.split_first()?;
+        let (text, rest) = rest.split_at_checked(usize::from(*length))?;
+        self.0 = rest;
+        std::str::from_utf8(text).ok()
+    }
+}
 
 /// A key under construction.
 struct Key(Vec<u8>);
@@ -257,6 +430,12 @@ pub fn sent(generation: u64, conversation: ConversationId, hash: &[u8; 16]) -> B
 #[must_use]
 pub fn created(generation: u64, creator: UserId, hash: &[u8; 16]) -> Bytes {
     Key::family(CREATED).u64(generation).u64(creator.0).bytes(hash).end()
+}
+
+/// What was remembered of sending to a conversation in a generation.
+#[must_use]
+pub fn sent_to(generation: u64, conversation: ConversationId) -> KeyRange {
+    Key::family(SENT).u64(generation).u64(conversation.0).below()
 }
 
 /// What was remembered of sending in a generation.
@@ -530,6 +709,49 @@ mod tests {
     fn a_pair_has_one_key() {
         assert_eq!(pair(UserId(9), UserId(3)), pair(UserId(3), UserId(9)));
         assert_ne!(pair(UserId(9), UserId(3)), pair(UserId(9), UserId(4)));
+    }
+
+    /// What is read of a key is what it was made of; no other key is taken for one.
+    #[test]
+    fn keys_are_read_as_they_are_made() {
+        let (conversation, user, hash) = (ConversationId(1 << 40), UserId(300), [7; 16]);
+        let (life, place) = (Incarnation(9), Slot(4_095));
+        let all = [
+            (address(life), Parsed::Address(life)),
+            (tally(conversation, 3), Parsed::Tally(conversation, 3)),
+            (self::conversation(conversation), Parsed::Conversation(conversation)),
+            (device_cursor(user, "phone", conversation), Parsed::DeviceCursor(user, "phone", conversation)),
+            (event(conversation, 5), Parsed::Event(conversation, 5)),
+            (taken_back(conversation, 5, user, "x"), Parsed::TakenBack(conversation, 5, user, "x")),
+            (generation(), Parsed::Generation),
+            (head(conversation), Parsed::Head(conversation)),
+            (sent(2, conversation, &hash), Parsed::Sent(2, conversation, hash)),
+            (created(2, user, &hash), Parsed::Created(2, user, hash)),
+            (id_ceiling(4, 6), Parsed::IdCeiling(4, 6)),
+            (user_conversation(user, conversation), Parsed::UserConversation(user, conversation)),
+            (member(conversation, user), Parsed::Member(conversation, user)),
+            (name("alice"), Parsed::Name("alice")),
+            (marker(place, conversation), Parsed::Marker(place, conversation)),
+            (pair(user, UserId(2)), Parsed::Pair(UserId(2), user)),
+            (reaction(conversation, 5, user, "x"), Parsed::Reaction(conversation, 5, user, "x")),
+            (slot(place), Parsed::Slot(place)),
+            (beat(life), Parsed::Beat(life)),
+            (self::user(user), Parsed::User(user)),
+            (device(user, "phone"), Parsed::Device(user, "phone")),
+            (router(life), Parsed::Router(life)),
+            (mute(user, conversation), Parsed::Mute(user, conversation)),
+            (deleted(conversation, 5), Parsed::Deleted(conversation, 5)),
+            (reaction_counts(conversation, 5), Parsed::Reactions(conversation, 5)),
+        ];
+        for (key, parsed) in &all {
+            assert_eq!(parse(key), Some(*parsed), "{key:?}");
+            assert_eq!(parse(&after(key)), None, "something behind {parsed:?}");
+            assert_eq!(parse(&key[..key.len() - 1]), None, "something missing of {parsed:?}");
+            let is_first = parsed.by_conversation().is_some();
+            assert_eq!(BY_CONVERSATION.contains(&key[0]), is_first, "{parsed:?}");
+            assert_eq!(OTHERS.contains(&key[0]), !is_first, "{parsed:?}");
+        }
+        assert_eq!(all.len() + 2, FAMILIES.len(), "all but the engines' own and the one that is reserved");
     }
 
     #[test]

@@ -23,3 +23,4 @@ pub mod retry;
 mod rows;
 pub mod txn;
 pub mod verb;
+pub mod verify;

@@ -32,6 +32,7 @@ pub use own::{
     ADDRESS_BYTES_MAX, Holder, LIVING_MAX, Living, Ownership, beat, depose, give, join, ownership, retire,
     take,
 };
+pub(crate) use receipt::STRETCH_EVENTS;
 
 use crate::ids::MessageIds;
 use crate::keys;

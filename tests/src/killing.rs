@@ -1,7 +1,7 @@
 //! The kill loop: the load generator talks to a real server while its processes are killed with SIGKILL at random
 //! moments and started again on the same directory and ports. The generator's oracle judges every round.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use carillon_loadgen::io::Outcome;
@@ -32,7 +32,7 @@ pub struct Killing {
 /// What it came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Toll {
-    /// Processes killed.
+    /// Processes killed, or whatever else happened.
     pub kills: u32,
     /// Messages sent, retries not counted.
     pub sends: u64,
@@ -69,62 +69,77 @@ impl Killing {
     pub fn run(&self) -> Result<Toll, String> {
         // Limits off: what is resent after a kill is a burst. Small segments: recovery crosses their borders.
         let mut server = Server::start(&self.binary, self.deployment, &["limits.send_per_s=0"]);
+        let load = Load { wire: self.wire, seed: self.seed, journals: server.data_dir() };
+        load.rounds(self.kills, BETWEEN_MS, &mut server, &mut |server, prng| {
+            match (self.deployment, prng.below(3)) {
+                (Deployment::OneProcess, _) | (Deployment::Tiers, 0) => server.crash_and_restart(),
+                (Deployment::Tiers, 1) => server.crash_and_restart_router(),
+                (Deployment::Tiers, _) => server.crash_and_restart_gateway(),
+            }
+            Ok(())
+        })
+    }
+}
+
+/// What the generator says to a server while things happen to it.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// How it speaks.
+    pub wire: Wire,
+    /// Decides what it says, and what happens when.
+    pub seed: u64,
+    /// Where its journals lie for the time of a round.
+    pub journals: PathBuf,
+}
+
+/// What happens to a server.
+pub type Blow<'b> = dyn FnMut(&mut Server, &mut Prng) -> Result<(), String> + 'b;
+
+impl Load {
+    /// Deals so many blows, each after a pause between these two in milliseconds, in as many rounds as that takes. The
+    /// server has to serve again when a blow is over.
+    ///
+    /// # Errors
+    /// What the oracle or a blow found, or why the oracle could not judge.
+    pub fn rounds(
+        &self,
+        blows: u32,
+        between_ms: (u64, u64),
+        server: &mut Server,
+        blow: &mut Blow<'_>,
+    ) -> Result<Toll, String> {
         let mut prng = Prng::new(self.seed);
         let mut toll = Toll::default();
         for round in 0.. {
-            if toll.kills >= self.kills {
+            if toll.kills >= blows {
                 break;
             }
-            let kills_before = toll.kills;
-            let report = self.round(round, &mut server, &mut prng, &mut toll)?;
-            let tally = &report["oracle"]["tally"];
-            let count = |value: &Value| value.as_u64().unwrap_or(0);
-            toll.sends += count(&tally["sends"]);
-            toll.acked += count(&tally["acked"]);
-            toll.duplicates += count(&tally["acked_duplicate"]);
-            toll.deliveries += count(&tally["deliveries"]);
-            toll.reconnects += count(&report["generator"]["reconnects"]);
-            if count(&tally["sends"]) != count(&tally["acked"]) {
-                return Err(format!("not everything was acknowledged in the end: {tally}"));
+            let before = toll.kills;
+            let journal = self.journals.join(format!("journal-{round}"));
+            let options = self.options(server, &journal);
+            let (sender, verdict) = crossbeam_channel::bounded(1);
+            std::thread::spawn(move || {
+                let _ = sender.send(carillon_loadgen::io::run(&options));
+            });
+            wait_for_first_send(&journal, &verdict)?;
+            let until = Instant::now() + KILLING;
+            while toll.kills < blows && Instant::now() < until {
+                // The moment of the blow is what is tested: drawn from the seed, at any point of the load.
+                std::thread::sleep(Duration::from_millis(prng.between(between_ms.0, between_ms.1)));
+                blow(server, &mut prng)?;
+                toll.kills += 1;
             }
-            if toll.kills == kills_before {
+            let outcome =
+                verdict.recv_timeout(KILLING + VERDICT).map_err(|_| "the generator is stuck".to_owned())?;
+            let _ = std::fs::remove_file(&journal);
+            toll.add(&judged(&outcome)?)?;
+            if toll.kills == before {
                 return Err(
                     "a whole round went by without a kill: the machine is too slow for this".to_owned()
                 );
             }
         }
         Ok(toll)
-    }
-
-    fn round(
-        &self,
-        round: u32,
-        server: &mut Server,
-        prng: &mut Prng,
-        toll: &mut Toll,
-    ) -> Result<Value, String> {
-        let journal = server.data_dir().join(format!("journal-{round}"));
-        let options = self.options(server, &journal);
-        let (sender, verdict) = crossbeam_channel::bounded(1);
-        std::thread::spawn(move || {
-            let _ = sender.send(carillon_loadgen::io::run(&options));
-        });
-        wait_for_first_send(&journal, &verdict)?;
-        let until = Instant::now() + KILLING;
-        while toll.kills < self.kills && Instant::now() < until {
-            // The moment of the kill is what is tested: drawn from the seed, at any point of the load.
-            std::thread::sleep(Duration::from_millis(prng.between(BETWEEN_MS.0, BETWEEN_MS.1)));
-            match (self.deployment, prng.below(3)) {
-                (Deployment::OneProcess, _) | (Deployment::Tiers, 0) => server.crash_and_restart(),
-                (Deployment::Tiers, 1) => server.crash_and_restart_router(),
-                (Deployment::Tiers, _) => server.crash_and_restart_gateway(),
-            }
-            toll.kills += 1;
-        }
-        let outcome =
-            verdict.recv_timeout(KILLING + VERDICT).map_err(|_| "the generator is stuck".to_owned())?;
-        let _ = std::fs::remove_file(&journal);
-        judged(&outcome)
     }
 
     fn options(&self, server: &Server, journal: &Path) -> Options {
@@ -142,6 +157,23 @@ impl Killing {
             ["--data-dir".into(), server.data_dir().into_os_string(), "--journal".into(), journal.into()];
         let words = words.split_ascii_whitespace().map(std::ffi::OsString::from);
         Options::try_parse_from(words.chain(paths)).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+impl Toll {
+    /// A round more, by its report.
+    fn add(&mut self, report: &Value) -> Result<(), String> {
+        let tally = &report["oracle"]["tally"];
+        let count = |value: &Value| value.as_u64().unwrap_or(0);
+        self.sends += count(&tally["sends"]);
+        self.acked += count(&tally["acked"]);
+        self.duplicates += count(&tally["acked_duplicate"]);
+        self.deliveries += count(&tally["deliveries"]);
+        self.reconnects += count(&report["generator"]["reconnects"]);
+        if count(&tally["sends"]) == count(&tally["acked"]) {
+            return Ok(());
+        }
+        Err(format!("not everything was acknowledged in the end: {tally}"))
     }
 }
 

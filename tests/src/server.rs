@@ -215,6 +215,7 @@ pub struct Server {
     deployment: Deployment,
     settings: Vec<String>,
     directory: TempDir,
+    data_dir: PathBuf,
     /// The gateway's process; in [`Deployment::OneProcess`] the only one.
     pub gateway: Option<Process>,
     /// The router's process, in [`Deployment::Tiers`].
@@ -228,11 +229,31 @@ impl Server {
     /// Starts one with these `--set`s on a new directory.
     #[must_use]
     pub fn start(binary: &str, deployment: Deployment, settings: &[&str]) -> Server {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let data_dir = directory.path().join("data");
+        Server::start_on(binary, deployment, settings, directory, data_dir)
+    }
+
+    /// Starts one on this data directory, which stays when it ends.
+    #[must_use]
+    pub fn start_at(binary: &str, deployment: Deployment, settings: &[&str], data_dir: &Path) -> Server {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        Server::start_on(binary, deployment, settings, directory, data_dir.to_owned())
+    }
+
+    fn start_on(
+        binary: &str,
+        deployment: Deployment,
+        settings: &[&str],
+        directory: TempDir,
+        data_dir: PathBuf,
+    ) -> Server {
         let mut server = Server {
             binary: binary.to_owned(),
             deployment,
             settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
-            directory: tempfile::tempdir().expect("a temporary directory"),
+            directory,
+            data_dir,
             gateway: None,
             router: None,
             gateway_address: None,
@@ -321,7 +342,18 @@ impl Server {
     /// Its data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.path("data")
+        self.data_dir.clone()
+    }
+
+    /// Ends everything, the gateway first, and waits for it.
+    ///
+    /// # Panics
+    /// When a process does not end, or not well.
+    pub fn stop(&mut self) {
+        for process in self.gateway.iter_mut().chain(&mut self.router) {
+            let status = process.terminate();
+            assert!(status.success(), "{status}:\n{}", process.log_tail());
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -15,7 +15,7 @@ use crate::verb::{Outcome, ReceiptOp, Receipted};
 
 /// The length of a stretch of a log: stretch n holds the events `n * STRETCH_EVENTS + 1 ..= (n + 1) * STRETCH_EVENTS`.
 /// Part of the stored form: a tally names its stretch.
-const STRETCH_EVENTS: u64 = 1_024;
+pub(crate) const STRETCH_EVENTS: u64 = 1_024;
 /// The most stretches that one receipt counts: a log of 64 million events. A receipt that would have to count more is
 /// refused; the member reads up to the head instead, which counts nothing.
 const STRETCHES_MAX: u64 = 65_536;

@@ -11,10 +11,10 @@ use carillon_store::error::OpenError;
 use carillon_store::txn::Engine;
 
 /// Files as they were, by their path below the store's directory.
-type Files = BTreeMap<PathBuf, Vec<u8>>;
+pub(super) type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 /// A store with several segments and runs, stopped cleanly or not, and what it holds.
-fn store(seed: u64, is_clean: bool) -> (tempfile::TempDir, Model) {
+pub(super) fn store(seed: u64, is_clean: bool) -> (tempfile::TempDir, Model) {
     let dir = scratch();
     let mut rng = Rng(seed);
     let mut model = Model::new();
@@ -32,7 +32,7 @@ fn store(seed: u64, is_clean: bool) -> (tempfile::TempDir, Model) {
     (dir, model)
 }
 
-fn read_files(dir: &Path, below: &str, files: &mut Files) {
+pub(super) fn read_files(dir: &Path, below: &str, files: &mut Files) {
     for entry in std::fs::read_dir(dir.join(below)).expect("a directory") {
         let entry = entry.expect("an entry");
         let name = Path::new(below).join(entry.file_name());
@@ -47,7 +47,7 @@ fn read_files(dir: &Path, below: &str, files: &mut Files) {
 }
 
 /// Makes the directory what it was, touching only what differs.
-fn restore(dir: &Path, files: &Files) {
+pub(super) fn restore(dir: &Path, files: &Files) {
     let mut now = Files::new();
     read_files(dir, "", &mut now);
     for name in now.keys().filter(|name| !files.contains_key(*name)) {
@@ -90,7 +90,7 @@ fn open_and_compare(dir: &Path, model: &Model, what: &str) -> Outcome {
 }
 
 /// The places where records of the last segment in use begin, found by walking their lengths, and where they end.
-fn record_places(bytes: &[u8]) -> Vec<usize> {
+pub(super) fn record_places(bytes: &[u8]) -> Vec<usize> {
     let mut places = vec![4096];
     loop {
         let at = places[places.len() - 1];
@@ -104,7 +104,7 @@ fn record_places(bytes: &[u8]) -> Vec<usize> {
 }
 
 /// The last segment that holds a record.
-fn last_segment(files: &Files) -> (&PathBuf, &Vec<u8>) {
+pub(super) fn last_segment(files: &Files) -> (&PathBuf, &Vec<u8>) {
     let in_use = |name: &PathBuf, bytes: &[u8]| name.starts_with("log") && record_places(bytes).len() > 1;
     files.iter().rfind(|(name, bytes)| in_use(name, bytes)).expect("a segment in use")
 }

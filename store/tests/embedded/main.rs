@@ -2,10 +2,12 @@
 #![allow(clippy::disallowed_methods, reason = "tests read and write files, and have to end")]
 
 mod conformance;
+mod copies;
 mod crash;
 mod damage;
 mod draws;
 mod faults;
 mod model;
 mod sim;
+mod stopped;
 mod support;

@@ -10,6 +10,7 @@ mod model;
 mod people;
 mod reading;
 mod strangers;
+mod verify;
 mod watermarks;
 mod writing;
 

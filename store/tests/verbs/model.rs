@@ -22,4 +22,6 @@ fn any_traffic_is_what_the_model_says() {
     for seed in first..first + count {
         conversation::check(&mut world, seed);
     }
+    // And whatever it was, all rows of it agree.
+    verify::assert_whole(&world);
 }

@@ -15,6 +15,7 @@
 )]
 
 mod clean;
+mod copy;
 mod disk;
 mod fault;
 mod filter;
@@ -28,6 +29,7 @@ mod places;
 mod recover;
 mod row_table;
 mod shelf;
+mod stopped;
 mod tables;
 mod view;
 mod warm;
@@ -39,6 +41,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use copy::{Copied, CopyError, copy};
 pub use disk::{Disk, DiskFile, RealDisk};
 use fault::Fault;
 use format::StoreId;
@@ -46,6 +49,8 @@ use log::{AppendError, Log, LogCounters};
 use overlay::Generation;
 use recover::Applied;
 use shelf::{Shelf, wait};
+use stopped::Mirror;
+pub use stopped::Stopped;
 use tables::{RUNS_MAX, Tables};
 use view::{EmbeddedTxn, View};
 use warm::Warm;
@@ -129,6 +134,8 @@ pub struct Embedded {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Holds the lock on the directory, to the end.
     _lock: std::fs::File,
+    /// Of a store that is only looked at: what stands for its tables. Gone when these are.
+    _mirror: Option<Mirror>,
 }
 
 /// What the writer, the readers and the background share.

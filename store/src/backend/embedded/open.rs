@@ -18,23 +18,34 @@ use super::log::Log;
 use super::overlay::Generation;
 use super::recover::{self, Applied, LogError, Scan, Settled};
 use super::shelf::{self, Shelf, ShelfOptions};
+use super::stopped::Mirror;
 use super::tables::{self, Found, Tables, TablesError};
 use super::warm::Warm;
 use super::{Counters, Embedded, LANES_COUNT, Options, SEGMENT_BYTES_MIN, Shared, Space, State, Writer};
 use crate::error::OpenError;
 use crate::figures::Attempts;
 
-const LOCK_FILE: &str = "lock";
-const LOG_DIR: &str = "log";
-const TABLES_DIR: &str = "tables";
+pub(super) const LOCK_FILE: &str = "lock";
+pub(super) const LOG_DIR: &str = "log";
+pub(super) const TABLES_DIR: &str = "tables";
 /// What to do about damage; said with every refusal.
 const ADVICE: &str = "Nothing was changed. Restore the whole directory from a copy (clients that know more are told to \
                       reset), or keep it for repair; removing single files loses acknowledged messages";
 
 /// Failures on the way, without the directory's name.
-enum Failure {
+pub(super) enum Failure {
     Damaged(String),
     Io(io::Error),
+}
+
+impl Failure {
+    pub(super) fn at(self, dir: &Path) -> OpenError {
+        let path = dir.display().to_string();
+        match self {
+            Failure::Damaged(detail) => OpenError::Damaged { path, detail: format!("{detail}. {ADVICE}") },
+            Failure::Io(source) => OpenError::Io { path, source },
+        }
+    }
 }
 
 impl From<io::Error> for Failure {
@@ -71,12 +82,7 @@ impl Embedded {
         let io_error = |source| OpenError::Io { path: path(), source };
         std::fs::create_dir_all(dir).map_err(io_error)?;
         let lock = lock(dir).map_err(io_error)?.ok_or_else(|| OpenError::InUse { path: path() })?;
-        let embedded = open_locked(dir, options, lock).map_err(|failure| match failure {
-            Failure::Damaged(detail) => {
-                OpenError::Damaged { path: path(), detail: format!("{detail}. {ADVICE}") }
-            }
-            Failure::Io(source) => OpenError::Io { path: path(), source },
-        })?;
+        let embedded = open_locked(dir, options, lock, None).map_err(|failure| failure.at(dir))?;
         embedded.start_threads().map_err(io_error)?;
         Ok(embedded)
     }
@@ -84,8 +90,12 @@ impl Embedded {
 
 /// Takes the directory; `None` when somebody else has it.
 fn lock(dir: &Path) -> io::Result<Option<File>> {
-    let file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join(LOCK_FILE))?;
+    try_lock(
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join(LOCK_FILE))?,
+    )
+}
+
+pub(super) fn try_lock(file: File) -> io::Result<Option<File>> {
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -93,22 +103,38 @@ fn lock(dir: &Path) -> io::Result<Option<File>> {
     }
 }
 
-fn open_locked(dir: &Path, options: Options, lock: File) -> Result<Embedded, Failure> {
+/// With a `mirror` the store is only looked at: `options.disk` changes nothing then, and what is not a finished store is
+/// refused instead of made.
+pub(super) fn open_locked(
+    dir: &Path,
+    options: Options,
+    lock: File,
+    mirror: Option<Mirror>,
+) -> Result<Embedded, Failure> {
     let log_dir = dir.join(LOG_DIR);
     let tables_dir = dir.join(TABLES_DIR);
     let disk = options.disk.clone();
     disk.create_dir(&log_dir)?;
     disk.sync_dir(dir)?;
 
-    match tables::look(&tables_dir)? {
-        Found::Whole => {}
-        Found::Nothing => refuse_if_used(&options, &log_dir, "the directory tables is missing")?,
-        Found::Broken(wrong) => {
+    let found = tables::look(&tables_dir)?;
+    let tables = match (&mirror, found) {
+        (None, Found::Whole) => Tables::open(&tables_dir, options.cache_bytes)?,
+        (None, Found::Nothing) => {
+            refuse_if_used(&options, &log_dir, "the directory tables is missing")?;
+            Tables::open(&tables_dir, options.cache_bytes)?
+        }
+        (None, Found::Broken(wrong)) => {
             refuse_if_used(&options, &log_dir, &wrong)?;
             std::fs::remove_dir_all(&tables_dir)?;
+            Tables::open(&tables_dir, options.cache_bytes)?
         }
-    }
-    let tables = Tables::open(&tables_dir, options.cache_bytes)?;
+        (Some(mirror), Found::Whole) => Tables::open_still(mirror.path(), options.cache_bytes)?,
+        (Some(_), Found::Nothing) => {
+            return Err(Failure::Damaged("the directory tables is missing".to_owned()));
+        }
+        (Some(_), Found::Broken(wrong)) => return Err(Failure::Damaged(wrong)),
+    };
     let (applied, settled, scan) = match tables.applied()? {
         Some(applied) => {
             let scan = recover::scan(&*disk, &log_dir, &applied)?;
@@ -117,6 +143,11 @@ fn open_locked(dir: &Path, options: Options, lock: File) -> Result<Embedded, Fai
         }
         None => {
             refuse_if_used(&options, &log_dir, "the tables are empty")?;
+            if mirror.is_some() {
+                return Err(Failure::Damaged(
+                    "it was never finished being made, and holds nothing".to_owned(),
+                ));
+            }
             let (applied, settled) = create(&options, &log_dir, &tables)?;
             (applied, Some(settled), None)
         }
@@ -169,11 +200,14 @@ fn open_locked(dir: &Path, options: Options, lock: File) -> Result<Embedded, Fai
         counters,
         log_counters: log.counters(),
     };
+    // Who only looks writes nothing.
+    let is_closed = mirror.is_some();
     Ok(Embedded {
         shared: Arc::new(shared),
-        writer: Mutex::new(Writer { log, space: Space::default(), warm: Warm::default(), is_closed: false }),
+        writer: Mutex::new(Writer { log, space: Space::default(), warm: Warm::default(), is_closed }),
         threads: Mutex::default(),
         _lock: lock,
+        _mirror: mirror,
     })
 }
 

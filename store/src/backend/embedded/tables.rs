@@ -16,6 +16,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Sn
 use super::format::u64_at;
 use super::overlay::Sealed;
 use super::recover::Applied;
+use crate::txn::Row;
 
 /// The engine's own row. Keys that begin with [`OWN_PREFIX`] are never the user's, and no range shows them.
 pub(super) const APPLIED_KEY: &[u8] = b"b/applied";
@@ -24,8 +25,10 @@ pub(super) const OWN_PREFIX: &[u8] = b"b/";
 const KEYSPACE: &str = "rows";
 /// The file that fjall writes last when it makes a database.
 const VERSION_FILE: &str = "version";
-const KEYSPACES_DIR: &str = "keyspaces";
+pub(super) const KEYSPACES_DIR: &str = "keyspaces";
 const CURRENT_FILE: &str = "current";
+/// The directory of a keyspace's tables, and the part of its manifest that lists them.
+pub(super) const FILES_DIR: &str = "tables";
 
 /// Sorted runs that wait to be merged, above which the next run waits too: reads get slower with each.
 pub(super) const RUNS_MAX: usize = 24;
@@ -71,6 +74,44 @@ pub(super) fn look(dir: &Path) -> io::Result<Found> {
     Ok(Found::Whole)
 }
 
+/// A keyspace's files, as its manifest lists them: name and xxh3 checksum of all bytes. Only of a manifest that is whole.
+pub(super) fn listed_files(dir: &Path) -> io::Result<Vec<(String, u128)>> {
+    let current = std::fs::read(dir.join(CURRENT_FILE))?;
+    let manifest = dir.join(format!("v{}", u64_at(&current, 0).unwrap_or_default()));
+    let reader = sfa::Reader::new(&manifest).map_err(|error| io::Error::other(format!("{error:?}")))?;
+    let mut bytes = Vec::new();
+    if let Some(section) = reader.toc().section(FILES_DIR.as_bytes()) {
+        io::Read::read_to_end(&mut section.buf_reader(&manifest)?, &mut bytes)?;
+    }
+    parse_files(&bytes).ok_or_else(|| io::Error::other("the manifest lists its tables in another way"))
+}
+
+/// `levels u8, each: runs u8, each: tables u32, each: number u64, 0 u8, checksum u128, first seqno u64`.
+fn parse_files(mut bytes: &[u8]) -> Option<Vec<(String, u128)>> {
+    let mut files = Vec::new();
+    let [levels_count] = *take(&mut bytes)?;
+    for _ in 0..levels_count {
+        let [runs_count] = *take(&mut bytes)?;
+        for _ in 0..runs_count {
+            let tables_count = u32::from_le_bytes(*take(&mut bytes)?);
+            for _ in 0..tables_count {
+                let number = u64::from_le_bytes(*take(&mut bytes)?);
+                let [0] = *take(&mut bytes)? else { return None };
+                let checksum = u128::from_le_bytes(*take(&mut bytes)?);
+                let _: &[u8; 8] = take(&mut bytes)?;
+                files.push((number.to_string(), checksum));
+            }
+        }
+    }
+    bytes.is_empty().then_some(files)
+}
+
+fn take<'b, const N: usize>(bytes: &mut &'b [u8]) -> Option<&'b [u8; N]> {
+    let (taken, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(taken)
+}
+
 /// Compares a keyspace's manifest with the checksum in the file that names it; says what is wrong.
 fn check_manifest(dir: &Path) -> io::Result<Option<String>> {
     let current = match std::fs::read(dir.join(CURRENT_FILE)) {
@@ -111,11 +152,20 @@ impl std::fmt::Debug for Tables {
 impl Tables {
     /// Opens or creates the tables in `dir`.
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Tables, TablesError> {
+        Tables::open_with(dir, cache_bytes, 1)
+    }
+
+    /// Opens them without anybody who merges runs.
+    pub(super) fn open_still(dir: &Path, cache_bytes: u64) -> Result<Tables, TablesError> {
+        Tables::open_with(dir, cache_bytes, 0)
+    }
+
+    fn open_with(dir: &Path, cache_bytes: u64, workers_count: usize) -> Result<Tables, TablesError> {
         // fjall answers some kinds of damage with a panic.
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let database = Database::builder(dir)
                 .cache_size(cache_bytes)
-                .worker_threads(1)
+                .worker_threads_unchecked(workers_count)
                 .manual_journal_persist(true)
                 .open()?;
             let rows = database.keyspace(KEYSPACE, KeyspaceCreateOptions::default)?;
@@ -184,6 +234,30 @@ impl Tables {
         }
         ingestion.finish()?;
         Ok(rows_count)
+    }
+
+    /// Fills new tables with rows from elsewhere, which come ascending until there are none, and `applied`. When this
+    /// returns `Ok` all of it is durable.
+    pub(super) fn fill<E: From<TablesError>>(
+        &self,
+        applied: &Applied,
+        mut next: impl FnMut() -> Result<Option<Row>, E>,
+    ) -> Result<(), E> {
+        let failed = |error: fjall::Error| E::from(TablesError::from(error));
+        let mut ingestion = self.rows.start_ingestion().map_err(failed)?;
+        let mut applied = Some(applied.encode());
+        while let Some((key, value)) = next()? {
+            if &key[..] > APPLIED_KEY
+                && let Some(applied) = applied.take()
+            {
+                ingestion.write(APPLIED_KEY, applied.as_slice()).map_err(failed)?;
+            }
+            ingestion.write(&key[..], &value[..]).map_err(failed)?;
+        }
+        if let Some(applied) = applied.take() {
+            ingestion.write(APPLIED_KEY, applied.as_slice()).map_err(failed)?;
+        }
+        ingestion.finish().map_err(failed)
     }
 }
 
