@@ -60,6 +60,8 @@ fn on_driver(run: &mut Run, binary: &str, driver: &str, count: u64, tally: &mut 
     near.until_type("caught_up");
     let cases = list::all(&server.token(NEIGHBOUR, "raw"));
     let sound: Vec<&Case> = cases.iter().filter(|case| case.expected.ends_with("close 1000")).collect();
+    let (all, open): (Vec<&Case>, Vec<&Case>) =
+        (cases.iter().collect(), cases.iter().filter(|case| case.expected.starts_with("101")).collect());
     let (address, seed) = (server.address(), run.seed);
     let mut storm = |what: &str, count: u64, bytes: &(dyn Fn(&mut Prng) -> Vec<u8> + Sync)| {
         storm(address, seed, count, bytes, &mut near, |done| {
@@ -69,9 +71,13 @@ fn on_driver(run: &mut Run, binary: &str, driver: &str, count: u64, tally: &mut 
     let whole = |case: &Case| [&case.head[..], &case.frames].concat();
     let before = storm("sound", count / SOUND_PART, &|prng| whole(pick(prng, &sound)));
     let memory_before = resident_kib(&server);
+    // Every other one is upgraded first, because hardly any damaged request is.
     let after = storm("malformed", count, &|prng| {
-        let case = pick(prng, &cases.iter().collect::<Vec<_>>());
-        damaged(whole(case), prng)
+        if prng.chance(1, 2) {
+            return damaged(whole(pick(prng, &all)), prng);
+        }
+        let case = pick(prng, &open);
+        [case.head.clone(), damaged(case.frames.clone(), prng)].concat()
     });
     let memory_after = settled_kib(&server, memory_before);
 

@@ -2,7 +2,7 @@
 //! answers by itself are the product's. There is no router behind it, and no session in it. Only tests have it.
 //!
 //! Its messages may be larger, and in more fragments, than the product takes: the suite sends 16 MiB in one, and 4 MiB in
-//! 65,536. That the product refuses these is another campaign's ([`handshakes`](super::super::handshakes)).
+//! 65,537. That the product refuses these is another campaign's ([`handshakes`](super::super::handshakes)).
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -28,8 +28,8 @@ use crate::campaigns::gateway_settings;
 
 /// The largest message of the suite.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
-/// The most fragments of one: 4 MiB by 64 bytes.
-const FRAGMENTS_MAX: u32 = 65_536;
+/// The most fragments of one: 4 MiB by 64 bytes, and a last one that is empty.
+const FRAGMENTS_MAX: u32 = 65_536 + 1;
 /// What may wait to be sent to one client before it is not read any more.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 

@@ -225,7 +225,6 @@ fn request_lines(list: &mut List) {
     }
     let hello = b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00\r\n\r\n".to_vec();
     list.refused("TLS, which was not asked for", hello, NO_REQUEST);
-    list.refused("the preface of HTTP/2", &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], "");
     let over = format!("GET /v1/ws?{} HTTP/1.1", "a".repeat(HEAD_BYTES_MAX));
     list.refused("a query that is longer than a head", line(&over), TOO_LARGE);
 }
