@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests start processes, open sockets and wait for deadlines")]
 
 pub mod cable;
+pub mod campaigns;
 pub mod client;
 pub mod cluster;
 pub mod confined;

@@ -10,6 +10,7 @@
 
 mod agenda;
 mod book;
+pub mod census;
 mod conversation;
 mod device;
 mod faults;

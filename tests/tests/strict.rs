@@ -4,6 +4,7 @@
 
 use carillon_node::clock::Clock;
 use carillon_node::tokens::{Claims, dev_key};
+use carillon_tests::campaigns::handshakes::{self, Cut};
 use carillon_tests::client::{Client, Wire};
 use carillon_tests::raw::{Raw, UPGRADE, masked};
 use carillon_tests::server::Deployment;
@@ -26,6 +27,7 @@ everywhere!(io.driver;
     frames_that_break_a_rule_close_their_connection_only,
     odd_frames_that_are_allowed_work,
     upgrades_are_read_strictly,
+    a_list_of_odd_handshakes_and_frames_is_heard_as_written,
     frames_that_cannot_be_done_are_answered,
     binary_garbage_is_answered,
     repeated_malformed_frames_end_the_connection,
@@ -188,6 +190,20 @@ fn upgrades_are_read_strictly(driver: &str) {
         let head = Raw::request(server.address(), &headers).head();
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{what}: {head}");
     }
+}
+
+/// The list of the campaign `handshakes`, once: how each case is cut is drawn from a seed.
+fn a_list_of_odd_handshakes_and_frames_is_heard_as_written(driver: &str) {
+    let stage = stage(driver, Wire::Json, &handshakes::SETTINGS);
+    let mut near = neighbour(&stage);
+    let [user] = stage.people();
+    let cases = handshakes::list::all(&stage.server().token(user, "raw"));
+    for (case, seed) in cases.iter().zip(1..) {
+        if let Err(words) = handshakes::check(stage.server().address(), case, Cut::Random(seed)) {
+            panic!("{words}");
+        }
+    }
+    assert!(near.is_quiet());
 }
 
 /// Another key's token: right in everything but the signature.

@@ -8,22 +8,16 @@
 //! Ends with status 1 when a promise was broken, or, of a thousand worlds and more, when a kind of fault was met in less than
 //! a twentieth of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use carillon_tests::world::{FAULTS, Grounds, Outcome, Stats, run, run_without, shrink};
+use carillon_tests::world::census::{self, Range};
+use carillon_tests::world::{Grounds, run, run_without};
 use clap::Parser;
 
 /// A third of what a world costs would be the allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Each kind of fault is met in one world of so many at least.
-const FAULT_SHARE_MIN: u64 = 20;
-/// Fewer worlds are no census.
-const CENSUS_WORLDS_MIN: u64 = 1_000;
 
 /// The command line.
 #[derive(Parser)]
@@ -96,81 +90,20 @@ fn replay(first: u64, count: u64) -> bool {
     different == 0
 }
 
-/// Tells in which world a panic was.
-struct Panics(u64);
-
-impl Drop for Panics {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            println!("seed {}: it panics", self.0);
-        }
-    }
-}
-
 fn many(options: &Options) -> bool {
-    let end = options.first + options.seeds;
-    let (next, failures) = (AtomicU64::new(options.first), AtomicU64::new(0));
-    let is_over = AtomicBool::new(false);
-    let total: Mutex<(u64, Stats, BTreeMap<&'static str, u64>)> = Mutex::default();
-    std::thread::scope(|scope| {
-        for _ in 0..options.jobs.max(1) {
-            scope.spawn(|| {
-                let grounds = Grounds::new();
-                while !is_over.load(Ordering::Relaxed) {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end {
-                        return;
-                    }
-                    let panics = Panics(seed);
-                    let outcome = run(&grounds, seed, None);
-                    drop(panics);
-                    let mut total = total.lock().expect("nobody panics with it");
-                    total.0 += 1;
-                    if total.0.is_multiple_of(PROGRESS) {
-                        eprintln!("{} of {} worlds", total.0, options.seeds);
-                    }
-                    total.1 += outcome.stats;
-                    for (what, count) in outcome.stats.list() {
-                        *total.2.entry(what).or_default() += u64::from(count > 0);
-                    }
-                    drop(total);
-                    if !outcome.violations.is_empty() {
-                        report(&grounds, seed, &outcome, options.no_shrink);
-                        let count = failures.fetch_add(1, Ordering::Relaxed) + 1;
-                        is_over.fetch_or(count >= options.failures, Ordering::Relaxed);
-                    }
-                }
-            });
+    let range = Range {
+        first: options.first,
+        seeds: options.seeds,
+        jobs: options.jobs,
+        failures_max: options.failures,
+        shrinks: !options.no_shrink,
+    };
+    let census = census::take(&range, |census, broken| {
+        broken.iter().for_each(|words| println!("{words}"));
+        if census.worlds.is_multiple_of(PROGRESS) {
+            eprintln!("{} of {} worlds", census.worlds, options.seeds);
         }
     });
-    let (worlds, stats, shares) = total.into_inner().expect("nobody panics with it");
-    println!("{:<24} {:>10}  worlds", "", "times");
-    for (what, count) in stats.list() {
-        let share = shares.get(what).copied().unwrap_or(0) as f64 / worlds.max(1) as f64;
-        println!("{what:<24} {count:>10} {:>6.1} %", share * 100.0);
-    }
-    let failures = failures.into_inner();
-    println!("{worlds} worlds, {failures} with a broken promise");
-    let is_rare = |what: &&&str| shares.get(**what).copied().unwrap_or(0) * FAULT_SHARE_MIN < worlds;
-    let rare: Vec<_> = FAULTS.iter().filter(is_rare).filter(|_| worlds >= CENSUS_WORLDS_MIN).collect();
-    rare.iter().for_each(|what| println!("{what} happens in too few worlds"));
-    failures == 0 && rare.is_empty()
-}
-
-fn report(grounds: &Grounds, seed: u64, outcome: &Outcome, is_whole: bool) {
-    use std::fmt::Write as _;
-    let mut words = format!("seed {seed}: {} violations\n", outcome.violations.len());
-    for violation in outcome.violations.iter().take(8) {
-        let _ = writeln!(words, "  {}", violation.chars().take(240).collect::<String>());
-    }
-    let without = if is_whole { BTreeSet::new() } else { shrink(grounds, seed, outcome) };
-    let kept = outcome.mishaps.iter().enumerate().filter(|(number, _)| !without.contains(number));
-    kept.for_each(|(number, mishap)| {
-        let _ = writeln!(words, "  with {number}: {mishap}");
-    });
-    let numbers = without.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
-    let option = if numbers.is_empty() { String::new() } else { format!(" --without {numbers}") };
-    println!(
-        "{words}  cargo run --release -p carillon-tests --bin world -- --seed {seed}{option} --timeline"
-    );
+    println!("{census}");
+    census.failures == 0 && census.rare().is_empty()
 }
