@@ -81,8 +81,8 @@ pub(crate) fn pem(dir: &Path, name: &str, prefix: &[u8], key: &[u8]) -> PathBuf 
     path
 }
 
-/// From what is signed to its signature.
-type Signer = dyn Fn(&[u8]) -> Vec<u8>;
+/// Makes a signature of a message.
+type Sign = Box<dyn Fn(&[u8]) -> Vec<u8>>;
 
 /// Who has a private key.
 pub(crate) struct Hand {
@@ -90,7 +90,7 @@ pub(crate) struct Hand {
     pub(crate) alg: &'static str,
     /// The public key as it lies in its `SubjectPublicKeyInfo`.
     pub(crate) public: Vec<u8>,
-    sign: Box<Signer>,
+    sign: Sign,
 }
 
 impl Hand {

@@ -46,8 +46,8 @@ const U: Told = Told::Code("unauthenticated");
 /// It makes no sense.
 const B: Told = Told::Code("bad_request");
 
-/// What a frame says, or the body of a request.
-type Said = fn(&Place) -> Value;
+/// How something is said at a place: a frame, or a body.
+type Form = fn(&Place) -> Value;
 
 /// A row: what somebody does, what each is told, and how it is said. Both forms are the same operation, so they have the same
 /// cells.
@@ -55,14 +55,14 @@ pub(crate) struct Operation {
     pub(crate) what: &'static str,
     pub(crate) cells: [Told; 6],
     /// The frame, on the transports that carry frames.
-    pub(crate) frame: Option<Said>,
+    pub(crate) frame: Option<Form>,
     /// Method, path with its parameters, and body (for a `GET`: what stands in its query).
-    pub(crate) route: Option<(&'static str, &'static str, Said)>,
+    pub(crate) route: Option<(&'static str, &'static str, Form)>,
     /// What it is aimed at, where that is not the group, the owner's message, and somebody else in the group.
     pub(crate) aim: fn(&mut Place),
 }
 
-const NOTHING: fn(&Place) -> Value = |_| Value::Null;
+const NOTHING: Form = |_| Value::Null;
 const MESSAGE: &str = "/v1/conversations/{conversation_id}/messages/{message_id}";
 const REACTION: &str = "/v1/conversations/{conversation_id}/messages/{message_id}/reactions/{emoji}";
 const MEMBER: &str = "/v1/conversations/{conversation_id}/members/{user_id}";
@@ -72,17 +72,12 @@ const fn op(what: &'static str, cells: [Told; 6]) -> Operation {
 }
 
 impl Operation {
-    const fn frame(mut self, frame: fn(&Place) -> Value) -> Operation {
+    const fn frame(mut self, frame: Form) -> Operation {
         self.frame = Some(frame);
         self
     }
 
-    const fn route(
-        mut self,
-        method: &'static str,
-        pattern: &'static str,
-        body: fn(&Place) -> Value,
-    ) -> Operation {
+    const fn route(mut self, method: &'static str, pattern: &'static str, body: Form) -> Operation {
         self.route = Some((method, pattern, body));
         self
     }
@@ -93,11 +88,11 @@ impl Operation {
     }
 }
 
-const DELETE: fn(&Place) -> Value =
+const DELETE: Form =
     |p| json!({"type": "delete_message", "conversation_id": p.conversation, "message_id": p.message});
-const REACT: fn(&Place) -> Value =
+const REACT: Form =
     |p| json!({"type": "react", "conversation_id": p.conversation, "message_id": p.message, "emoji": "👍"});
-const UNREACT: fn(&Place) -> Value =
+const UNREACT: Form =
     |p| json!({"type": "unreact", "conversation_id": p.conversation, "message_id": p.message, "emoji": "👍"});
 const AT_ABSENT: fn(&mut Place) = |p| p.message = ABSENT.to_owned();
 const AT_MEMBERS_OWN: fn(&mut Place) = |p| p.message.clone_from(&p.members_message);

@@ -61,6 +61,7 @@ impl Echo {
             uplinks: Arc::new(NoUplinks),
             registry: Registry::new(),
             ready_users: None,
+            certificate: None,
         };
         let gateway =
             Gateway::start_with(&settings, choice.driver, doors, &needs, |_| EchoService::default())?;
@@ -295,8 +296,9 @@ impl Service for EchoService {
             Input::Sent { connection, bytes } => self.sent(connection, bytes),
             Input::Closed { connection } => self.forget(connection),
             Input::Drain => self.drain(),
-            // There are no routers, and no requests but to upgrade.
-            Input::Opened { .. }
+            // There are no routers, no proxies, and no requests but to upgrade.
+            Input::Named { .. }
+            | Input::Opened { .. }
             | Input::Frame { .. }
             | Input::Heard { .. }
             | Input::LaneUp { .. }
