@@ -5,6 +5,7 @@
 //! verdict is not its own: it follows from the tally. Who broke nothing but did too little to break anything has not passed.
 
 pub mod autobahn;
+mod disk;
 mod garbage;
 pub mod handshakes;
 mod others;
@@ -55,6 +56,36 @@ pub const CAMPAIGNS: &[Campaign] = &[
         attacks: "kill -9 under load, in one process and in tiers (G1 to G10, F2, F3, F5)",
         sizes: ["20 kills of each deployment", "1,000 kills of each deployment"],
         play: others::kill_loop,
+    },
+    Campaign {
+        name: "power-cuts",
+        attacks: "the power of the store's disk goes under load: loop ext4, shutdown ioctl (G1 to G10, F9, F10)",
+        sizes: ["8 cuts", "300 cuts"],
+        play: disk::power_cuts,
+    },
+    Campaign {
+        name: "failed-syncs",
+        attacks: "the disk below the store's file system fails under load: EIO on fdatasync (G1, G14, F8)",
+        sizes: ["5 failures", "100 failures"],
+        play: disk::failed_syncs,
+    },
+    Campaign {
+        name: "full-disk",
+        attacks: "the store's disk is full under load, and free again (F12)",
+        sizes: ["4 times", "50 times"],
+        play: disk::full_disk,
+    },
+    Campaign {
+        name: "bit-rot",
+        attacks: "flipped bits and cuts in the log and the tables of a store at rest (G3, G14, F10, F11)",
+        sizes: ["300 bits, cuts at every byte of the last 3 records", "10,000 bits, the same cuts"],
+        play: disk::bit_rot,
+    },
+    Campaign {
+        name: "backups",
+        attacks: "copies of a store under load: each is whole (G3, F30)",
+        sizes: ["4 copies", "100 copies"],
+        play: disk::backups,
     },
     Campaign {
         name: "world",

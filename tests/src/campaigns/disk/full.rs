@@ -26,16 +26,16 @@ const UNAVAILABLE: u16 = 503;
 /// again, by the same process.
 ///
 /// # Errors
-/// There are no disks to be had here.
+/// There are no disks to be had here, or no server to start.
 pub fn play(run: &mut Run) -> Result<Tally, Skipped> {
     let wanted = run.pick(4, 50);
-    let ground = Ground::new()?;
+    let (binary, ground) = (run.binary()?, Ground::new()?);
     let mut tally = Tally::default();
     let mut seen = Seen::default();
     let toll = played(&mut tally, |_| {
         let mut disk = ground.disk("disk", ground.directory(), DISK_BYTES)?;
         disk.mount()?;
-        fillings(run, &ground, wanted, &disk, &mut seen)
+        fillings(run, &binary, &ground, wanted, &disk, &mut seen)
     });
     if let Some(toll) = toll {
         count(&mut tally, ("full disks", wanted), toll);
@@ -55,16 +55,16 @@ struct Seen {
 
 fn fillings(
     run: &mut Run,
+    binary: &str,
     ground: &Ground,
     wanted: u32,
     disk: &Disk<'_>,
     seen: &mut Seen,
 ) -> Result<Toll, String> {
-    let binary = run.binary();
     let reserve = format!("store.reserve_bytes={RESERVE_BYTES}");
     let settings = ["limits.send_per_s=0", &reserve];
     let data_dir = disk.path().join("data");
-    let mut server = Server::start_at(&binary, Deployment::OneProcess, &settings, &data_dir);
+    let mut server = Server::start_at(binary, Deployment::OneProcess, &settings, &data_dir);
     let [one, other] = PROBERS;
     PROBERS.iter().for_each(|user| stage::introduce(&server, *user));
     let wish = json!({"type": "one_to_one", "member_ids": [other.to_string()]});
@@ -96,7 +96,7 @@ fn fillings(
             None => Ok(()),
         }
     })?;
-    stop_and_verify(&binary, &mut server)?;
+    stop_and_verify(binary, &mut server)?;
     Ok(toll)
 }
 

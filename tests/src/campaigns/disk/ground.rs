@@ -50,11 +50,15 @@ impl Ground {
         if line != "ready\n" {
             return Err(skipped("there is no mount namespace to be had here".to_owned()));
         }
-        // A small one, to see whether there are loop devices and who makes file systems.
-        let mut trial = ground.disk("trial", ground.directory.path(), 16 << 20).map_err(skipped)?;
-        trial.mount().map_err(skipped)?;
-        trial.unmount().map_err(skipped)?;
+        ground.try_out().map_err(skipped)?;
         Ok(ground)
+    }
+
+    /// A small disk, to see whether there are loop devices, and who makes file systems.
+    fn try_out(&self) -> Result<(), String> {
+        let mut trial = self.disk("trial", self.directory(), 16 << 20)?;
+        trial.mount()?;
+        trial.unmount()
     }
 
     /// Where files may lie that are on no disk of ours.

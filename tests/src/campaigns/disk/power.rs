@@ -21,15 +21,15 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(1);
 /// F9, G1: the power of the store's disk goes, again and again. What was acknowledged is there afterwards.
 ///
 /// # Errors
-/// There are no disks to be had here.
+/// There are no disks to be had here, or no server to start.
 pub fn cuts(run: &mut Run) -> Result<Tally, Skipped> {
     let wanted = run.pick(8, 300);
-    let ground = Ground::new()?;
+    let (binary, ground) = (run.binary()?, Ground::new()?);
     let mut tally = Tally::default();
     let toll = played(&mut tally, |_| {
         let mut disk = ground.disk("disk", ground.directory(), DISK_BYTES)?;
         disk.mount()?;
-        blows(run, &ground, wanted, &mut [disk], &mut |_, _| Ok(()))
+        blows(run, &binary, &ground, wanted, &mut [disk], &mut |_, _| Ok(()))
     });
     if let Some(toll) = toll {
         count(&mut tally, ("power cuts", wanted), toll);
@@ -44,10 +44,10 @@ pub fn cuts(run: &mut Run) -> Result<Tally, Skipped> {
 /// EIO, as with a real disk that fails.
 ///
 /// # Errors
-/// There are no disks to be had here.
+/// There are no disks to be had here, or no server to start.
 pub fn failed_syncs(run: &mut Run) -> Result<Tally, Skipped> {
     let wanted = run.pick(5, 100);
-    let ground = Ground::new()?;
+    let (binary, ground) = (run.binary()?, Ground::new()?);
     let mut tally = Tally::default();
     let mut longest = Duration::ZERO;
     let mut io_errors = 0;
@@ -57,7 +57,7 @@ pub fn failed_syncs(run: &mut Run) -> Result<Tally, Skipped> {
         let inner_path = outer.inner_path().to_owned();
         let mut inner = ground.disk("disk", &inner_path, DISK_BYTES)?;
         inner.mount()?;
-        blows(run, &ground, wanted, &mut [inner, outer], &mut |took, log| {
+        blows(run, &binary, &ground, wanted, &mut [inner, outer], &mut |took, log| {
             longest = longest.max(took);
             if took > STOPPED_WITHIN {
                 tally.broken(format!("the process ended only {took:?} after its disk had failed"));
@@ -82,14 +82,14 @@ type Look<'l> = dyn FnMut(Duration, &str) -> Result<(), String> + 'l;
 /// The store is on the first disk; the power of the last, which may be below it, goes.
 fn blows(
     run: &mut Run,
+    binary: &str,
     ground: &Ground,
     wanted: u32,
     disks: &mut [Disk<'_>],
     look: &mut Look<'_>,
 ) -> Result<Toll, String> {
-    let binary = run.binary();
     let data_dir = disks.first().ok_or("there is no disk")?.path().join("data");
-    let mut server = Server::start_at(&binary, Deployment::OneProcess, &["limits.send_per_s=0"], &data_dir);
+    let mut server = Server::start_at(binary, Deployment::OneProcess, &["limits.send_per_s=0"], &data_dir);
     let load = Load { wire: Wire::Json, seed: run.seed, journals: ground.directory().to_owned() };
     let mut done = 0;
     let toll = load.rounds(wanted, BETWEEN_MS, &mut server, &mut |server, _| {
@@ -106,10 +106,10 @@ fn blows(
         look(took, &log)?;
         disks.iter_mut().try_for_each(Disk::unmount)?;
         disks.iter_mut().rev().try_for_each(Disk::mount)?;
-        verify(&binary, &data_dir)?;
+        verify(binary, &data_dir)?;
         server.start_gateway();
         Ok(())
     })?;
-    stop_and_verify(&binary, &mut server)?;
+    stop_and_verify(binary, &mut server)?;
     Ok(toll)
 }
