@@ -16,7 +16,11 @@ pub mod local;
 pub mod ring;
 
 mod backoff;
+mod bell;
 mod io;
+#[cfg(all(test, carillon_loom))]
+mod model_tests;
+mod sync;
 
 pub use io::{doorbell, quic, tls};
 

@@ -19,14 +19,12 @@
 //! - *Close*: the other end's owner, at once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use carillon_protocol::framing;
 use carillon_protocol::limits::LINK_FRAME_BYTES_MAX;
-use rtrb::chunks::ReadChunk;
-use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::Wake;
+use crate::sync::{AtomicBool, AtomicUsize, Consumer, Ordering, Producer, ReadChunk, RingBuffer, fence};
 
 /// Bytes of a word of the ring: the alignment of frames.
 const WORD_BYTES: usize = framing::ALIGN;
@@ -95,8 +93,8 @@ pub fn pair(bytes_each_way: usize, wake_a: Arc<dyn Wake>, wake_b: Arc<dyn Wake>)
     let (a_producer, b_consumer) = RingBuffer::new(words);
     let (b_producer, a_consumer) = RingBuffer::new(words);
     let shared = Arc::new(Shared {
-        closed: [const { AtomicBool::new(false) }; 2],
-        space_wanted_words: [const { AtomicUsize::new(0) }; 2],
+        closed: [AtomicBool::new(false), AtomicBool::new(false)],
+        space_wanted_words: [AtomicUsize::new(0), AtomicUsize::new(0)],
         wakes: [wake_a, wake_b],
     });
     let end = |side: usize, producer: Producer<u64>, consumer: Consumer<u64>| LaneEnd {

@@ -1,0 +1,6 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| (carillon_fuzzing::store_recovery::TARGET.run)(
+    data,
+    &mut carillon_fuzzing::Reached::ignored()
+));
