@@ -89,13 +89,12 @@ fn read_as_a_client(message: &[u8], reached: &mut Reached) {
     }
 }
 
-/// At an odd address nothing is read, and nothing goes wrong.
+/// At an odd address nothing goes wrong: a frame is refused, or what is looked at happens to be aligned.
 fn read_misaligned(message: &[u8]) {
     let mut moved = AlignedVec::<16>::new();
     moved.push(0);
     moved.extend_from_slice(message);
-    let is_refused = |incoming: Incoming<'_>| incoming.command.is_err();
-    assert!(binary::decode(&moved[1..]).all(is_refused), "every frame is refused");
+    binary::decode(&moved[1..]).for_each(|incoming| sound(&incoming));
 }
 
 pub(crate) fn aligned(bytes: &[u8]) -> AlignedVec {

@@ -74,8 +74,11 @@ fn run(data: &[u8], reached: &mut Reached) {
                 }
             }
             for frame in binary::decode_server(&message).flatten() {
-                same_to_clients(&frame);
-                reached.meet("of a server");
+                // rkyv holds more than a server says: ids out of bounds, the count of an ack that nobody counts.
+                if let Ok(said) = json::decode_server(&client_json::of_server(&frame)) {
+                    same_to_clients(&said);
+                    reached.meet("of a server");
+                }
             }
         }
         _ => {

@@ -64,7 +64,10 @@ fn run(data: &[u8], reached: &mut Reached) {
     let mut moved = rkyv::util::AlignedVec::<16>::new();
     moved.push(0);
     moved.extend_from_slice(&bytes);
-    assert!(frame::read(&moved[1..]).is_err(), "at an odd address nothing is read");
+    // At an odd address it is refused, or what is looked at happens to be aligned.
+    if let Ok(frame) = frame::read(&moved[1..]) {
+        sound(&frame, reached);
+    }
     // What a lane does first, to frames that came over the network: it walks them by their headers.
     let mut rest = &bytes[..];
     while let Ok(Some((_, archive, after))) = framing::split(rest, limits::LINK_FRAME_BYTES_MAX) {
@@ -107,6 +110,8 @@ fn record(data: &[u8], reached: &mut Reached) {
     }
     match kind % 10 {
         0 => event(bytes, reached),
+        // Seq 0 names nothing, and is written as the seq that does when nothing else did.
+        1 if ConversationRow::decode(bytes).is_some_and(|row| row.named_seq == 0) => {}
         1 => row!(ConversationRow),
         2 => row!(HeadRow),
         3 => row!(MemberRow),

@@ -22,11 +22,8 @@ use crate::draw::Draw;
 use crate::{Reached, Target};
 
 /// See [`crate::TARGETS`].
-pub const TARGET: Target = Target {
-    name: "store_recovery",
-    run,
-    outcomes: &["harmless", "refused", "refused when read", "cut", "went on"],
-};
+pub const TARGET: Target =
+    Target { name: "store_recovery", run, outcomes: &["harmless", "refused", "cut", "went on"] };
 
 type Rows = BTreeMap<Bytes, Bytes>;
 type Files = BTreeMap<PathBuf, Vec<u8>>;
