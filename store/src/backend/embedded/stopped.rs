@@ -156,7 +156,8 @@ impl Mirror {
         let mirror = Mirror { path };
         // What is not there is judged by whoever looks at the tables themselves.
         if tables_dir.try_exists()? {
-            mirror_dir(&tables_dir.canonicalize()?, &mirror.path, 0)?;
+            // As it is named: behind a name of `/proc` there may be a directory of another mount namespace.
+            mirror_dir(&std::path::absolute(tables_dir)?, &mirror.path, 0)?;
         }
         Ok(mirror)
     }

@@ -106,6 +106,7 @@ fn send(server: &Server, conversation: &str, seen: &mut Seen) -> (u16, bool) {
     let body = json!({
         "conversation_id": conversation,
         "client_msg_id": format!("probe {}", seen.sends),
+        "message_type": "text",
         "content": "is there room?",
     });
     let answer = stage::rest(server, PROBERS[0], "POST", "/v1/messages", &[], Some(&body));

@@ -209,7 +209,9 @@ fn flips(run: &mut Run, wanted: u64, tally: &mut Tally) -> Result<Counts, String
     Ok(counts)
 }
 
-/// The last records cut at every byte, and zeroed from there. After a crash the very last is an empty one.
+/// The last records cut at every byte, and zeroed from there: all of the rest after a clean stop, the rest of the record
+/// after a crash. (A log without its last records is one that ended earlier, and only the word of a clean stop tells.) There
+/// the very last is an empty one.
 fn cuts(is_clean: bool, tally: &mut Tally) -> Result<u64, String> {
     let store = Store::new(is_clean)?;
     let in_use = |(name, bytes): &(&PathBuf, &Vec<u8>)| name.starts_with("log") && places(bytes).len() > 1;
@@ -220,8 +222,10 @@ fn cuts(is_clean: bool, tally: &mut Tally) -> Result<u64, String> {
     let last = places[places.len() - 2];
     let mut count = 0;
     for at in from..=end {
+        let next = places.iter().copied().find(|place| *place > at);
+        let to = next.filter(|_| !is_clean).unwrap_or(bytes.len());
         let mut zeroed = bytes.clone();
-        zeroed[at..].fill(0);
+        zeroed[at..to].fill(0);
         for damaged in [&bytes[..at], &zeroed[..]] {
             store.write(name, damaged)?;
             let what = format!("{} cut at {at}", name.display());
