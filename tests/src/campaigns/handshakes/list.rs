@@ -1,4 +1,4 @@
-//! What is said, and what has to be heard, as in [`hear`](super::hear): one row a case.
+//! What is said, and what has to be heard, as in `handshakes.rs`: one row a case.
 //!
 //! Where RFC 6455 or RFC 9110 and 9112 leave a choice, the stricter one is expected: what two readers could understand
 //! differently is refused.
