@@ -206,7 +206,7 @@ function draw_chat() {
   draw_typing(typists(open));
 
   const scroll = $("scroll");
-  const is_at_end = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < END_PX;
+  const is_at_end = (was_at_end = at_end());
   const above = first_visible();
   const rows = rows_of(open, is_at_end);
   reconcile($("messages"), rows, draw_message);
@@ -342,8 +342,16 @@ function image_of(message, drawn_before) {
 
 /** An image that gets its height, a keyboard or a banner that takes some must not push the newest message out of view. */
 let was_at_end = true;
+let size_seen = "";
+const size = () => `${$("scroll").clientHeight} ${$("scroll").scrollHeight}`;
 function keep_at_end() {
   if (was_at_end) $("scroll").scrollTop = $("scroll").scrollHeight;
+}
+function at_end() {
+  // With another size it was moved by the layout, and by nobody who wants to read further up.
+  if (size() !== size_seen) keep_at_end();
+  const { scrollHeight, scrollTop, clientHeight } = $("scroll");
+  return scrollHeight - scrollTop - clientHeight < END_PX;
 }
 new ResizeObserver(keep_at_end).observe($("scroll"));
 
@@ -400,8 +408,8 @@ async function show_older() {
 
 /** What is on the screen at its end is read. */
 function seen() {
-  const scroll = $("scroll");
-  was_at_end = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < END_PX;
+  was_at_end = at_end();
+  size_seen = size();
   $("to-end").hidden = !open || was_at_end;
   if (open?.unread_count) $("to-end").dataset.unread = open.unread_count;
   else delete $("to-end").dataset.unread;

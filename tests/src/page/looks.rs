@@ -111,14 +111,20 @@ fn group_chat(browser: &mut Browser, server: &Server, tabs: [&Tab; 3]) -> Result
         browser.until(tab, &format!("{}?.querySelector('img')?.naturalWidth", bubble(PICTURED)))?;
     }
     reply(browser, bob, PICTURED, PRAISE)?;
+    // The next click is on what stays where it is: everything moves up when a message comes, and one is drawn anew when a
+    // reaction comes.
+    let last = format!("{}?.querySelector('.quote')", bubble(PRAISE));
+    for tab in [alice, bob] {
+        browser.until(tab, &last)?;
+    }
     for (tab, text, emoji) in [(alice, PICTURED, "❤️"), (bob, PICTURED, "❤️"), (bob, GROUP_TALK[8].1, "👍")]
     {
         browser.click_on(tab, &format!("{}.querySelector('.open-menu')", bubble(text)))?;
         browser.click(tab, &format!("#emojis [data-emoji='{emoji}']"))?;
-        browser.until(alice, &format!("{}?.querySelector('.reactions button')", bubble(text)))?;
+        for tab in [alice, bob] {
+            browser.until(tab, &format!("{}?.querySelector('.reactions button')", bubble(text)))?;
+        }
     }
-    let last = format!("{}?.querySelector('.quote')", bubble(PRAISE));
-    browser.until(alice, &last)?;
     let all_read = format!("{}?.dataset.status === 'read'", bubble(GROUP_TALK[8].1));
     browser.until(alice, &all_read).map(drop)
 }
@@ -169,9 +175,8 @@ fn in_reach(browser: &mut Browser, tab: &Tab, selectors: &[&str]) -> Result<(), 
              return box.width > 0 && box.left >= 0 && box.right <= innerWidth && box.top >= 0\
              && box.bottom <= innerHeight; }})()"
         );
-        if browser.evaluate(tab, &is_seen)? != true {
-            return Err(format!("{selector} is outside of the screen"));
-        }
+        // The page learns of a screen's size a frame later than the browser.
+        browser.until(tab, &is_seen).map_err(|why| format!("{selector} is outside of the screen: {why}"))?;
     }
     Ok(())
 }
