@@ -130,7 +130,7 @@ fn until(
         if Instant::now() > deadline {
             return Err(format!("no send is {what}: {status}"));
         }
-        // The server looks at the free space ten times a second.
+        // A send is the only way to ask, and between two of them the server looks at its free space again, ten times a second.
         std::thread::sleep(Duration::from_millis(20));
     }
 }
